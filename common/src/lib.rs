@@ -1,1 +1,27 @@
-//! placeholder
+//! The domain of Sealift: words, states, decisions and formats as pure functions over data.
+//!
+//! Nothing here does I/O, reads a clock or draws random numbers; nothing here knows gRPC, SQL or the Docker API. The words are
+//! those of the product page: one meaning each.
+
+pub mod audit;
+pub mod bounds;
+pub mod canonical;
+pub mod digest;
+pub mod drift;
+pub mod error;
+pub mod failure;
+pub mod id;
+pub mod inventory;
+pub mod job;
+pub mod manifest;
+pub mod name;
+pub mod observation;
+pub mod order;
+pub mod phases;
+pub mod promotion;
+pub mod release;
+pub mod role;
+pub mod sticker;
+pub mod strategy;
+pub mod task;
+pub mod time;

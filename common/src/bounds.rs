@@ -1,0 +1,36 @@
+//! Every bound on input in one place: sizes in bytes, counts in items. The edges (gRPC, files) check against these.
+
+/// Largest message that either end of a gRPC connection accepts or sends.
+pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Largest compose manifest.
+pub const MANIFEST_BYTES: usize = 1024 * 1024;
+/// Most services in one release.
+pub const SERVICES: usize = 64;
+/// Most entries in any one list or map of a service (environment, ports, labels ...).
+pub const SERVICE_ENTRIES: usize = 512;
+/// Longest single text inside a manifest (an environment value, a command argument).
+pub const MANIFEST_TEXT_BYTES: usize = 64 * 1024;
+/// Most targets in one environment that one job may address.
+pub const TARGETS_PER_JOB: usize = 10_000;
+/// Most labels on a target.
+pub const LABELS: usize = 64;
+/// Longest label value.
+pub const LABEL_VALUE_BYTES: usize = 256;
+/// Longest free text (comment, reason, summary, display name).
+pub const TEXT_BYTES: usize = 1024;
+/// Default and largest page of a list.
+pub const PAGE_DEFAULT: u32 = 50;
+/// Largest page of a list; a larger wish is lowered to it.
+pub const PAGE_MAX: u32 = 500;
+/// Largest signed envelope (order, evidence packet) in bytes.
+pub const ENVELOPE_BYTES: usize = 2 * 1024 * 1024;
+/// Most containers in one observation of a target.
+pub const OBSERVED_CONTAINERS: usize = 512;
+/// Most log bytes kept of one attempt; what is over is marked as truncated.
+pub const ATTEMPT_LOG_BYTES: usize = 1024 * 1024;
+/// Longest line of a log.
+pub const LOG_LINE_BYTES: usize = 8 * 1024;
+/// Most reports in one batch from an agent.
+pub const REPORT_BATCH: usize = 256;
+/// Most attempts that a task may have.
+pub const ATTEMPTS: u32 = 10;

@@ -1,0 +1,160 @@
+//! Failure: the normalised cause of what went wrong on a target or in a job. Categories follow row 3.10 of the seed map.
+
+use serde::{Deserialize, Serialize};
+
+/// Who has to act on a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCategory {
+    /// The request or the release is wrong: change it.
+    Validation,
+    /// A rule forbids it: ask whoever owns the rule.
+    Policy,
+    /// The registry or the image: check that it is there and reachable.
+    Artifact,
+    /// The host or its engine.
+    Infrastructure,
+    /// The workload did not start or did not become healthy.
+    Workload,
+    /// A deadline passed.
+    Timeout,
+    /// A person or a newer session stopped it.
+    Cancelled,
+    /// Someone or something that could not prove what it should.
+    Trust,
+    /// A defect of Sealift itself.
+    Internal,
+}
+
+macro_rules! failure_codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $category:ident, $retryable:literal, $advice:literal;)+) => {
+        /// Stable code of a failure. Programs may branch on it; each has one category, one advice, and says whether trying
+        /// again may help without anybody changing anything.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum FailureCode {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)+
+        }
+
+        impl FailureCode {
+            /// All codes.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The stable text.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+            /// Who has to act.
+            pub const fn category(self) -> FailureCategory {
+                match self { $(Self::$name => FailureCategory::$category,)+ }
+            }
+            /// Whether another attempt may succeed with nothing changed.
+            pub const fn retryable(self) -> bool {
+                match self { $(Self::$name => $retryable,)+ }
+            }
+            /// What to do next.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$name => $advice,)+ }
+            }
+        }
+    };
+}
+
+failure_codes! {
+    /// The image is not at the registry under this digest.
+    ImageNotFound = "IMAGE_NOT_FOUND", Artifact, false, "push the image again or make a new release from what the registry holds";
+    /// The registry refused the host's credentials.
+    RegistryDenied = "REGISTRY_DENIED", Artifact, false, "give the agent's host credentials for this registry (docker login, or the agent's docker config file)";
+    /// The registry could not be reached or broke off.
+    RegistryUnavailable = "REGISTRY_UNAVAILABLE", Artifact, true, "check that the registry is up and that the host reaches it, then promote again";
+    /// What arrived has another digest than what was ordered.
+    DigestMismatch = "DIGEST_MISMATCH", Artifact, false, "the registry sends other bytes than it promised: treat it as compromised until explained";
+    /// The image is built for another platform than the host's.
+    PlatformMismatch = "PLATFORM_MISMATCH", Artifact, false, "build the image for the host's platform, or use targets of the image's platform";
+    /// The engine does not answer.
+    EngineUnavailable = "ENGINE_UNAVAILABLE", Infrastructure, true, "check the Docker engine on the host (systemctl status docker)";
+    /// The engine answered with an error that has no code of its own.
+    EngineError = "ENGINE_ERROR", Infrastructure, false, "read the engine's message in the failure's detail";
+    /// The engine took longer than the deadline of the call.
+    EngineTimeout = "ENGINE_TIMEOUT", Timeout, true, "the engine is overloaded or hangs: check it on the host";
+    /// A host port is taken by something else.
+    PortInUse = "PORT_IN_USE", Infrastructure, false, "free the port on the host or publish another one";
+    /// The host's disk is full.
+    DiskFull = "DISK_FULL", Infrastructure, false, "free space on the host (docker system df), then promote again";
+    /// The container could not be created or started as described.
+    ContainerRejected = "CONTAINER_REJECTED", Workload, false, "correct the service's description in the compose file and make a new release";
+    /// The workload ended by itself.
+    WorkloadExited = "WORKLOAD_EXITED", Workload, false, "read the container's last log lines (sealift job logs), correct and make a new release";
+    /// The workload said that it is not healthy.
+    Unhealthy = "UNHEALTHY", Workload, false, "read the health check's output and the logs (sealift job logs), correct and make a new release";
+    /// The workload did not become healthy before the deadline.
+    HealthDeadline = "HEALTH_DEADLINE", Timeout, false, "the workload needs longer (raise --healthy-deadline) or never becomes healthy: read its logs";
+    /// The order was refused by the agent.
+    OrderRefused = "ORDER_REFUSED", Trust, false, "the detail says which check failed; an order that does not verify is a reason to look at the orchestrator";
+    /// The order expired before the agent could begin.
+    OrderExpired = "ORDER_EXPIRED", Timeout, false, "the host was away too long: promote again when it is back";
+    /// The agent did not come back before the job gave up waiting.
+    AgentLost = "AGENT_LOST", Infrastructure, false, "bring the host back; the agent then reports what it finds";
+    /// The agent was revoked.
+    AgentRevoked = "AGENT_REVOKED", Trust, false, "enrol a new agent for the target";
+    /// The old set could not be restored.
+    RestoreFailed = "RESTORE_FAILED", Infrastructure, false, "look at the host: neither set is known to run whole";
+    /// The job was cancelled.
+    Cancelled = "CANCELLED", Cancelled, false, "nothing: it was asked for";
+    /// An earlier wave failed, so this one never began.
+    EarlierWaveFailed = "EARLIER_WAVE_FAILED", Cancelled, false, "correct what failed in the earlier wave, then promote again";
+    /// A gate that passed at approval no longer passes.
+    GateClosed = "GATE_CLOSED", Policy, false, "see the newest decision of the promotion, mend what it names, then promote again";
+    /// The agent's own state cannot be trusted (journal damaged, restored from a copy).
+    AgentState = "AGENT_STATE", Trust, false, "read the agent's log on the host; re-enrol the host if its state directory was restored or damaged";
+    /// A defect of Sealift.
+    Internal = "INTERNAL", Internal, false, "report it with the detail and the logs of orchestrator and agent";
+}
+
+/// What went wrong, in a form that people can read and programs can branch on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// The stable code.
+    pub code: FailureCode,
+    /// One line for people: what failed, on what.
+    pub summary: String,
+    /// What the lower layer said, bounded; empty when there is nothing more to say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure without detail.
+    pub fn new(code: FailureCode, summary: impl Into<String>) -> Self {
+        Self {
+            code,
+            summary: summary.into(),
+            detail: String::new(),
+        }
+    }
+
+    /// Adds what the lower layer said, cut to a bound.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl AsRef<str>) -> Self {
+        self.detail = detail.as_ref().chars().take(crate::bounds::TEXT_BYTES).collect();
+        self
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.summary)
+    }
+}
+
+impl std::str::FromStr for FailureCode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|code| code.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not a failure code"))
+    }
+}

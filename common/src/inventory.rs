@@ -1,0 +1,183 @@
+//! Inventory: what there is to deploy to. Plain data; the rules that hold between them are the store's constraints.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{AgentId, ComponentId, EnvironmentId, TargetId, TenantId, UserId},
+    name::{ComponentName, Labels, Name},
+    order::Fence,
+    phases,
+    role::Role,
+};
+
+/// Owner of everything below. Every query is scoped by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Identifier.
+    pub id: TenantId,
+    /// Name.
+    pub name: Name,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A person or machine that calls the operator API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Identifier.
+    pub id: UserId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Name, unique in the tenant.
+    pub name: Name,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+phases! {
+    /// Whether an environment is production.
+    EnvironmentClass { Production = "production", NonProduction = "non_production" }
+}
+
+/// Where releases run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    /// Identifier.
+    pub id: EnvironmentId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Name, unique in the tenant.
+    pub name: Name,
+    /// For people.
+    pub display_name: String,
+    /// Promotion order: releases go from low to high.
+    pub position: u32,
+    /// Production or not.
+    pub class: EnvironmentClass,
+    /// Counts changes; the etag is made of it.
+    pub revision: u64,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+    /// When it was put away.
+    pub archived_at: Option<DateTime<Utc>>,
+}
+
+phases! {
+    /// What kind of place a target is.
+    TargetKind { DockerHost = "docker_host", ComposeHost = "compose_host" }
+}
+
+/// One deployable place on one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Identifier.
+    pub id: TargetId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Environment.
+    pub environment_id: EnvironmentId,
+    /// Name of the environment, for people.
+    pub environment: Name,
+    /// Name, unique in the environment.
+    pub name: Name,
+    /// Kind.
+    pub kind: TargetKind,
+    /// Labels; `region` groups targets for strategies.
+    pub labels: Labels,
+    /// The agent that serves it.
+    pub agent_id: Option<AgentId>,
+    /// Highest fencing token given out.
+    pub fence: Fence,
+    /// Counts changes; the etag is made of it.
+    pub revision: u64,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+    /// When it was put away.
+    pub archived_at: Option<DateTime<Utc>>,
+}
+
+phases! {
+    /// What the operator wants of an agent.
+    AgentIntent { Active = "active", Revoked = "revoked" }
+}
+
+phases! {
+    /// How an agent is, derived from its session and last heartbeat.
+    AgentStatus { Online = "online", Degraded = "degraded", Offline = "offline" }
+}
+
+/// What an agent says about itself and its host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AgentFacts {
+    /// Version of the agent.
+    pub version: String,
+    /// What it can do: `docker_host`, ...
+    pub capabilities: Vec<String>,
+    /// Host name.
+    pub hostname: String,
+    /// Operating system and architecture of the engine: `linux/amd64`.
+    pub platform: String,
+    /// Engine name and version.
+    pub engine: String,
+    /// Newest API version of the engine.
+    pub engine_api: String,
+    /// Why the agent is not wholly well; empty when it is.
+    pub degraded: Vec<String>,
+}
+
+/// The program on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Identifier.
+    pub id: AgentId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Name: that of the first target that it was enrolled for.
+    pub name: Name,
+    /// What the operator wants of it.
+    pub intent: AgentIntent,
+    /// Raw Ed25519 public key that signs its evidence.
+    pub evidence_key: [u8; 32],
+    /// What it last said about itself.
+    pub facts: AgentFacts,
+    /// When it was enrolled.
+    pub created_at: DateTime<Utc>,
+    /// When it was last heard.
+    pub last_seen_at: Option<DateTime<Utc>>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+/// Something deployable, identified by an image repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    /// Identifier.
+    pub id: ComponentId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Name, unique in the tenant.
+    pub name: ComponentName,
+    /// Full image repository with registry host, unique in the tenant.
+    pub repository: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+impl Component {
+    /// The name that a component gets when nobody chose one: the repository without its registry host.
+    pub fn default_name(repository: &str) -> &str {
+        match repository.split_once('/') {
+            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => path,
+            _ => repository,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What an agent sees on its host: sticker and runtime, per target and project. Facts only; judging them is [`crate::drift`].
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    digest::Digest,
+    id::TargetId,
+    name::{ProjectRef, ServiceName},
+    order::Fence,
+    phases,
+};
+
+phases! {
+    /// What the engine says about a container.
+    ContainerState {
+        Created = "created", Running = "running", Restarting = "restarting", Paused = "paused",
+        Exited = "exited", Dead = "dead", Removing = "removing", Unknown = "unknown",
+    }
+}
+
+phases! {
+    /// What the engine's health check says.
+    ContainerHealth {
+        None = "none", Starting = "starting", Healthy = "healthy", Unhealthy = "unhealthy",
+    }
+}
+
+/// One container that carries the labels of this target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerObservation {
+    /// The engine's identifier.
+    pub id: String,
+    /// The service that its label names.
+    pub service: ServiceName,
+    /// Fencing token of the order that made it, from its label.
+    pub fence: Fence,
+    /// Image identifier of the running container (the engine's configuration digest).
+    pub image_id: String,
+    /// The registry digest under which the engine knows that image; `None` when it knows none.
+    pub digest: Option<Digest>,
+    /// Digest of the service's description, from its label.
+    pub config: Option<Digest>,
+    /// Whether what the engine reports still equals what it reported when the attempt was committed.
+    pub unchanged: bool,
+    /// State.
+    pub state: ContainerState,
+    /// Health.
+    pub health: ContainerHealth,
+}
+
+/// The sticker file as found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "sticker", rename_all = "snake_case")]
+pub enum StickerObservation {
+    /// There is none.
+    Missing,
+    /// There is one that cannot be read as a sticker.
+    Unreadable {
+        /// Digest of its bytes.
+        digest: Digest,
+    },
+    /// There is one.
+    Present {
+        /// Its digest.
+        digest: Digest,
+        /// Content digest of the release that it names.
+        release: Digest,
+        /// Fencing token that it names.
+        fence: Fence,
+    },
+}
+
+/// One project on one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectObservation {
+    /// The sticker file.
+    pub sticker: StickerObservation,
+    /// Containers with the labels of this target and project.
+    pub containers: Vec<ContainerObservation>,
+}
+
+/// All that an agent sees of one target at one instant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetObservation {
+    /// The target.
+    pub target_id: TargetId,
+    /// When, by the host's clock.
+    pub observed_at: DateTime<Utc>,
+    /// A task is under way, so that a mixture is to be expected.
+    pub busy: bool,
+    /// By project (`repository/project`).
+    pub projects: BTreeMap<String, ProjectObservation>,
+}
+
+impl TargetObservation {
+    /// What one project looks like here.
+    pub fn project(&self, project: &ProjectRef) -> Option<&ProjectObservation> {
+        self.projects.get(&project.to_string())
+    }
+}

@@ -1,0 +1,59 @@
+//! Promotion: the request to bring a release to an environment, and its fate.
+
+use crate::{phases, task::IllegalTransition};
+
+phases! {
+    /// The state of a promotion.
+    PromotionState {
+        PendingGate = "pending_gate", Approved = "approved", Deploying = "deploying", Deployed = "deployed",
+        Rejected = "rejected", Cancelled = "cancelled", Failed = "failed",
+    }
+}
+
+phases! {
+    /// What happened to a promotion.
+    PromotionEvent {
+        GatesPassed = "gates_passed", GatesRefused = "gates_refused", JobStarted = "job_started",
+        JobSucceeded = "job_succeeded", JobFailed = "job_failed", JobCancelled = "job_cancelled",
+    }
+}
+
+impl PromotionState {
+    /// Whether nothing follows any more.
+    pub const fn is_terminal(self) -> bool {
+        matches!(
+            self,
+            Self::Deployed | Self::Rejected | Self::Cancelled | Self::Failed
+        )
+    }
+
+    /// The state after `event`; `None` when it is already so.
+    pub fn apply(self, event: PromotionEvent) -> Result<Option<Self>, IllegalTransition> {
+        use PromotionEvent as E;
+        let next = match (self, event) {
+            (Self::PendingGate, E::GatesPassed) => Self::Approved,
+            (Self::PendingGate, E::GatesRefused) => Self::Rejected,
+            (Self::PendingGate | Self::Approved | Self::Deploying, E::JobCancelled) => Self::Cancelled,
+            (Self::Approved, E::JobStarted) => Self::Deploying,
+            (Self::Approved | Self::Deploying, E::JobFailed) => Self::Failed,
+            (Self::Deploying, E::JobSucceeded) => Self::Deployed,
+            (Self::Deploying, E::JobStarted)
+            | (Self::Deployed, E::JobSucceeded)
+            | (Self::Failed, E::JobFailed)
+            | (Self::Cancelled, E::JobCancelled) => return Ok(None),
+            (Self::PendingGate, _) | (Self::Approved, _) | (Self::Deploying, _) => {
+                return Err(IllegalTransition {
+                    from: self.as_str(),
+                    event: event.as_str(),
+                });
+            }
+            (Self::Deployed | Self::Rejected | Self::Cancelled | Self::Failed, _) => {
+                return Err(IllegalTransition {
+                    from: self.as_str(),
+                    event: event.as_str(),
+                });
+            }
+        };
+        Ok(Some(next))
+    }
+}

@@ -1,0 +1,118 @@
+//! Sticker: the JSON file on a target that says what runs there and by whose decision, chained to the sticker before it.
+//!
+//! One file per target and project. Its bytes are the canonical JSON of [`Sticker`] and a line feed; [`Sticker::digest`] covers
+//! the canonical bytes. The evidence packet of the attempt names that digest, so a sticker is as trustworthy as the packet.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    canonical::{self, CanonicalError},
+    digest::Digest,
+    id::{AgentId, JobId, TargetId, TaskId},
+    manifest::PinnedImage,
+    name::{Name, ServiceName},
+    order::{DecisionRef, Fence, Order, ReleaseRef},
+};
+
+/// What a sticker says about one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StickerService {
+    /// The image.
+    pub image: PinnedImage,
+    /// Digest of the service's whole description.
+    pub config: Digest,
+}
+
+/// What runs on a target, by whose decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sticker {
+    /// Tenant.
+    pub tenant: Name,
+    /// Environment.
+    pub environment: Name,
+    /// Target.
+    pub target: Name,
+    /// Target.
+    pub target_id: TargetId,
+    /// The agent that wrote it.
+    pub agent_id: AgentId,
+    /// Job, task and attempt that put it there.
+    pub job_id: JobId,
+    /// The task.
+    pub task_id: TaskId,
+    /// The attempt.
+    pub attempt: u32,
+    /// Fencing token of the order.
+    pub fence: Fence,
+    /// Who decided.
+    pub decision: DecisionRef,
+    /// The release.
+    pub release: ReleaseRef,
+    /// What runs.
+    pub services: BTreeMap<ServiceName, StickerService>,
+    /// When it was written, by the host's clock.
+    pub written_at: DateTime<Utc>,
+    /// Digest of the sticker before it for this target and project; absent on the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Digest>,
+}
+
+impl Sticker {
+    /// The sticker for a carried-out order.
+    pub fn of(
+        order: &Order,
+        written_at: DateTime<Utc>,
+        previous: Option<Digest>,
+    ) -> Result<Self, CanonicalError> {
+        let services = order
+            .manifest
+            .services
+            .iter()
+            .map(|(name, spec)| {
+                let service = StickerService {
+                    image: spec.image.clone(),
+                    config: spec.config_digest()?,
+                };
+                Ok((name.clone(), service))
+            })
+            .collect::<Result<_, CanonicalError>>()?;
+        Ok(Self {
+            tenant: order.tenant.clone(),
+            environment: order.environment.clone(),
+            target: order.target.clone(),
+            target_id: order.target_id,
+            agent_id: order.agent_id,
+            job_id: order.job_id,
+            task_id: order.task_id,
+            attempt: order.attempt,
+            fence: order.fence,
+            decision: order.decision.clone(),
+            release: order.release.clone(),
+            services,
+            written_at,
+            previous,
+        })
+    }
+
+    /// Canonical bytes and a line feed: the content of the file.
+    pub fn to_file(&self) -> Result<Vec<u8>, CanonicalError> {
+        let mut bytes = canonical::to_vec(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads a file strictly.
+    pub fn from_file(bytes: &[u8]) -> Result<Self, CanonicalError> {
+        canonical::from_slice(bytes.strip_suffix(b"\n").unwrap_or(bytes))
+    }
+
+    /// Digest of the canonical bytes.
+    pub fn digest(&self) -> Result<Digest, CanonicalError> {
+        canonical::digest(self)
+    }
+}
