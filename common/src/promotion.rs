@@ -41,7 +41,7 @@ impl PromotionState {
             | (Self::Deployed, E::JobSucceeded)
             | (Self::Failed, E::JobFailed)
             | (Self::Cancelled, E::JobCancelled) => return Ok(None),
-            (Self::PendingGate, _) | (Self::Approved, _) | (Self::Deploying, _) => {
+            (Self::PendingGate | Self::Approved | Self::Deploying, _) => {
                 return Err(IllegalTransition {
                     from: self.as_str(),
                     event: event.as_str(),
