@@ -7,9 +7,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    canonical::{CanonicalError, decimal},
+    canonical::{self, CanonicalError, decimal},
     digest::Digest,
+    dsse::{self, DsseError, Envelope},
     id::{AgentId, JobId, PromotionId, ReleaseId, TargetId, TaskId},
+    keys::{PublicKey, SigningKey},
     manifest::Manifest,
     name::{Name, ProjectRef},
     strategy::Limits,
@@ -216,5 +218,143 @@ impl Order {
             });
         }
         self.limits.check().map_err(OrderRefusal::Limits)
+    }
+}
+
+/// Why bytes are not an order of this orchestrator.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// The envelope is malformed, or no trusted key made a good signature.
+    #[error("the order's envelope is refused")]
+    Envelope(#[source] DsseError),
+    /// There is no key to verify with.
+    #[error("no order key is known to verify with")]
+    NoKey,
+    /// Properly signed, but not the canonical form of an order.
+    #[error("the order is malformed")]
+    Malformed(#[source] CanonicalError),
+}
+
+/// Signs an order: the bytes of its envelope, as they go to the agent and as evidence names them by digest.
+pub fn sign_order(order: &Order, key: &SigningKey) -> Result<Vec<u8>, OrderError> {
+    let payload = canonical::to_vec(order).map_err(OrderError::Malformed)?;
+    dsse::sign(ORDER_PAYLOAD_TYPE, payload, &[key])
+        .and_then(|envelope| envelope.to_json())
+        .map_err(OrderError::Envelope)
+}
+
+/// Opens an order: size, envelope, signature by one of `keys` over the raw bytes, and only then the payload, strictly.
+/// What is left to check is [`Order::check`].
+pub fn open_order(bytes: &[u8], keys: &[PublicKey]) -> Result<Order, OrderError> {
+    let envelope = Envelope::from_json(bytes).map_err(OrderError::Envelope)?;
+    let mut refusal = OrderError::NoKey;
+    for key in keys {
+        match envelope.verify(ORDER_PAYLOAD_TYPE, key) {
+            Ok(payload) => return canonical::from_slice(payload).map_err(OrderError::Malformed),
+            // A signature that does not verify says more than one that is not there.
+            Err(error @ DsseError::NotSigned(_)) if matches!(refusal, OrderError::NoKey) => {
+                refusal = OrderError::Envelope(error);
+            }
+            Err(DsseError::NotSigned(_)) => {}
+            Err(error) => refusal = OrderError::Envelope(error),
+        }
+    }
+    Err(refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order() -> Order {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let manifest = Manifest::default();
+        Order {
+            tenant: "acme".parse().unwrap(),
+            environment: "prod".parse().unwrap(),
+            target: "web-1".parse().unwrap(),
+            agent_id: AgentId::new(now),
+            target_id: TargetId::new(now),
+            job_id: JobId::new(now),
+            task_id: TaskId::new(now),
+            attempt: 1,
+            wave: 0,
+            fence: Fence(7),
+            not_before: now,
+            expires_at: now + TimeDelta::minutes(10),
+            decision: DecisionRef {
+                promotion: PromotionId::new(now),
+                record: Digest::of(b"record"),
+                plan: Digest::of(b"plan"),
+                requested_by: "alice".into(),
+            },
+            release: ReleaseRef {
+                id: ReleaseId::new(now),
+                project: "github.com/acme/shop/api".parse().unwrap(),
+                commit: "0".repeat(40),
+                number: 1,
+                content: manifest.content_digest().unwrap(),
+            },
+            manifest,
+            limits: Limits::default(),
+        }
+    }
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_seed(&[seed; 32])
+    }
+
+    #[test]
+    fn a_signed_order_opens_under_its_key_and_no_other() {
+        let order = order();
+        let bytes = sign_order(&order, &key(1)).unwrap();
+        assert_eq!(
+            open_order(&bytes, &[key(2).public(), key(1).public()]).unwrap(),
+            order
+        );
+        assert!(matches!(
+            open_order(&bytes, &[key(2).public()]),
+            Err(OrderError::Envelope(DsseError::NotSigned(_)))
+        ));
+        assert!(matches!(open_order(&bytes, &[]), Err(OrderError::NoKey)));
+    }
+
+    #[test]
+    fn t4_an_order_with_one_byte_changed_is_refused() {
+        let bytes = sign_order(&order(), &key(1)).unwrap();
+        for position in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[position] ^= 1;
+            assert!(open_order(&bad, &[key(1).public()]).is_err(), "{position}");
+        }
+    }
+
+    #[test]
+    fn t11_a_payload_of_another_type_is_no_order() {
+        let payload = canonical::to_vec(&order()).unwrap();
+        let bytes = dsse::sign("application/json", payload, &[&key(1)])
+            .unwrap()
+            .to_json()
+            .unwrap();
+        assert!(matches!(
+            open_order(&bytes, &[key(1).public()]),
+            Err(OrderError::Envelope(DsseError::PayloadType { .. }))
+        ));
+    }
+
+    #[test]
+    fn t4_a_loose_order_is_refused_although_signed() {
+        let text = String::from_utf8(canonical::to_vec(&order()).unwrap()).unwrap();
+        for bad in [
+            text.replacen('{', "{\"attempt\":2,", 1),
+            text.replacen('{', "{\"zzz\":2,", 1),
+            format!("{text} "),
+        ] {
+            let envelope = dsse::sign(ORDER_PAYLOAD_TYPE, bad.into_bytes(), &[&key(1)]).unwrap();
+            assert!(matches!(
+                open_order(&envelope.to_json().unwrap(), &[key(1).public()]),
+                Err(OrderError::Malformed(_))
+            ));
+        }
     }
 }
