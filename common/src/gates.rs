@@ -1,0 +1,233 @@
+//! The gates of a promotion: one pure function each, over the inputs of a decision.
+
+use std::fmt::Write as _;
+
+use crate::{
+    decision::{AgentSituation, Gate, GateAnswer, Inputs, Situation, TargetGroup, Verdict},
+    inventory::{AgentIntent, AgentStatus},
+    name::Name,
+    release::ReleaseState,
+};
+
+/// How many target names a message lists before it only counts.
+const NAMES_SHOWN: usize = 5;
+
+/// What `gate` says about `inputs`.
+pub fn answer(gate: Gate, inputs: &Inputs) -> GateAnswer {
+    let said = match gate {
+        Gate::ReleaseReady => release_ready(inputs),
+        Gate::TargetsPresent => targets_present(inputs),
+        Gate::AgentsPresent => agents_present(inputs),
+        Gate::PlanUnchanged => plan_unchanged(inputs),
+        Gate::Lane => lane(inputs),
+    };
+    GateAnswer {
+        gate,
+        verdict: said.verdict,
+        reason: said.reason.to_owned(),
+        message: said.message,
+        advice: said.advice,
+    }
+}
+
+struct Said {
+    verdict: Verdict,
+    reason: &'static str,
+    message: String,
+    advice: String,
+}
+
+fn pass(reason: &'static str, message: impl Into<String>) -> Said {
+    Said {
+        verdict: Verdict::Pass,
+        reason,
+        message: message.into(),
+        advice: String::new(),
+    }
+}
+
+fn fail(reason: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Said {
+    Said {
+        verdict: Verdict::Fail,
+        reason,
+        message: message.into(),
+        advice: advice.into(),
+    }
+}
+
+fn release_ready(inputs: &Inputs) -> Said {
+    let release = &inputs.release;
+    let name = format!("{}#{}", release.project, release.number);
+    match release.state {
+        ReleaseState::Ready => pass("RELEASE_READY", format!("{name} is ready")),
+        ReleaseState::Draft => fail(
+            "RELEASE_NOT_READY",
+            format!("{name} is still a draft"),
+            "finish the release, then promote again",
+        ),
+    }
+}
+
+fn targets_present(inputs: &Inputs) -> Said {
+    let count: usize = inputs.targets.iter().map(|group| group.targets.len()).sum();
+    let environment = &inputs.environment_name;
+    if count == 0 {
+        return fail(
+            "NO_TARGETS",
+            format!("{environment} has no target"),
+            format!("create one: sealift target create {environment}/<name>"),
+        );
+    }
+    if count > inputs.target_limit as usize {
+        return fail(
+            "TOO_MANY_TARGETS",
+            format!("{environment} has more than {} targets", inputs.target_limit),
+            "spread the targets over several environments",
+        );
+    }
+    pass(
+        "TARGETS_PRESENT",
+        format!("{count} {}", plural(count, "target", "targets")),
+    )
+}
+
+fn agents_present(inputs: &Inputs) -> Said {
+    let mut reason = None;
+    let mut message = String::new();
+    let mut advice: Vec<String> = Vec::new();
+    for group in inputs.targets.iter().filter(|group| !group.situation.no_op) {
+        for obstacle in obstacles(inputs, &group.situation) {
+            reason.get_or_insert(obstacle.reason);
+            let separator = if message.is_empty() { "" } else { "; " };
+            // Writing to a String cannot fail.
+            let _ = write!(message, "{separator}{}: {}", names(group), obstacle.message);
+            if !advice.contains(&obstacle.advice) {
+                advice.push(obstacle.advice);
+            }
+        }
+    }
+    match reason {
+        Some(reason) => fail(reason, message, advice.join("; ")),
+        None => pass(
+            "AGENTS_PRESENT",
+            "every target that is to change has an agent that can do it",
+        ),
+    }
+}
+
+fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
+    let Some(agent) = &situation.agent else {
+        return vec![fail(
+            "AGENT_MISSING",
+            "no agent is enrolled",
+            "make a join token (sealift target token) and enrol an agent on the host",
+        )];
+    };
+    let mut found = Vec::new();
+    if agent.intent == AgentIntent::Revoked {
+        found.push(fail(
+            "AGENT_REVOKED",
+            "its agent is revoked",
+            "enrol a new agent for the target",
+        ));
+    } else if agent.status == AgentStatus::Offline {
+        found.push(fail(
+            "AGENT_OFFLINE",
+            "its agent is offline",
+            "start the agent on the host, or see why it cannot reach the orchestrator",
+        ));
+    }
+    let capability = situation.kind.as_str();
+    if !agent.capabilities.iter().any(|can| can == capability) {
+        let why = if agent.degraded.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", agent.degraded.join(", "))
+        };
+        found.push(fail(
+            "CAPABILITY_MISSING",
+            format!("its agent cannot do {capability}{why}"),
+            "mend what the agent names (sealift agent get), or update it",
+        ));
+    }
+    found.extend(platform(inputs, agent));
+    found
+}
+
+/// An image that is known to be built for other platforms only cannot run there.
+fn platform(inputs: &Inputs, agent: &AgentSituation) -> Option<Said> {
+    let (service, platforms) = inputs.release.platforms.iter().find(|(_, platforms)| {
+        !agent.platform.is_empty()
+            && !platforms.is_empty()
+            && !platforms.iter().any(|platform| fits(platform, &agent.platform))
+    })?;
+    Some(fail(
+        "PLATFORM_MISMATCH",
+        format!(
+            "the image of {service} is for {}, the host is {}",
+            platforms.join(", "),
+            agent.platform
+        ),
+        "build the image for the host's platform, or use targets of the image's platform",
+    ))
+}
+
+/// `linux/arm64/v8` fits a host that calls itself `linux/arm64`: variants are not compared.
+fn fits(image: &str, host: &str) -> bool {
+    let two = |text: &str| text.splitn(3, '/').take(2).map(str::to_owned).collect::<Vec<_>>();
+    two(image) == two(host)
+}
+
+fn plan_unchanged(inputs: &Inputs) -> Said {
+    match inputs.plan_seen {
+        None => pass("PLAN_NOT_BOUND", "no plan was named in the request"),
+        Some(seen) if seen == inputs.plan => pass("PLAN_UNCHANGED", "the plan is the one that was looked at"),
+        Some(seen) => fail(
+            "PLAN_CHANGED",
+            format!(
+                "the plan is now {}, the request names {}",
+                inputs.plan.short(),
+                seen.short()
+            ),
+            "look at the plan again (sealift promote --plan) and promote with its digest",
+        ),
+    }
+}
+
+fn lane(inputs: &Inputs) -> Said {
+    let lane = inputs.lane;
+    let environment = &inputs.environment_name;
+    if lane.running.saturating_add(lane.ahead) < lane.capacity {
+        return pass("LANE_FREE", format!("the lane of {environment} is free"));
+    }
+    if lane.ahead >= lane.queue_limit {
+        return fail(
+            "LANE_FULL",
+            format!("{} jobs wait in the lane of {environment} already", lane.ahead),
+            "wait until the lane is shorter, or cancel what is no longer wanted",
+        );
+    }
+    Said {
+        verdict: Verdict::Wait,
+        reason: "LANE_BUSY",
+        message: format!(
+            "place {} in the lane of {environment}",
+            lane.ahead.saturating_add(1)
+        ),
+        advice: "nothing: it starts by itself when its turn comes".to_owned(),
+    }
+}
+
+fn plural<'a>(count: usize, one: &'a str, many: &'a str) -> &'a str {
+    if count == 1 { one } else { many }
+}
+
+fn names(group: &TargetGroup) -> String {
+    let shown: Vec<_> = group.targets.iter().take(NAMES_SHOWN).map(Name::as_str).collect();
+    let rest = group.targets.len().saturating_sub(shown.len());
+    if rest == 0 {
+        shown.join(", ")
+    } else {
+        format!("{} and {rest} more", shown.join(", "))
+    }
+}

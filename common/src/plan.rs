@@ -1,0 +1,477 @@
+//! Plan: what a promotion would change on each target, computed before anything happens. A pure function of the release, the
+//! strategy and what the hosts themselves last reported; its digest is what approvals and decisions name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    canonical::{self, CanonicalError},
+    digest::Digest,
+    drift::{self, Recorded},
+    id::{EnvironmentId, ReleaseId, TargetId},
+    name::{ComponentName, Name, ServiceName},
+    observation::{
+        ContainerHealth, ContainerObservation, ContainerState, ProjectObservation, TargetObservation,
+    },
+    phases,
+    release::Release,
+    strategy::{self, Limits, Strategy},
+};
+
+phases! {
+    /// What is done about one service on one target.
+    Action { Keep = "keep", Create = "create", Replace = "replace", Remove = "remove" }
+}
+
+/// What happens to one service on one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// The service.
+    pub service: ServiceName,
+    /// Which component it is; `None` when only the host knows the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<ComponentName>,
+    /// What runs now, as the host itself last reported it; `None` when nothing runs or the engine knows no registry digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest_now: Option<Digest>,
+    /// What is to run; `None` when it is to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest_next: Option<Digest>,
+    /// What is done.
+    pub action: Action,
+}
+
+/// What happens on one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanTarget {
+    /// The target.
+    pub target_id: TargetId,
+    /// Its name.
+    pub target: Name,
+    /// Ordinal of its wave; counts from 0. Targets that need nothing are in wave 0.
+    pub wave: u32,
+    /// The wanted set runs already: the target is left alone.
+    pub no_op: bool,
+    /// By service.
+    pub changes: Vec<Change>,
+}
+
+/// What a promotion would change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The release.
+    pub release: ReleaseId,
+    /// Digest of the release's canonical manifest.
+    pub content: Digest,
+    /// Where it is to run.
+    pub environment: EnvironmentId,
+    /// How targets are ordered into waves.
+    pub strategy: Strategy,
+    /// The limits that hold meanwhile.
+    pub limits: Limits,
+    /// By wave, then by name.
+    pub targets: Vec<PlanTarget>,
+}
+
+/// What is known about one target when a plan is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The target.
+    pub target_id: TargetId,
+    /// Its name.
+    pub target: &'a Name,
+    /// What its agent last saw; `None` when it never said anything.
+    pub observation: Option<&'a TargetObservation>,
+    /// What is recorded for the release's project: the last success that was to activate.
+    pub recorded: Option<&'a Recorded>,
+}
+
+impl Plan {
+    /// Plans `release` for the `places`, whose order does not matter.
+    pub fn new(
+        release: &Release,
+        environment: EnvironmentId,
+        strategy: Strategy,
+        limits: Limits,
+        places: &[Place<'_>],
+    ) -> Self {
+        let no_ops: BTreeSet<TargetId> = places
+            .iter()
+            .filter(|place| runs_already(release, place))
+            .map(|place| place.target_id)
+            .collect();
+        // Targets that need nothing take no place in a wave, so that a rolling job is never slower than what it has to do.
+        let to_do: Vec<_> = places
+            .iter()
+            .filter(|place| !no_ops.contains(&place.target_id))
+            .map(|place| (place.target.clone(), place.target_id))
+            .collect();
+        let waves: BTreeMap<TargetId, u32> = strategy::waves(strategy, &to_do)
+            .into_iter()
+            .zip(0_u32..)
+            .flat_map(|(members, wave)| members.into_iter().map(move |target| (target, wave)))
+            .collect();
+        let mut targets: Vec<_> = places
+            .iter()
+            .map(|place| {
+                let no_op = no_ops.contains(&place.target_id);
+                PlanTarget {
+                    target_id: place.target_id,
+                    target: place.target.clone(),
+                    wave: waves.get(&place.target_id).copied().unwrap_or(0),
+                    no_op,
+                    changes: changes(release, seen(release, place), no_op),
+                }
+            })
+            .collect();
+        targets.sort_by(|a, b| (a.wave, &a.target).cmp(&(b.wave, &b.target)));
+        Self {
+            release: release.id,
+            content: release.content,
+            environment,
+            strategy,
+            limits,
+            targets,
+        }
+    }
+
+    /// The plan's identity: digest of its canonical bytes.
+    pub fn digest(&self) -> Result<Digest, CanonicalError> {
+        canonical::digest(self)
+    }
+
+    /// How many targets would be touched.
+    pub fn touched(&self) -> usize {
+        self.targets.iter().filter(|target| !target.no_op).count()
+    }
+}
+
+fn seen<'a>(release: &Release, place: &Place<'a>) -> Option<&'a ProjectObservation> {
+    place.observation?.project(&release.source.project)
+}
+
+/// Whether the wanted set runs whole and untouched. Every doubt says no: doing it again is safe, leaving it is not.
+fn runs_already(release: &Release, place: &Place<'_>) -> bool {
+    let (Some(recorded), Some(seen)) = (place.recorded, seen(release, place)) else {
+        return false;
+    };
+    if place.observation.is_some_and(|observation| observation.busy) {
+        return false;
+    }
+    let wanted = recorded
+        .manifest
+        .content_digest()
+        .is_ok_and(|content| content == release.content);
+    wanted && drift::compare(Some(recorded), seen).is_empty() && whole(release, recorded, seen)
+}
+
+/// What drift forgives and a plan does not: an unknown digest, a sick container, a second container of a service.
+fn whole(release: &Release, recorded: &Recorded, seen: &ProjectObservation) -> bool {
+    release.manifest.services.iter().all(|(name, spec)| {
+        let mut own = seen
+            .containers
+            .iter()
+            .filter(|container| container.service == *name);
+        let (Some(container), None) = (own.next(), own.next()) else {
+            return false;
+        };
+        container.fence == recorded.fence
+            && container.digest == Some(spec.image.digest)
+            && container.state == ContainerState::Running
+            && matches!(container.health, ContainerHealth::None | ContainerHealth::Healthy)
+    })
+}
+
+fn changes(release: &Release, seen: Option<&ProjectObservation>, no_op: bool) -> Vec<Change> {
+    let now = seen.map(running).unwrap_or_default();
+    let mut changes: Vec<_> = release
+        .manifest
+        .services
+        .iter()
+        .map(|(name, spec)| {
+            let current = now.get(name);
+            Change {
+                service: name.clone(),
+                component: release
+                    .components
+                    .get(name)
+                    .map(|component| component.component.clone()),
+                digest_now: current.and_then(|container| container.digest),
+                digest_next: Some(spec.image.digest),
+                action: match (current, no_op) {
+                    (_, true) => Action::Keep,
+                    (Some(_), false) => Action::Replace,
+                    (None, false) => Action::Create,
+                },
+            }
+        })
+        .collect();
+    let gone = now
+        .iter()
+        .filter(|(name, _)| !release.manifest.services.contains_key(**name));
+    changes.extend(gone.map(|(name, container)| Change {
+        service: (*name).clone(),
+        component: None,
+        digest_now: container.digest,
+        digest_next: None,
+        action: Action::Remove,
+    }));
+    changes.sort_by(|a, b| a.service.cmp(&b.service));
+    changes
+}
+
+/// What runs of each service: of several containers the one of the newest order.
+fn running(seen: &ProjectObservation) -> BTreeMap<&ServiceName, &ContainerObservation> {
+    let mut running: BTreeMap<&ServiceName, &ContainerObservation> = BTreeMap::new();
+    for container in &seen.containers {
+        let up = matches!(
+            container.state,
+            ContainerState::Running | ContainerState::Restarting | ContainerState::Paused
+        );
+        if up
+            && running
+                .get(&container.service)
+                .is_none_or(|other| other.fence < container.fence)
+        {
+            running.insert(&container.service, container);
+        }
+    }
+    running
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::{
+        id::{ComponentId, ProjectId, TenantId},
+        manifest::{Manifest, PinnedImage},
+        observation::StickerObservation,
+        order::Fence,
+        release::{ReleaseComponent, ReleaseState},
+    };
+
+    fn at(seconds: i64) -> DateTime<chrono::Utc> {
+        DateTime::from_timestamp(seconds, 0).unwrap()
+    }
+
+    fn release(image: &[u8]) -> Release {
+        let service: ServiceName = "web".parse().unwrap();
+        let spec: crate::manifest::ServiceSpec = serde_json::from_value(serde_json::json!({
+            "image": PinnedImage { repository: "r.example/web".into(), tag: None, digest: Digest::of(image) },
+            "stop_grace_period_ms": 10_000,
+        }))
+        .unwrap();
+        let manifest = Manifest {
+            services: [(service.clone(), spec)].into(),
+            ..Manifest::default()
+        };
+        let component = ReleaseComponent {
+            component_id: ComponentId::new(at(1)),
+            component: "web".parse().unwrap(),
+            digest: Digest::of(image),
+        };
+        Release {
+            id: ReleaseId::new(at(1)),
+            tenant_id: TenantId::new(at(1)),
+            project_id: ProjectId::new(at(1)),
+            source: format!("github.com/acme/shop/api@{}", "a".repeat(40))
+                .parse()
+                .unwrap(),
+            number: 1,
+            state: ReleaseState::Ready,
+            content: manifest.content_digest().unwrap(),
+            manifest,
+            components: [(service, component)].into(),
+            created_by: "user/ci".into(),
+            created_at: at(1),
+        }
+    }
+
+    fn recorded(release: &Release) -> Recorded {
+        Recorded {
+            fence: Fence(3),
+            manifest: release.manifest.clone(),
+            sticker: Digest::of(b"sticker"),
+        }
+    }
+
+    /// What a host looks like on which `release` was deployed by order 3.
+    fn observation(target_id: TargetId, release: &Release) -> TargetObservation {
+        let (service, spec) = release.manifest.services.first_key_value().unwrap();
+        let container = ContainerObservation {
+            id: "c1".into(),
+            service: service.clone(),
+            fence: Fence(3),
+            image_id: "i1".into(),
+            digest: Some(spec.image.digest),
+            config: Some(spec.config_digest().unwrap()),
+            unchanged: true,
+            state: ContainerState::Running,
+            health: ContainerHealth::Healthy,
+        };
+        let project = ProjectObservation {
+            sticker: StickerObservation::Present {
+                digest: Digest::of(b"sticker"),
+                release: release.content,
+                fence: Fence(3),
+            },
+            containers: vec![container],
+        };
+        TargetObservation {
+            target_id,
+            observed_at: at(5),
+            busy: false,
+            projects: [(release.source.project.to_string(), project)].into(),
+        }
+    }
+
+    fn plan_one(
+        release: &Release,
+        observation: Option<&TargetObservation>,
+        recorded: Option<&Recorded>,
+    ) -> PlanTarget {
+        let name = "web-1".parse().unwrap();
+        let place = Place {
+            target_id: TargetId::from(uuid::Uuid::nil()),
+            target: &name,
+            observation,
+            recorded,
+        };
+        let plan = Plan::new(
+            release,
+            EnvironmentId::new(at(1)),
+            Strategy::AllAtOnce {},
+            Limits::default(),
+            &[place],
+        );
+        plan.targets.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn an_empty_host_gets_everything_created() {
+        let planned = plan_one(&release(b"1"), None, None);
+        assert!(!planned.no_op);
+        assert_eq!(planned.changes[0].action, Action::Create);
+        assert_eq!(planned.changes[0].digest_now, None);
+    }
+
+    #[test]
+    fn a_whole_set_is_left_alone_and_any_doubt_is_not() {
+        let release = release(b"1");
+        let target = TargetId::from(uuid::Uuid::nil());
+        let recorded = recorded(&release);
+        let good = observation(target, &release);
+        let planned = plan_one(&release, Some(&good), Some(&recorded));
+        assert!(planned.no_op);
+        assert_eq!(planned.changes[0].action, Action::Keep);
+
+        assert!(!plan_one(&release, Some(&good), None).no_op, "nothing recorded");
+        type Spoil = fn(&mut ProjectObservation);
+        let spoils: [(&str, Spoil); 9] = [
+            ("other image", |seen| {
+                seen.containers[0].digest = Some(Digest::of(b"x"))
+            }),
+            ("unknown image", |seen| seen.containers[0].digest = None),
+            ("other config", |seen| seen.containers[0].config = None),
+            ("changed by hand", |seen| seen.containers[0].unchanged = false),
+            ("stopped", |seen| {
+                seen.containers[0].state = ContainerState::Exited
+            }),
+            ("sick", |seen| {
+                seen.containers[0].health = ContainerHealth::Unhealthy
+            }),
+            ("other order", |seen| seen.containers[0].fence = Fence(2)),
+            ("extra", |seen| {
+                let extra = ContainerObservation {
+                    service: "x".parse().unwrap(),
+                    ..seen.containers[0].clone()
+                };
+                seen.containers.push(extra);
+            }),
+            ("no sticker", |seen| seen.sticker = StickerObservation::Missing),
+        ];
+        for (what, spoil) in spoils {
+            let mut bad = observation(target, &release);
+            spoil(bad.projects.values_mut().next().unwrap());
+            assert!(!plan_one(&release, Some(&bad), Some(&recorded)).no_op, "{what}");
+        }
+        let busy = TargetObservation { busy: true, ..good };
+        assert!(!plan_one(&release, Some(&busy), Some(&recorded)).no_op, "busy");
+    }
+
+    #[test]
+    fn digest_now_is_what_the_host_reports_and_what_is_not_wanted_goes() {
+        let (old, new) = (release(b"1"), release(b"2"));
+        let mut seen = observation(TargetId::from(uuid::Uuid::nil()), &old);
+        let project = seen.projects.values_mut().next().unwrap();
+        project.containers.push(ContainerObservation {
+            service: "worker".parse().unwrap(),
+            ..project.containers[0].clone()
+        });
+        let planned = plan_one(&new, Some(&seen), Some(&recorded(&old)));
+        let actions: Vec<_> = planned
+            .changes
+            .iter()
+            .map(|change| (change.service.as_str(), change.action))
+            .collect();
+        assert_eq!(actions, [("web", Action::Replace), ("worker", Action::Remove)]);
+        assert_eq!(planned.changes[0].digest_now, Some(Digest::of(b"1")));
+        assert_eq!(planned.changes[0].digest_next, Some(Digest::of(b"2")));
+    }
+
+    #[test]
+    fn the_plan_does_not_depend_on_the_order_of_targets_and_no_ops_take_no_wave() {
+        let release = release(b"1");
+        let recorded = recorded(&release);
+        let names: Vec<Name> = ["a", "b", "c", "d"]
+            .iter()
+            .map(|name| name.parse().unwrap())
+            .collect();
+        let ids: Vec<_> = (1..=4)
+            .map(|n| TargetId::from(uuid::Uuid::from_u128(n)))
+            .collect();
+        let seen = observation(ids[0], &release);
+        let mut places: Vec<_> = names
+            .iter()
+            .zip(&ids)
+            .map(|(target, id)| Place {
+                target_id: *id,
+                target,
+                observation: None,
+                recorded: None,
+            })
+            .collect();
+        places[0].observation = Some(&seen);
+        places[0].recorded = Some(&recorded);
+        let environment = EnvironmentId::new(at(1));
+        let make = |places: &[Place<'_>]| {
+            Plan::new(
+                &release,
+                environment,
+                Strategy::Rolling { max_parallel: 2 },
+                Limits::default(),
+                places,
+            )
+        };
+        let plan = make(&places);
+        let waves: Vec<_> = plan
+            .targets
+            .iter()
+            .map(|target| (target.target.as_str(), target.wave, target.no_op))
+            .collect();
+        assert_eq!(
+            waves,
+            [("a", 0, true), ("b", 0, false), ("c", 0, false), ("d", 1, false)]
+        );
+        places.reverse();
+        assert_eq!(make(&places).digest().unwrap(), plan.digest().unwrap());
+        let bytes = canonical::to_vec(&plan).unwrap();
+        assert_eq!(canonical::from_slice::<Plan>(&bytes).unwrap(), plan);
+    }
+}
