@@ -256,6 +256,8 @@ mod tests {
         release::{ReleaseComponent, ReleaseState},
     };
 
+    type Spoil = fn(&mut ProjectObservation);
+
     fn at(seconds: i64) -> DateTime<chrono::Utc> {
         DateTime::from_timestamp(seconds, 0).unwrap()
     }
@@ -372,19 +374,18 @@ mod tests {
         assert_eq!(planned.changes[0].action, Action::Keep);
 
         assert!(!plan_one(&release, Some(&good), None).no_op, "nothing recorded");
-        type Spoil = fn(&mut ProjectObservation);
         let spoils: [(&str, Spoil); 9] = [
             ("other image", |seen| {
-                seen.containers[0].digest = Some(Digest::of(b"x"))
+                seen.containers[0].digest = Some(Digest::of(b"x"));
             }),
             ("unknown image", |seen| seen.containers[0].digest = None),
             ("other config", |seen| seen.containers[0].config = None),
             ("changed by hand", |seen| seen.containers[0].unchanged = false),
             ("stopped", |seen| {
-                seen.containers[0].state = ContainerState::Exited
+                seen.containers[0].state = ContainerState::Exited;
             }),
             ("sick", |seen| {
-                seen.containers[0].health = ContainerHealth::Unhealthy
+                seen.containers[0].health = ContainerHealth::Unhealthy;
             }),
             ("other order", |seen| seen.containers[0].fence = Fence(2)),
             ("extra", |seen| {
