@@ -71,6 +71,8 @@ reasons! {
     ProtocolViolation = "PROTOCOL_VIOLATION";
     /// Too much of something at once: try later.
     Overloaded = "OVERLOADED";
+    /// The call took longer than its deadline.
+    DeadlineExceeded = "DEADLINE_EXCEEDED";
     /// The database is away: try later.
     StoreUnavailable = "STORE_UNAVAILABLE";
     /// The orchestrator is going down: connect again.

@@ -1,1 +1,5 @@
-//! placeholder
+//! The central orchestrator: decides what runs where, and keeps the proof.
+
+pub mod caller;
+pub mod names;
+pub mod status;
