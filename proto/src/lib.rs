@@ -2,9 +2,10 @@
 //!
 //! Domain code never sees these types: the `convert` modules are where wire meets domain.
 
-#![expect(clippy::all, clippy::pedantic, reason = "generated code")]
+pub mod convert;
 
 /// What operators and CI systems call.
+#[expect(clippy::all, clippy::pedantic, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("sealift.v1");
     include!(concat!(env!("OUT_DIR"), "/sealift.v1.serde.rs"));
@@ -13,6 +14,7 @@ pub mod v1 {
 /// What agents call.
 pub mod agent {
     /// Version 1.
+    #[expect(clippy::all, clippy::pedantic, reason = "generated code")]
     pub mod v1 {
         tonic::include_proto!("sealift.agent.v1");
         include!(concat!(env!("OUT_DIR"), "/sealift.agent.v1.serde.rs"));
