@@ -1,0 +1,109 @@
+//! The grammar: nouns and verbs, daily verbs on top.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    commands,
+    output::{Color, Format},
+};
+
+/// Promotes releases from environment to environment on plain Docker and Compose hosts, with proof.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sealift",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Context to use instead of the selected one.
+    #[arg(long, global = true, env = "SEALIFT_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
+    /// Context file to use instead of the saved contexts (as `sealift-orchestrator admin issue` writes it).
+    #[arg(long, global = true, env = "SEALIFT_CONTEXT_FILE", value_name = "FILE")]
+    pub context_file: Option<PathBuf>,
+    /// Endpoint to use instead of the context's.
+    #[arg(long, global = true, env = "SEALIFT_ENDPOINT", value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// How results are written.
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// When to use colour.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub color: Color,
+}
+
+/// Bounds of a list.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ListArgs {
+    /// Most items to show.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring a release to an environment.
+    Promote(commands::promote::PromoteArgs),
+    /// What runs where, since when, and where it drifted.
+    Status(commands::status::StatusArgs),
+    /// Where recorded, sticker and runtime disagree.
+    Drift(commands::drift::DriftArgs),
+    /// Who the orchestrator takes you for.
+    Whoami,
+    /// Environments: where releases run.
+    #[command(subcommand, visible_alias = "environment")]
+    Env(commands::env::EnvCommand),
+    /// Targets: deployable places on hosts.
+    #[command(subcommand)]
+    Target(commands::target::TargetCommand),
+    /// Agents: the programs on hosts.
+    #[command(subcommand)]
+    Agent(commands::agent::AgentCommand),
+    /// Components: deployable things, identified by image repositories.
+    #[command(subcommand)]
+    Component(commands::component::ComponentCommand),
+    /// Releases: immutable bundles of what to run.
+    #[command(subcommand)]
+    Release(commands::release::ReleaseCommand),
+    /// Promotions: requests to bring releases to environments.
+    #[command(subcommand)]
+    Promotion(commands::promotion::PromotionCommand),
+    /// Jobs: the execution of promotions.
+    #[command(subcommand)]
+    Job(commands::job::JobCommand),
+    /// Evidence: signed statements of what happened.
+    #[command(subcommand)]
+    Evidence(commands::evidence::EvidenceCommand),
+    /// Who tried what, with which result.
+    Audit(commands::audit::AuditArgs),
+    /// Users: people and machines that may call the orchestrator.
+    #[command(subcommand)]
+    User(commands::user::UserCommand),
+    /// Contexts: which orchestrator, as whom.
+    #[command(subcommand)]
+    Context(commands::context::ContextCommand),
+    /// Run an orchestrator and a local agent in one command, to try things out.
+    Dev(commands::dev::DevArgs),
+    /// Write a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the exit codes that CI can branch on.
+    ExitCodes,
+}

@@ -1,0 +1,215 @@
+//! `sealift env`: where releases run.
+
+use clap::{Subcommand, ValueEnum};
+use pbjson_types::FieldMask;
+use sealift_proto::v1::{
+    ArchiveEnvironmentRequest, CreateEnvironmentRequest, Environment, GetEnvironmentRequest,
+    ListEnvironmentsRequest, ListEnvironmentsResponse, UpdateEnvironmentRequest, environment::Class,
+};
+
+use crate::{
+    args::{Global, ListArgs},
+    client::{client, connect, named, pages, request_id, unary},
+    error::{CliError, Exit},
+    output::{
+        self, Rows,
+        text::{clean, leaf, stamp},
+    },
+};
+
+/// Whether an environment is production.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ClassArg {
+    /// Production.
+    Production,
+    /// Anything else.
+    NonProduction,
+}
+
+impl From<ClassArg> for Class {
+    fn from(class: ClassArg) -> Self {
+        match class {
+            ClassArg::Production => Self::Production,
+            ClassArg::NonProduction => Self::NonProduction,
+        }
+    }
+}
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum EnvCommand {
+    /// Make an environment.
+    Create {
+        /// Its name: a-z, 0-9, dashes.
+        name: String,
+        /// Promotion order: releases go from low to high.
+        #[arg(long)]
+        position: i32,
+        /// Production or not.
+        #[arg(long, value_enum, default_value = "non-production")]
+        class: ClassArg,
+        /// Name for people.
+        #[arg(long, default_value = "")]
+        display_name: String,
+    },
+    /// Show all, in promotion order.
+    List(ListArgs),
+    /// Show one.
+    Get {
+        /// Its name.
+        name: String,
+    },
+    /// Change one.
+    Update {
+        /// Its name.
+        name: String,
+        /// New promotion order.
+        #[arg(long)]
+        position: Option<i32>,
+        /// New class.
+        #[arg(long, value_enum)]
+        class: Option<ClassArg>,
+        /// New name for people.
+        #[arg(long)]
+        display_name: Option<String>,
+    },
+    /// Put one without targets away.
+    Archive {
+        /// Its name.
+        name: String,
+    },
+}
+
+pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError> {
+    let mut client = client!(
+        environment_service_client,
+        EnvironmentServiceClient,
+        connect(global).await?
+    );
+    let get =
+        async |client: &mut sealift_proto::v1::environment_service_client::EnvironmentServiceClient<_>,
+               name: &str| {
+            let request = GetEnvironmentRequest {
+                name: named("environments", name),
+            };
+            client
+                .get_environment(unary(request))
+                .await
+                .map(|answer| answer.into_inner().environment.unwrap_or_default())
+        };
+    let environment = match command {
+        EnvCommand::Create {
+            name,
+            position,
+            class,
+            display_name,
+        } => {
+            let environment = Environment {
+                display_name,
+                position,
+                class: Class::from(class).into(),
+                ..Default::default()
+            };
+            let request = CreateEnvironmentRequest {
+                request_id: request_id(),
+                environment_id: name,
+                environment: Some(environment),
+            };
+            client
+                .create_environment(unary(request))
+                .await?
+                .into_inner()
+                .environment
+        }
+        EnvCommand::List(args) => {
+            let environments = pages(args.limit, async |page_size, page_token| {
+                let request = ListEnvironmentsRequest {
+                    page_size,
+                    page_token,
+                };
+                let page = client
+                    .clone()
+                    .list_environments(unary(request))
+                    .await?
+                    .into_inner();
+                Ok((page.environments, page.next_page_token))
+            })
+            .await?;
+            let answer = ListEnvironmentsResponse {
+                environments,
+                next_page_token: String::new(),
+            };
+            output::write(global.output, &answer, || rows(&answer.environments))?;
+            return Ok(Exit::Done);
+        }
+        EnvCommand::Get { name } => Some(get(&mut client, &name).await?),
+        EnvCommand::Update {
+            name,
+            position,
+            class,
+            display_name,
+        } => {
+            let mut environment = get(&mut client, &name).await?;
+            let mut paths = Vec::new();
+            if let Some(position) = position {
+                environment.position = position;
+                paths.push("position".to_owned());
+            }
+            if let Some(class) = class {
+                environment.class = Class::from(class).into();
+                paths.push("class".to_owned());
+            }
+            if let Some(display_name) = display_name {
+                environment.display_name = display_name;
+                paths.push("display_name".to_owned());
+            }
+            let request = UpdateEnvironmentRequest {
+                request_id: request_id(),
+                environment: Some(environment),
+                update_mask: Some(FieldMask { paths }),
+            };
+            client
+                .update_environment(unary(request))
+                .await?
+                .into_inner()
+                .environment
+        }
+        EnvCommand::Archive { name } => {
+            let environment = get(&mut client, &name).await?;
+            let request = ArchiveEnvironmentRequest {
+                request_id: request_id(),
+                name: environment.name,
+                etag: environment.etag,
+            };
+            client
+                .archive_environment(unary(request))
+                .await?
+                .into_inner()
+                .environment
+        }
+    };
+    let environment = environment.unwrap_or_default();
+    output::write(global.output, &environment, || {
+        rows(std::slice::from_ref(&environment))
+    })?;
+    Ok(Exit::Done)
+}
+
+fn rows(environments: &[Environment]) -> Rows {
+    Rows::new(&["POSITION", "NAME", "CLASS", "DISPLAY NAME", "CREATED"]).with(environments.iter().map(
+        |environment| {
+            let class = match environment.class() {
+                Class::Production => "production",
+                Class::NonProduction => "non-production",
+                Class::Unspecified => "-",
+            };
+            vec![
+                environment.position.to_string(),
+                leaf(&environment.name),
+                class.to_owned(),
+                clean(&environment.display_name),
+                stamp(environment.create_time.as_ref()),
+            ]
+        },
+    ))
+}

@@ -1,0 +1,361 @@
+//! `sealift evidence`: signed statements of what happened; verified here, offline, with nothing but a trust file.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use sealift_common::{
+    bounds,
+    trust::{TrustFile, VerifiedPacket, VerifyError, verify_packet},
+};
+use sealift_proto::v1::{
+    GetPacketRequest, GetTrustFileRequest, ListPacketsRequest, ListPacketsResponse, Packet,
+    evidence_service_client::EvidenceServiceClient,
+};
+use serde::Serialize;
+use tonic::transport::Channel;
+
+use crate::{
+    args::{Global, ListArgs},
+    client::{client, connect, named, pages, target_name, unary},
+    error::{CliError, Exit},
+    output::{
+        self, Format, Rows,
+        text::{clean, leaf, short_digest, short_target, stamp},
+    },
+};
+
+/// Which packets.
+#[derive(Debug, Args)]
+pub struct Selection {
+    /// Only of this job.
+    #[arg(long, conflicts_with = "place")]
+    job: Option<String>,
+    /// Only of this ENVIRONMENT or ENVIRONMENT/TARGET.
+    #[arg(long, value_name = "PLACE")]
+    place: Option<String>,
+    /// Bounds.
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum EvidenceCommand {
+    /// Show all, newest first.
+    List(Selection),
+    /// Write one packet's exact bytes to standard output or a file.
+    Get {
+        /// Its identifier.
+        id: String,
+        /// Where to write it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Write packets, the trust file and all public keys to a folder, for verification elsewhere.
+    Export {
+        /// The folder; made when missing.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Which packets.
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Verify packets offline. No connection is made.
+    Verify {
+        /// Packet files, or folders that hold some (`*.intoto.jsonl`).
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The trust file, got once over a channel that you trust (`evidence trust`).
+        #[arg(long, value_name = "FILE")]
+        trust: PathBuf,
+    },
+    /// Write the trust file: every public key that a verifier needs.
+    Trust {
+        /// Where to write it; standard output without.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+type Client = EvidenceServiceClient<Channel>;
+
+/// Ending of an exported packet: one DSSE envelope in one line.
+const ENDING: &str = ".intoto.jsonl";
+
+pub async fn run(global: &Global, command: EvidenceCommand) -> Result<Exit, CliError> {
+    match command {
+        EvidenceCommand::List(selection) => {
+            let packets = list(&mut connected(global).await?, &selection, false).await?;
+            let answer = ListPacketsResponse {
+                packets,
+                next_page_token: String::new(),
+            };
+            output::write(global.output, &answer, || rows(&answer.packets))?;
+            Ok(Exit::Done)
+        }
+        EvidenceCommand::Get { id, out } => {
+            let request = GetPacketRequest {
+                name: named("packets", &id),
+            };
+            let answer = connected(global)
+                .await?
+                .get_packet(unary(request))
+                .await?
+                .into_inner();
+            let packet = answer.packet.unwrap_or_default();
+            write(out.as_deref(), &packet.envelope)?;
+            Ok(Exit::Done)
+        }
+        EvidenceCommand::Export { out, selection } => export(global, &out, &selection).await,
+        EvidenceCommand::Verify { files, trust } => verify(global, &files, &trust),
+        EvidenceCommand::Trust { out } => {
+            let bytes = trust_file(&mut connected(global).await?).await?;
+            write(out.as_deref(), &bytes)?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+async fn connected(global: &Global) -> Result<Client, CliError> {
+    Ok(client!(
+        evidence_service_client,
+        EvidenceServiceClient,
+        connect(global).await?
+    ))
+}
+
+async fn list(
+    client: &mut Client,
+    selection: &Selection,
+    include_envelopes: bool,
+) -> Result<Vec<Packet>, CliError> {
+    let parent = match (&selection.job, &selection.place) {
+        (Some(job), _) => named("jobs", job),
+        (None, Some(place)) if place.contains('/') => target_name(place)?,
+        (None, Some(place)) => named("environments", place),
+        (None, None) => String::new(),
+    };
+    let client = &*client;
+    pages(selection.list.limit, async |page_size, page_token| {
+        let request = ListPacketsRequest {
+            parent: parent.clone(),
+            page_size,
+            page_token,
+            include_envelopes,
+        };
+        let page = client.clone().list_packets(unary(request)).await?.into_inner();
+        Ok((page.packets, page.next_page_token))
+    })
+    .await
+}
+
+async fn trust_file(client: &mut Client) -> Result<Vec<u8>, CliError> {
+    Ok(client
+        .get_trust_file(unary(GetTrustFileRequest {}))
+        .await?
+        .into_inner()
+        .trust_file)
+}
+
+async fn export(global: &Global, out: &Path, selection: &Selection) -> Result<Exit, CliError> {
+    let mut client = connected(global).await?;
+    let trust = trust_file(&mut client).await?;
+    let packets = list(&mut client, selection, true).await?;
+    let keys = out.join("keys");
+    fs::create_dir_all(&keys)
+        .map_err(|error| CliError::local(format!("{} cannot be made", keys.display()), "", error))?;
+    write(Some(&out.join("trust.json")), &trust)?;
+    let parsed = TrustFile::from_json(&trust)
+        .map_err(|error| CliError::local("the orchestrator's trust file cannot be understood", "", error))?;
+    let agents = parsed.agents.iter().map(|key| (&key.key_id, &key.public_key));
+    for (id, key) in parsed
+        .orchestrator
+        .iter()
+        .map(|key| (&key.key_id, &key.public_key))
+        .chain(agents)
+    {
+        let pem = key
+            .to_pem()
+            .map_err(|error| CliError::local("a public key cannot be written", "", error))?;
+        write(Some(&keys.join(format!("{}.pem", id.as_str()))), pem.as_bytes())?;
+    }
+    for packet in &packets {
+        // A server that we do not trust names the packet: only its last, checked segment becomes a file name.
+        let id: sealift_common::id::PacketId = leaf(&packet.name).parse().map_err(|error| {
+            CliError::local("the orchestrator sent a packet without a proper name", "", error)
+        })?;
+        write(Some(&out.join(format!("{id}{ENDING}"))), &packet.envelope)?;
+    }
+    anstream::eprintln!(
+        "{} packets, the trust file and {} public keys are in {}",
+        packets.len(),
+        parsed.orchestrator.len() + parsed.agents.len(),
+        out.display()
+    );
+    anstream::eprintln!(
+        "to verify: sealift evidence verify {0} --trust {0}/trust.json",
+        out.display()
+    );
+    if global.output != Format::Table {
+        let answer = ListPacketsResponse {
+            packets,
+            next_page_token: String::new(),
+        };
+        output::write_message(global.output, &answer)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn write(out: Option<&Path>, bytes: &[u8]) -> Result<(), CliError> {
+    match out {
+        None => output::write_stdout(bytes),
+        Some(path) => fs::write(path, bytes)
+            .map_err(|error| CliError::local(format!("{} cannot be written", path.display()), "", error)),
+    }
+}
+
+/// What became of one file.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Verdict {
+    file: String,
+    verified: bool,
+    /// Stable code when it did not verify.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    code: String,
+    /// What it says, or why it is not believed.
+    summary: String,
+}
+
+fn verify(global: &Global, files: &[PathBuf], trust: &Path) -> Result<Exit, CliError> {
+    let bytes = read(trust)?;
+    let trust = TrustFile::from_json(&bytes).map_err(|error| {
+        CliError::local(
+            format!("{} is not a trust file", trust.display()),
+            "get one with `sealift evidence trust`",
+            error,
+        )
+    })?;
+    let mut verdicts = Vec::new();
+    for file in expand(files)? {
+        let outcome = verify_packet(read(&file)?.trim_ascii_end(), &trust);
+        let file = file.display().to_string();
+        verdicts.push(match outcome {
+            Ok(packet) => Verdict {
+                file,
+                verified: true,
+                code: String::new(),
+                summary: summary(&packet),
+            },
+            Err(error) => Verdict {
+                file,
+                verified: false,
+                code: error.code().to_owned(),
+                summary: reason(&error),
+            },
+        });
+    }
+    output::write(global.output, &verdicts, || {
+        Rows::new(&["VERIFIED", "FILE", "WHAT IT SAYS"]).with(verdicts.iter().map(|verdict| {
+            let answer = if verdict.verified { "yes" } else { "NO" };
+            vec![answer.to_owned(), clean(&verdict.file), clean(&verdict.summary)]
+        }))
+    })?;
+    let refused = verdicts.iter().filter(|verdict| !verdict.verified).count();
+    if verdicts.is_empty() {
+        return Err(CliError::usage(
+            "there is no packet to verify",
+            format!("packets are files that end in {ENDING}"),
+        ));
+    }
+    if refused > 0 {
+        return Err(CliError::NotVerified(format!(
+            "{refused} of {} packets do not verify",
+            verdicts.len()
+        )));
+    }
+    Ok(Exit::Done)
+}
+
+fn summary(packet: &VerifiedPacket) -> String {
+    let said = &packet.statement.predicate;
+    let images: Vec<_> = packet
+        .statement
+        .subject
+        .iter()
+        .map(|subject| format!("{}@{}", subject.name, short_digest(&subject.digest.sha256)))
+        .collect();
+    format!(
+        "{} {}/{}#{} on {}/{} by {}, running {}",
+        said.result,
+        said.release.repository,
+        said.release.project,
+        said.release.number,
+        said.environment,
+        said.target,
+        said.decision.requested_by,
+        images.join(", ")
+    )
+}
+
+fn reason(error: &VerifyError) -> String {
+    let mut text = format!("{}: {error}", error.code());
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn expand(files: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
+    let mut all = Vec::new();
+    for file in files {
+        if !file.is_dir() {
+            all.push(file.clone());
+            continue;
+        }
+        let unreadable = |error| CliError::local(format!("{} cannot be read", file.display()), "", error);
+        for entry in fs::read_dir(file).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if path.to_string_lossy().ends_with(ENDING) {
+                all.push(path);
+            }
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CliError> {
+    let unreadable = |error| CliError::local(format!("{} cannot be read", path.display()), "", error);
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > 64 * bounds::ENVELOPE_BYTES as u64 {
+        return Err(CliError::usage(
+            format!("{} is too large to be evidence", path.display()),
+            "is this the right file?",
+        ));
+    }
+    fs::read(path).map_err(unreadable)
+}
+
+fn rows(packets: &[Packet]) -> Rows {
+    Rows::new(&[
+        "PACKET", "RESULT", "TARGET", "JOB", "ATTEMPT", "DIGEST", "CREATED",
+    ])
+    .with(packets.iter().map(|packet| {
+        let job = packet.task.split("/tasks/").next().unwrap_or_default();
+        vec![
+            leaf(&packet.name),
+            clean(&packet.result),
+            short_target(&packet.target),
+            leaf(job),
+            packet.attempt.to_string(),
+            short_digest(&packet.digest),
+            stamp(packet.create_time.as_ref()),
+        ]
+    }))
+}

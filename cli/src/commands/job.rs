@@ -1,0 +1,248 @@
+//! `sealift job`: the execution of promotions.
+
+use clap::Subcommand;
+use sealift_proto::v1::{
+    GetJobRequest, Job, ListJobsRequest, ListJobsResponse, LogLine, StreamJobLogsRequest, Task,
+    WatchJobRequest, WatchedJob, WatchedTask, job::State, task::State as TaskState,
+};
+
+use crate::{
+    args::{Global, ListArgs},
+    client::{client, connect, named, pages, unary},
+    error::{CliError, Exit},
+    output::{
+        self, Format, Rows,
+        text::{age, clean, leaf, or_dash, short_target, time},
+    },
+    progress::{Progress, failure_line},
+};
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// Show one with its tasks.
+    Get {
+        /// Its identifier.
+        id: String,
+    },
+    /// Show all, newest first.
+    List {
+        /// Only in this environment.
+        #[arg(long)]
+        env: Option<String>,
+        /// Bounds.
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Follow one to its end; the exit code tells how it ended.
+    Watch {
+        /// Its identifier.
+        id: String,
+    },
+    /// What agents and services logged while it ran.
+    Logs {
+        /// Its identifier.
+        id: String,
+        /// Go on until the job ends.
+        #[arg(short, long)]
+        follow: bool,
+    },
+}
+
+pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError> {
+    let mut client = client!(job_service_client, JobServiceClient, connect(global).await?);
+    match command {
+        JobCommand::Get { id } => {
+            let request = GetJobRequest {
+                name: named("jobs", &id),
+            };
+            let job = client
+                .get_job(unary(request))
+                .await?
+                .into_inner()
+                .job
+                .unwrap_or_default();
+            output::write(global.output, &job, || rows(std::slice::from_ref(&job)))?;
+            if global.output == Format::Table {
+                output::line("")?;
+                output::write(global.output, &job, || task_rows(&job.tasks))?;
+            }
+            Ok(Exit::Done)
+        }
+        JobCommand::List { env, list } => {
+            let environment = env.map(|env| named("environments", &env)).unwrap_or_default();
+            let jobs = pages(list.limit, async |page_size, page_token| {
+                let request = ListJobsRequest {
+                    environment: environment.clone(),
+                    page_size,
+                    page_token,
+                };
+                let page = client.clone().list_jobs(unary(request)).await?.into_inner();
+                Ok((page.jobs, page.next_page_token))
+            })
+            .await?;
+            let answer = ListJobsResponse {
+                jobs,
+                next_page_token: String::new(),
+            };
+            output::write(global.output, &answer, || rows(&answer.jobs))?;
+            Ok(Exit::Done)
+        }
+        JobCommand::Watch { id } => {
+            let request = WatchJobRequest {
+                name: named("jobs", &id),
+            };
+            let mut stream = client.watch_job(request).await?.into_inner();
+            let mut progress = Progress::new();
+            while let Some(news) = stream.message().await? {
+                let Some(job) = news.job else { continue };
+                progress.job(&watched(&job));
+                progress.say("job", state(job.state()));
+                match job.state() {
+                    State::Succeeded => return Ok(Exit::Done),
+                    State::Failed | State::Cancelled => return Ok(Exit::Failed),
+                    State::Unspecified | State::Queued | State::Running => {}
+                }
+            }
+            Err(CliError::usage(
+                "the watch ended before the job did",
+                "run the command again",
+            ))
+        }
+        JobCommand::Logs { id, follow } => {
+            let request = StreamJobLogsRequest {
+                name: named("jobs", &id),
+                follow,
+            };
+            let mut stream = client.stream_job_logs(request).await?.into_inner();
+            while let Some(batch) = stream.message().await? {
+                for line in &batch.lines {
+                    log(global, line)?;
+                }
+            }
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn log(global: &Global, line: &LogLine) -> Result<(), CliError> {
+    if global.output != Format::Table {
+        let text = serde_json::to_string(line)
+            .map_err(|error| CliError::local("a line cannot be written", "", error))?;
+        return output::line(&text);
+    }
+    let stamp =
+        time(line.time.as_ref()).map_or_else(String::new, |time| time.format("%H:%M:%S%.3f").to_string());
+    output::line(&format!(
+        "{stamp} {} [{}] {}",
+        short_target(&line.target),
+        clean(&line.source),
+        clean(&line.text)
+    ))?;
+    if line.truncated {
+        output::line(&format!(
+            "{stamp} {} [truncated] the log is full, what follows was dropped",
+            short_target(&line.target)
+        ))?;
+    }
+    Ok(())
+}
+
+fn watched(job: &Job) -> WatchedJob {
+    let tasks = job.tasks.iter().map(|task| WatchedTask {
+        name: task.name.clone(),
+        target: task.target.clone(),
+        wave: task.wave,
+        state: task_state(task.state()).to_owned(),
+        step: task.step.clone(),
+        attempt: task.attempt,
+        failure: task.failure.clone(),
+        skip_reason: task.skip_reason.clone(),
+    });
+    WatchedJob {
+        name: job.name.clone(),
+        state: state(job.state()).to_owned(),
+        tasks: tasks.collect(),
+    }
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Unspecified => "unknown",
+        State::Queued => "queued",
+        State::Running => "running",
+        State::Succeeded => "succeeded",
+        State::Failed => "failed",
+        State::Cancelled => "cancelled",
+    }
+}
+
+fn task_state(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Unspecified => "unknown",
+        TaskState::Pending => "pending",
+        TaskState::Assigned => "assigned",
+        TaskState::Accepted => "accepted",
+        TaskState::Running => "running",
+        TaskState::Lost => "lost",
+        TaskState::Succeeded => "succeeded",
+        TaskState::Failed => "failed",
+        TaskState::Skipped => "skipped",
+        TaskState::Cancelled => "cancelled",
+    }
+}
+
+fn rows(jobs: &[Job]) -> Rows {
+    Rows::new(&[
+        "JOB",
+        "RELEASE",
+        "ENVIRONMENT",
+        "STATE",
+        "TASKS",
+        "AGE",
+        "FAILURE",
+    ])
+    .with(jobs.iter().map(|job| {
+        vec![
+            leaf(&job.name),
+            clean(&job.release_display),
+            leaf(&job.environment),
+            if job.stopping {
+                format!("{} (stopping)", state(job.state()))
+            } else {
+                state(job.state()).to_owned()
+            },
+            job.tasks.len().to_string(),
+            age(job.create_time.as_ref(), output::now()),
+            job.failure.as_ref().map(failure_line).unwrap_or_default(),
+        ]
+    }))
+}
+
+fn task_rows(tasks: &[Task]) -> Rows {
+    Rows::new(&[
+        "WAVE", "TARGET", "STATE", "STEP", "ATTEMPT", "EVIDENCE", "FAILURE",
+    ])
+    .with(tasks.iter().map(|task| {
+        vec![
+            task.wave.to_string(),
+            short_target(&task.target),
+            task_state(task.state()).to_owned(),
+            or_dash(if task.skip_reason.is_empty() {
+                &task.step
+            } else {
+                &task.skip_reason
+            }),
+            task.attempt.to_string(),
+            or_dash(
+                &task
+                    .packets
+                    .iter()
+                    .map(|packet| leaf(packet))
+                    .collect::<Vec<_>>()
+                    .join(","),
+            ),
+            task.failure.as_ref().map(failure_line).unwrap_or_default(),
+        ]
+    }))
+}

@@ -1,0 +1,325 @@
+//! `sealift promote`: bring a release to an environment, and see it through.
+
+use std::time::Duration;
+
+use clap::Args;
+use sealift_proto::v1::{
+    CancelPromotionRequest, CreatePromotionRequest, Decision, GetPromotionRequest, Limits, Plan,
+    PlanPromotionRequest, Promotion, Strategy, WatchPromotionRequest, gate_answer::Verdict,
+    plan_change::Action, promotion::State, promotion_service_client::PromotionServiceClient, strategy,
+};
+use tonic::transport::Channel;
+
+use crate::{
+    args::Global,
+    client::{client, connect, named, request_id, unary},
+    commands::promotion,
+    error::{CliError, Exit},
+    output::{
+        self, Format, Rows,
+        text::{clean, leaf, or_dash, short_digest, short_target},
+    },
+    progress::{Progress, failure_line},
+};
+
+/// What to bring where, and how.
+#[derive(Debug, Args)]
+pub struct PromoteArgs {
+    /// The release: id, PROJECT#NUMBER or REPOSITORY/PROJECT@COMMIT.
+    release: String,
+    /// The environment.
+    #[arg(long = "to", value_name = "ENVIRONMENT")]
+    environment: String,
+    /// Show what would change and whether the gates would pass; change nothing.
+    #[arg(long)]
+    plan: bool,
+    /// Exit with 2 when the plan has changes (with --plan).
+    #[arg(long, requires = "plan")]
+    detailed_exitcode: bool,
+    /// Follow to the end; the exit code tells how it ended.
+    #[arg(long, conflicts_with = "plan")]
+    wait: bool,
+    /// Give up waiting after this time; the promotion goes on.
+    #[arg(long, requires = "wait", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// Cancel the promotion when --timeout passes.
+    #[arg(long, requires = "timeout")]
+    cancel_on_timeout: bool,
+    /// Work on at most so many targets at a time; without it all at once.
+    #[arg(long, value_name = "MAX_PARALLEL", value_parser = clap::value_parser!(u16).range(1..))]
+    rolling: Option<u16>,
+    /// How long every service must be healthy without a break.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    min_healthy: Option<Duration>,
+    /// How long the services may take until that is reached.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    healthy_deadline: Option<Duration>,
+    /// How long pulling may take.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pull_deadline: Option<Duration>,
+    /// Attempts per target.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    max_attempts: i32,
+    /// What this change is, for the record.
+    #[arg(long, default_value = "")]
+    summary: String,
+    /// Digest of a plan that was looked at: refused when the plan would differ now.
+    #[arg(long, default_value = "", value_name = "DIGEST")]
+    plan_digest: String,
+}
+
+type Client = PromotionServiceClient<Channel>;
+
+pub async fn run(global: &Global, args: PromoteArgs) -> Result<Exit, CliError> {
+    let mut client = client!(
+        promotion_service_client,
+        PromotionServiceClient,
+        connect(global).await?
+    );
+    if args.plan {
+        return plan(global, &mut client, &args).await;
+    }
+    let request = CreatePromotionRequest {
+        request_id: request_id(),
+        release: named("releases", &args.release),
+        environment: named("environments", &args.environment),
+        strategy: Some(args.strategy()),
+        limits: Some(args.limits()),
+        change_summary: args.summary.clone(),
+        plan_digest: args.plan_digest.clone(),
+    };
+    let promotion = client
+        .create_promotion(unary(request))
+        .await?
+        .into_inner()
+        .promotion
+        .unwrap_or_default();
+    let id = leaf(&promotion.name);
+    if promotion.state() == State::Rejected {
+        promotion::show(global, &promotion)?;
+        if let Some(decision) = &promotion.decision {
+            anstream::eprintln!("rejected:");
+            print_gates(decision);
+        }
+        return Ok(Exit::Rejected);
+    }
+    if !args.wait {
+        promotion::show(global, &promotion)?;
+        anstream::eprintln!("to follow it: sealift promotion watch {id}");
+        return Ok(Exit::Done);
+    }
+    anstream::eprintln!(
+        "promotion {id}: {} to {}",
+        clean(&promotion.release_display),
+        clean(&args.environment)
+    );
+    let exit = match args.timeout {
+        None => follow(&mut client, &promotion.name).await?,
+        Some(timeout) => {
+            if let Ok(exit) = tokio::time::timeout(timeout, follow(&mut client, &promotion.name)).await {
+                exit?
+            } else {
+                give_up(&mut client, &promotion, args.cancel_on_timeout).await?;
+                Exit::TimedOut
+            }
+        }
+    };
+    let request = GetPromotionRequest { name: promotion.name };
+    let promotion = client
+        .get_promotion(unary(request))
+        .await?
+        .into_inner()
+        .promotion
+        .unwrap_or_default();
+    promotion::show(global, &promotion)?;
+    Ok(exit)
+}
+
+impl PromoteArgs {
+    fn strategy(&self) -> Strategy {
+        let kind = match self.rolling {
+            Some(most) => strategy::Kind::Rolling(strategy::Rolling {
+                max_parallel: i32::from(most),
+            }),
+            None => strategy::Kind::AllAtOnce(strategy::AllAtOnce {}),
+        };
+        Strategy { kind: Some(kind) }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            min_healthy: self.min_healthy.map(duration),
+            healthy_deadline: self.healthy_deadline.map(duration),
+            pull_deadline: self.pull_deadline.map(duration),
+            max_attempts: self.max_attempts,
+        }
+    }
+}
+
+fn duration(duration: Duration) -> pbjson_types::Duration {
+    pbjson_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+async fn plan(global: &Global, client: &mut Client, args: &PromoteArgs) -> Result<Exit, CliError> {
+    let request = PlanPromotionRequest {
+        release: named("releases", &args.release),
+        environment: named("environments", &args.environment),
+        strategy: Some(args.strategy()),
+        limits: Some(args.limits()),
+    };
+    let answer = client.plan_promotion(unary(request)).await?.into_inner();
+    let plan = answer.plan.clone().unwrap_or_default();
+    let decision = answer.decision.clone().unwrap_or_default();
+    output::write(global.output, &answer, || plan_rows(&plan))?;
+    if global.output == Format::Table {
+        let changed = plan.targets.iter().filter(|target| !target.no_op).count();
+        anstream::eprintln!();
+        anstream::eprintln!(
+            "{changed} of {} targets would change; plan {}",
+            plan.targets.len(),
+            clean(&plan.digest)
+        );
+        print_gates(&decision);
+    }
+    let changes = plan.targets.iter().any(|target| !target.no_op);
+    Ok(match (decision.passed, args.detailed_exitcode && changes) {
+        (false, _) => Exit::Rejected,
+        (true, true) => Exit::Differences,
+        (true, false) => Exit::Done,
+    })
+}
+
+fn plan_rows(plan: &Plan) -> Rows {
+    Rows::new(&["WAVE", "TARGET", "SERVICE", "ACTION", "NOW", "NEXT"]).with(plan.targets.iter().flat_map(
+        |target| {
+            target.changes.iter().map(|change| {
+                let action = match change.action() {
+                    Action::Keep => "keep",
+                    Action::Create => "create",
+                    Action::Replace => "replace",
+                    Action::Remove => "remove",
+                    Action::Unspecified => "-",
+                };
+                vec![
+                    if target.no_op {
+                        "-".to_owned()
+                    } else {
+                        target.wave.to_string()
+                    },
+                    short_target(&target.target),
+                    clean(&change.service),
+                    action.to_owned(),
+                    or_dash(&short_digest(&change.digest_now)),
+                    or_dash(&short_digest(&change.digest_next)),
+                ]
+            })
+        },
+    ))
+}
+
+/// Every gate's answer, with what to do where one did not pass.
+pub fn print_gates(decision: &Decision) {
+    for gate in &decision.gates {
+        let verdict = match gate.verdict() {
+            Verdict::Pass => "pass",
+            Verdict::Wait => "wait",
+            Verdict::Fail => "FAIL",
+            Verdict::Unspecified => "-",
+        };
+        anstream::eprintln!(
+            "  {verdict}  {:16} {} {}",
+            clean(&gate.gate),
+            clean(&gate.reason),
+            clean(&gate.message)
+        );
+        if !gate.advice.is_empty() {
+            anstream::eprintln!("        hint: {}", clean(&gate.advice));
+        }
+    }
+}
+
+/// Follows a promotion to its end. A broken stream is taken up again; the watch has no gap.
+pub async fn follow(client: &mut Client, name: &str) -> Result<Exit, CliError> {
+    const MOST_BREAKS: u32 = 20;
+    let mut progress = Progress::new();
+    let mut breaks = 0;
+    loop {
+        match watch(client, name, &mut progress).await {
+            Ok(Some(exit)) => return Ok(exit),
+            Ok(None) => {}
+            Err(error) if error.exit() != Exit::Unreachable => return Err(error),
+            Err(error) if breaks >= MOST_BREAKS => return Err(error),
+            Err(_) => {}
+        }
+        breaks += 1;
+        let pause = Duration::from_millis(250 * u64::from(breaks.min(20)));
+        progress.say("watch", &format!("the connection ended, trying again ({breaks})"));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn watch(client: &mut Client, name: &str, progress: &mut Progress) -> Result<Option<Exit>, CliError> {
+    let request = WatchPromotionRequest {
+        name: name.to_owned(),
+    };
+    let mut stream = client.watch_promotion(request).await?.into_inner();
+    let mut life = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let news = tokio::select! {
+            news = stream.message() => news?,
+            _ = life.tick() => {
+                progress.tick();
+                continue;
+            }
+        };
+        let Some(news) = news else { return Ok(None) };
+        if let Some(job) = &news.job {
+            progress.job(job);
+        }
+        let Some(promotion) = &news.promotion else {
+            continue;
+        };
+        progress.say("promotion", &describe(promotion));
+        if let Some(exit) = ended(promotion) {
+            return Ok(Some(exit));
+        }
+    }
+}
+
+fn describe(promotion: &Promotion) -> String {
+    let state = promotion::state(promotion.state());
+    match (&promotion.failure, promotion.lane_position) {
+        (Some(failure), _) => format!("{state}: {}; {}", failure_line(failure), clean(&failure.advice)),
+        (None, position) if position > 0 => format!("{state}, number {position} in the lane"),
+        (None, _) => state.to_owned(),
+    }
+}
+
+fn ended(promotion: &Promotion) -> Option<Exit> {
+    match promotion.state() {
+        State::Deployed => Some(Exit::Done),
+        State::Rejected => Some(Exit::Rejected),
+        State::Failed | State::Cancelled => Some(Exit::Failed),
+        State::PendingGate | State::Approved | State::Deploying | State::Unspecified => None,
+    }
+}
+
+async fn give_up(client: &mut Client, promotion: &Promotion, cancel: bool) -> Result<(), CliError> {
+    let id = leaf(&promotion.name);
+    if !cancel {
+        anstream::eprintln!("--timeout passed; the promotion goes on: sealift promotion watch {id}");
+        return Ok(());
+    }
+    let request = CancelPromotionRequest {
+        request_id: request_id(),
+        name: promotion.name.clone(),
+        reason: "the time given with --timeout passed".to_owned(),
+        etag: String::new(),
+    };
+    client.cancel_promotion(unary(request)).await?;
+    anstream::eprintln!("--timeout passed; the promotion is being cancelled: sealift promotion watch {id}");
+    Ok(())
+}

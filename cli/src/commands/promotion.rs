@@ -1,0 +1,185 @@
+//! `sealift promotion`: requests to bring releases to environments.
+
+use clap::Subcommand;
+use sealift_proto::v1::{
+    CancelPromotionRequest, GetPromotionRequest, ListPromotionsRequest, ListPromotionsResponse, Promotion,
+    promotion::State,
+};
+
+use crate::{
+    args::{Global, ListArgs},
+    client::{client, connect, named, pages, request_id, unary},
+    commands::promote,
+    error::{CliError, Exit},
+    output::{
+        self, Format, Rows,
+        text::{age, clean, leaf, or_dash, stamp},
+    },
+    progress::failure_line,
+};
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum PromotionCommand {
+    /// Show one with its decision and history.
+    Get {
+        /// Its identifier.
+        id: String,
+    },
+    /// Show all, newest first.
+    List {
+        /// Only to this environment.
+        #[arg(long)]
+        env: Option<String>,
+        /// Bounds.
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Follow one to its end; the exit code tells how it ended.
+    Watch {
+        /// Its identifier.
+        id: String,
+    },
+    /// Cancel one: finished targets stay, unstarted ones never start, running ones restore what ran before.
+    Cancel {
+        /// Its identifier.
+        id: String,
+        /// Why.
+        #[arg(long, default_value = "cancelled by an operator")]
+        reason: String,
+    },
+}
+
+pub async fn run(global: &Global, command: PromotionCommand) -> Result<Exit, CliError> {
+    let mut client = client!(
+        promotion_service_client,
+        PromotionServiceClient,
+        connect(global).await?
+    );
+    match command {
+        PromotionCommand::Get { id } => {
+            let request = GetPromotionRequest {
+                name: named("promotions", &id),
+            };
+            let promotion = client
+                .get_promotion(unary(request))
+                .await?
+                .into_inner()
+                .promotion
+                .unwrap_or_default();
+            show(global, &promotion)?;
+            if global.output == Format::Table {
+                details(&promotion)?;
+            }
+            Ok(Exit::Done)
+        }
+        PromotionCommand::List { env, list } => {
+            let environment = env.map(|env| named("environments", &env)).unwrap_or_default();
+            let promotions = pages(list.limit, async |page_size, page_token| {
+                let request = ListPromotionsRequest {
+                    environment: environment.clone(),
+                    page_size,
+                    page_token,
+                };
+                let page = client.clone().list_promotions(unary(request)).await?.into_inner();
+                Ok((page.promotions, page.next_page_token))
+            })
+            .await?;
+            let answer = ListPromotionsResponse {
+                promotions,
+                next_page_token: String::new(),
+            };
+            output::write(global.output, &answer, || rows(&answer.promotions))?;
+            Ok(Exit::Done)
+        }
+        PromotionCommand::Watch { id } => promote::follow(&mut client, &named("promotions", &id)).await,
+        PromotionCommand::Cancel { id, reason } => {
+            let request = CancelPromotionRequest {
+                request_id: request_id(),
+                name: named("promotions", &id),
+                reason,
+                etag: String::new(),
+            };
+            let promotion = client
+                .cancel_promotion(unary(request))
+                .await?
+                .into_inner()
+                .promotion
+                .unwrap_or_default();
+            show(global, &promotion)?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// One promotion as a result.
+pub fn show(global: &Global, promotion: &Promotion) -> Result<(), CliError> {
+    output::write(global.output, promotion, || rows(std::slice::from_ref(promotion)))
+}
+
+/// The stable text of a state.
+pub fn state(state: State) -> &'static str {
+    match state {
+        State::Unspecified => "unknown",
+        State::PendingGate => "pending_gate",
+        State::Approved => "approved",
+        State::Deploying => "deploying",
+        State::Deployed => "deployed",
+        State::Rejected => "rejected",
+        State::Cancelled => "cancelled",
+        State::Failed => "failed",
+    }
+}
+
+fn rows(promotions: &[Promotion]) -> Rows {
+    let header = [
+        "PROMOTION",
+        "RELEASE",
+        "TO",
+        "STATE",
+        "BY",
+        "AGE",
+        "JOB",
+        "FAILURE",
+    ];
+    Rows::new(&header).with(promotions.iter().map(|promotion| {
+        vec![
+            leaf(&promotion.name),
+            clean(&promotion.release_display),
+            leaf(&promotion.environment),
+            state(promotion.state()).to_owned(),
+            clean(&promotion.requested_by),
+            age(promotion.create_time.as_ref(), output::now()),
+            or_dash(&leaf(&promotion.job)),
+            promotion.failure.as_ref().map(failure_line).unwrap_or_default(),
+        ]
+    }))
+}
+
+fn details(promotion: &Promotion) -> Result<(), CliError> {
+    if let Some(failure) = &promotion.failure {
+        output::line(&format!("\nfailure: {}", failure_line(failure)))?;
+        if !failure.detail.is_empty() {
+            output::line(&format!("detail:  {}", clean(&failure.detail)))?;
+        }
+        output::line(&format!("next:    {}", clean(&failure.advice)))?;
+    }
+    if let Some(decision) = &promotion.decision {
+        output::line(&format!("\ndecision {}", clean(&decision.digest)))?;
+        promote::print_gates(decision);
+    }
+    output::line("")?;
+    let history = Rows::new(&["SEQ", "TIME", "FROM", "TO", "EVENT", "BY"]).with(
+        promotion.transitions.iter().map(|row| {
+            vec![
+                row.seq.to_string(),
+                stamp(row.at.as_ref()),
+                or_dash(&row.from),
+                clean(&row.to),
+                clean(&row.event),
+                clean(&row.actor),
+            ]
+        }),
+    );
+    output::write(Format::Table, promotion, || history)
+}

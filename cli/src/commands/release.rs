@@ -1,0 +1,287 @@
+//! `sealift release`: immutable bundles of what to run.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::Subcommand;
+use sealift_common::{bounds, name::SourceRef};
+use sealift_proto::v1::{
+    CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, ListReleasesResponse, Release, Source,
+    Variables,
+};
+
+use crate::{
+    args::{Global, ListArgs},
+    client::{client, connect, named, pages, request_id, unary},
+    error::{CliError, Exit},
+    output::{
+        self, Format, Rows,
+        text::{clean, leaf, or_dash, short_digest, stamp},
+    },
+};
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum ReleaseCommand {
+    /// Make a release from a compose file: every tag is resolved to a digest, then it is numbered and frozen.
+    Create {
+        /// The compose file.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Where it came from: REPOSITORY/PROJECT@COMMIT.
+        #[arg(long)]
+        source: String,
+        /// Check and resolve everything, keep nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show one: by id, PROJECT#NUMBER or REPOSITORY/PROJECT@COMMIT.
+    Get {
+        /// The release.
+        release: String,
+    },
+    /// Show all, newest first.
+    List {
+        /// Only of this project (REPOSITORY/PROJECT or its last segments).
+        #[arg(long, default_value = "")]
+        project: String,
+        /// Bounds.
+        #[command(flatten)]
+        list: ListArgs,
+    },
+}
+
+pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliError> {
+    match command {
+        ReleaseCommand::Create {
+            file,
+            source,
+            dry_run,
+        } => create(global, &file, &source, dry_run).await,
+        ReleaseCommand::Get { release } => {
+            let mut client = client!(
+                release_service_client,
+                ReleaseServiceClient,
+                connect(global).await?
+            );
+            let request = GetReleaseRequest {
+                name: named("releases", &release),
+            };
+            let release = client
+                .get_release(unary(request))
+                .await?
+                .into_inner()
+                .release
+                .unwrap_or_default();
+            show(global, &release)
+        }
+        ReleaseCommand::List { project, list } => {
+            let client = client!(
+                release_service_client,
+                ReleaseServiceClient,
+                connect(global).await?
+            );
+            let releases = pages(list.limit, async |page_size, page_token| {
+                let request = ListReleasesRequest {
+                    project: project.clone(),
+                    page_size,
+                    page_token,
+                };
+                let page = client.clone().list_releases(unary(request)).await?.into_inner();
+                Ok((page.releases, page.next_page_token))
+            })
+            .await?;
+            let answer = ListReleasesResponse {
+                releases,
+                next_page_token: String::new(),
+            };
+            output::write(global.output, &answer, || rows(&answer.releases))?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+async fn create(global: &Global, file: &Path, source: &str, dry_run: bool) -> Result<Exit, CliError> {
+    let source: SourceRef = source
+        .parse()
+        .map_err(|error: sealift_common::name::InvalidName| {
+            CliError::usage(
+                error.to_string(),
+                "for example --source github.com/acme/shop/api@$(git rev-parse HEAD)",
+            )
+        })?;
+    let compose = read_bounded(file, bounds::MANIFEST_BYTES)?;
+    let env_files = env_files(&compose, file.parent().unwrap_or(Path::new(".")))?;
+    let mut client = client!(
+        release_service_client,
+        ReleaseServiceClient,
+        connect(global).await?
+    );
+    let request = CreateReleaseRequest {
+        request_id: request_id(),
+        source: Some(Source {
+            repository: source.project.repository,
+            project: source.project.project,
+            commit: source.commit,
+        }),
+        compose,
+        env_files,
+        validate_only: dry_run,
+    };
+    let mut request = tonic::Request::new(request);
+    // Resolving many tags at a slow registry takes its time; the orchestrator has its own deadline for each.
+    request.set_timeout(std::time::Duration::from_mins(3));
+    let release = client
+        .create_release(request)
+        .await?
+        .into_inner()
+        .release
+        .unwrap_or_default();
+    if dry_run {
+        anstream::eprintln!("checked; nothing was kept (--dry-run)");
+    }
+    show(global, &release)
+}
+
+fn read_bounded(path: &Path, most: usize) -> Result<Vec<u8>, CliError> {
+    let unreadable = |error| CliError::local(format!("{} cannot be read", path.display()), "", error);
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > most as u64 {
+        return Err(CliError::usage(
+            format!("{} has {size} bytes, at most {most} are allowed", path.display()),
+            "a compose file is text; is this the right file?",
+        ));
+    }
+    fs::read(path).map_err(unreadable)
+}
+
+/// Reads the files that `env_file` names, since the orchestrator opens none. Whatever else is wrong with the compose file is
+/// for the orchestrator to say.
+fn env_files(compose: &[u8], folder: &Path) -> Result<HashMap<String, Variables>, CliError> {
+    let Ok(text) = std::str::from_utf8(compose) else {
+        return Ok(HashMap::new());
+    };
+    let Ok(document) = serde_saphyr::from_str::<serde_json::Value>(text) else {
+        return Ok(HashMap::new());
+    };
+    let mut names = BTreeSet::new();
+    for service in document
+        .get("services")
+        .and_then(|services| services.as_object())
+        .into_iter()
+        .flat_map(|s| s.values())
+    {
+        match service.get("env_file") {
+            Some(serde_json::Value::String(name)) => drop(names.insert(name.clone())),
+            Some(serde_json::Value::Array(entries)) => {
+                names.extend(entries.iter().filter_map(|entry| {
+                    entry
+                        .as_str()
+                        .or_else(|| entry.get("path")?.as_str())
+                        .map(str::to_owned)
+                }));
+            }
+            _ => {}
+        }
+    }
+    names
+        .into_iter()
+        .map(|name| {
+            let bytes = read_bounded(&folder.join(&name), bounds::MANIFEST_BYTES)?;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            Ok((
+                name.clone(),
+                Variables {
+                    values: variables(&name, &text)?,
+                },
+            ))
+        })
+        .collect()
+}
+
+/// `NAME=value` lines; blank lines and comments are passed over, one pair of quotes around a value is taken off.
+fn variables(file: &str, text: &str) -> Result<HashMap<String, String>, CliError> {
+    let mut values = HashMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        let Some((name, value)) = line.split_once('=') else {
+            return Err(CliError::usage(
+                format!("{file}, line {}: wanted NAME=value", number + 1),
+                "variables that shall come from the environment of a shell must be written out",
+            ));
+        };
+        let value = value.trim();
+        let unquoted = ['"', '\'']
+            .iter()
+            .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
+            .unwrap_or(value);
+        values.insert(name.trim().to_owned(), unquoted.to_owned());
+    }
+    Ok(values)
+}
+
+fn show(global: &Global, release: &Release) -> Result<Exit, CliError> {
+    output::write(global.output, release, || rows(std::slice::from_ref(release)))?;
+    if global.output == Format::Table {
+        output::line("")?;
+        output::write(global.output, release, || {
+            Rows::new(&["SERVICE", "COMPONENT", "TAG", "DIGEST"]).with(release.components.iter().map(
+                |component| {
+                    let name = component
+                        .component
+                        .strip_prefix("components/")
+                        .unwrap_or(&component.component);
+                    vec![
+                        clean(&component.service),
+                        clean(name),
+                        or_dash(&component.tag),
+                        clean(&component.digest),
+                    ]
+                },
+            ))
+        })?;
+    }
+    Ok(Exit::Done)
+}
+
+fn rows(releases: &[Release]) -> Rows {
+    Rows::new(&["RELEASE", "COMMIT", "CONTENT", "SERVICES", "BY", "CREATED", "ID"]).with(releases.iter().map(
+        |release| {
+            let source = release.source.clone().unwrap_or_default();
+            vec![
+                clean(&format!(
+                    "{}/{}#{}",
+                    source.repository, source.project, release.number
+                )),
+                clean(&source.commit.chars().take(12).collect::<String>()),
+                short_digest(&release.content_digest),
+                release.components.len().to_string(),
+                clean(&release.created_by),
+                stamp(release.create_time.as_ref()),
+                leaf(&release.name),
+            ]
+        },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn env_files_are_read_as_given_variables() {
+        let values = variables("x", "# c\n\nA=1\nexport B=\"two words\"\nC='x=y'\nD=\n").unwrap();
+        assert_eq!(values["A"], "1");
+        assert_eq!(values["B"], "two words");
+        assert_eq!(values["C"], "x=y");
+        assert_eq!(values["D"], "");
+        assert!(variables("x", "A").is_err());
+    }
+}

@@ -1,0 +1,255 @@
+//! `sealift target`: deployable places on hosts.
+
+use std::collections::HashMap;
+
+use clap::{Subcommand, ValueEnum};
+use pbjson_types::FieldMask;
+use sealift_proto::v1::{
+    ArchiveTargetRequest, CreateJoinTokenRequest, CreateTargetRequest, GetTargetRequest, ListTargetsRequest,
+    ListTargetsResponse, Target, UpdateTargetRequest, target::Kind,
+    target_service_client::TargetServiceClient,
+};
+use tonic::transport::Channel;
+
+use crate::{
+    args::{Global, ListArgs},
+    client::{client, connect, named, pages, request_id, target_name, unary},
+    commands::drift,
+    error::{CliError, Exit},
+    output::{
+        self, Format, Rows,
+        text::{age, clean, leaf, or_dash, short_digest, short_target},
+    },
+};
+
+/// What kind of place.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum KindArg {
+    /// The agent drives the engine itself.
+    DockerHost,
+    /// The agent drives the host's Compose.
+    ComposeHost,
+}
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum TargetCommand {
+    /// Make a target.
+    Create {
+        /// ENVIRONMENT/TARGET.
+        name: String,
+        /// What kind of place.
+        #[arg(long, value_enum, default_value = "docker-host")]
+        kind: KindArg,
+        /// KEY=VALUE; may be repeated. `region` groups targets for strategies.
+        #[arg(long = "label", value_parser = label)]
+        labels: Vec<(String, String)>,
+    },
+    /// Show all.
+    List {
+        /// Only of this environment.
+        #[arg(long)]
+        env: Option<String>,
+        /// Bounds.
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Show one with what runs there and its drift.
+    Get {
+        /// ENVIRONMENT/TARGET.
+        name: String,
+    },
+    /// Replace the labels.
+    Label {
+        /// ENVIRONMENT/TARGET.
+        name: String,
+        /// KEY=VALUE; all labels that it shall have.
+        #[arg(value_parser = label)]
+        labels: Vec<(String, String)>,
+    },
+    /// Put one away that nothing uses.
+    Archive {
+        /// ENVIRONMENT/TARGET.
+        name: String,
+    },
+    /// Make a single-use token with which an agent enrols for this target.
+    Token {
+        /// ENVIRONMENT/TARGET.
+        name: String,
+        /// How long it is good for.
+        #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+        life: std::time::Duration,
+    },
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("wanted KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+pub async fn run(global: &Global, command: TargetCommand) -> Result<Exit, CliError> {
+    let mut client = client!(target_service_client, TargetServiceClient, connect(global).await?);
+    let target = match command {
+        TargetCommand::Create { name, kind, labels } => {
+            let full = target_name(&name)?;
+            let (parent, target_id) = full.split_once("/targets/").unwrap_or((&full, ""));
+            let kind = match kind {
+                KindArg::DockerHost => Kind::DockerHost,
+                KindArg::ComposeHost => Kind::ComposeHost,
+            };
+            let labels: HashMap<_, _> = labels.into_iter().collect();
+            let request = CreateTargetRequest {
+                request_id: request_id(),
+                parent: parent.to_owned(),
+                target_id: target_id.to_owned(),
+                target: Some(Target {
+                    kind: kind.into(),
+                    labels,
+                    ..Default::default()
+                }),
+            };
+            client.create_target(unary(request)).await?.into_inner().target
+        }
+        TargetCommand::List { env, list } => {
+            let parent = named("environments", env.as_deref().unwrap_or("-"));
+            let targets = pages(list.limit, async |page_size, page_token| {
+                let request = ListTargetsRequest {
+                    parent: parent.clone(),
+                    page_size,
+                    page_token,
+                };
+                let page = client.clone().list_targets(unary(request)).await?.into_inner();
+                Ok((page.targets, page.next_page_token))
+            })
+            .await?;
+            let answer = ListTargetsResponse {
+                targets,
+                next_page_token: String::new(),
+            };
+            output::write(global.output, &answer, || rows(&answer.targets))?;
+            return Ok(Exit::Done);
+        }
+        TargetCommand::Get { name } => {
+            let target = get(&mut client, &name).await?;
+            return show(global, &target);
+        }
+        TargetCommand::Label { name, labels } => {
+            let mut target = get(&mut client, &name).await?;
+            target.labels = labels.into_iter().collect();
+            let request = UpdateTargetRequest {
+                request_id: request_id(),
+                target: Some(target),
+                update_mask: Some(FieldMask {
+                    paths: vec!["labels".to_owned()],
+                }),
+            };
+            client.update_target(unary(request)).await?.into_inner().target
+        }
+        TargetCommand::Archive { name } => {
+            let target = get(&mut client, &name).await?;
+            let request = ArchiveTargetRequest {
+                request_id: request_id(),
+                name: target.name,
+                etag: target.etag,
+            };
+            client.archive_target(unary(request)).await?.into_inner().target
+        }
+        TargetCommand::Token { name, life } => return token(global, &mut client, &name, life).await,
+    };
+    let target = target.unwrap_or_default();
+    output::write(global.output, &target, || rows(std::slice::from_ref(&target)))?;
+    Ok(Exit::Done)
+}
+
+async fn get(client: &mut TargetServiceClient<Channel>, name: &str) -> Result<Target, CliError> {
+    let request = GetTargetRequest {
+        name: target_name(name)?,
+    };
+    Ok(client
+        .get_target(unary(request))
+        .await?
+        .into_inner()
+        .target
+        .unwrap_or_default())
+}
+
+async fn token(
+    global: &Global,
+    client: &mut TargetServiceClient<Channel>,
+    name: &str,
+    life: std::time::Duration,
+) -> Result<Exit, CliError> {
+    let request = CreateJoinTokenRequest {
+        request_id: request_id(),
+        name: target_name(name)?,
+        life_seconds: i64::try_from(life.as_secs()).unwrap_or(i64::MAX),
+    };
+    let answer = client.create_join_token(unary(request)).await?.into_inner();
+    if global.output == Format::Table {
+        // The bare token, so that it can be piped into `sealift-agent join --token-stdin`.
+        output::line(&clean(&answer.token))?;
+        anstream::eprintln!(
+            "on the host: sealift-agent join --orchestrator URL --token-stdin; it works once and is not shown again"
+        );
+    } else {
+        output::write_message(global.output, &answer)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn rows(targets: &[Target]) -> Rows {
+    Rows::new(&["TARGET", "KIND", "AGENT", "LABELS", "SEEN"]).with(targets.iter().map(|target| {
+        let mut labels: Vec<_> = target
+            .labels
+            .iter()
+            .map(|(key, value)| clean(&format!("{key}={value}")))
+            .collect();
+        labels.sort();
+        vec![
+            short_target(&target.name),
+            kind(target).to_owned(),
+            if target.agent.is_empty() {
+                "none".to_owned()
+            } else {
+                format!("{} ({})", leaf(&target.agent), clean(&target.agent_status))
+            },
+            labels.join(","),
+            age(target.observe_time.as_ref(), crate::output::now()),
+        ]
+    }))
+}
+
+fn kind(target: &Target) -> &'static str {
+    match target.kind() {
+        Kind::DockerHost => "docker-host",
+        Kind::ComposeHost => "compose-host",
+        Kind::Unspecified => "-",
+    }
+}
+
+fn show(global: &Global, target: &Target) -> Result<Exit, CliError> {
+    output::write(global.output, target, || rows(std::slice::from_ref(target)))?;
+    if global.output != Format::Table {
+        return Ok(Exit::Done);
+    }
+    output::line("")?;
+    output::write(global.output, target, || {
+        Rows::new(&["PROJECT", "SERVICE", "DIGEST", "STATE", "HEALTH", "CONTAINER"]).with(
+            target.observed.iter().map(|seen| {
+                vec![
+                    clean(&seen.project),
+                    clean(&seen.service),
+                    or_dash(&short_digest(&seen.digest)),
+                    clean(&seen.state),
+                    clean(&seen.health),
+                    short_digest(&seen.container_id),
+                ]
+            }),
+        )
+    })?;
+    if !target.drift.is_empty() {
+        output::line("")?;
+        output::write(global.output, target, || drift::rows(&target.drift))?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,97 @@
+//! Text from hosts and users is never printed raw: no escape sequences, no line breaks that forge output.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// Replaces every control, format and direction-changing character, and cuts to a bound.
+pub fn clean(text: &str) -> String {
+    const MOST: usize = 4096;
+    text.chars()
+        .take(MOST)
+        .map(|c| if is_harmless(c) { c } else { '\u{fffd}' })
+        .collect()
+}
+
+fn is_harmless(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// The last segment of a resource name.
+pub fn leaf(name: &str) -> String {
+    clean(name.rsplit('/').next().unwrap_or(name))
+}
+
+/// A digest in twelve digits.
+pub fn short_digest(digest: &str) -> String {
+    let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
+    clean(&hex.chars().take(12).collect::<String>())
+}
+
+/// `environments/prod/targets/web-1` as `prod/web-1`.
+pub fn short_target(name: &str) -> String {
+    let parts: Vec<_> = name.split('/').collect();
+    match parts.as_slice() {
+        ["environments", environment, "targets", target] => clean(&format!("{environment}/{target}")),
+        _ => clean(name),
+    }
+}
+
+/// A protobuf time stamp.
+pub fn time(stamp: Option<&pbjson_types::Timestamp>) -> Option<DateTime<Utc>> {
+    stamp.and_then(|stamp| DateTime::from_timestamp(stamp.seconds, u32::try_from(stamp.nanos).ok()?))
+}
+
+/// How long ago, in the largest unit: `3d`, `2h`, `5m`, `12s`.
+pub fn age(stamp: Option<&pbjson_types::Timestamp>, now: DateTime<Utc>) -> String {
+    time(stamp).map_or_else(|| "-".to_owned(), |then| span(now - then))
+}
+
+/// A span in the largest unit.
+pub fn span(span: TimeDelta) -> String {
+    let seconds = span.num_seconds().max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// RFC 3339 without fractions.
+pub fn stamp(stamp: Option<&pbjson_types::Timestamp>) -> String {
+    time(stamp).map_or_else(
+        || "-".to_owned(),
+        |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    )
+}
+
+/// The text, or a dash for none.
+pub fn or_dash(text: &str) -> String {
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        clean(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_sequences_do_not_survive() {
+        assert_eq!(
+            clean("a\x1b[31mb\nc\u{202e}d"),
+            "a\u{fffd}[31mb\u{fffd}c\u{fffd}d"
+        );
+        assert_eq!(clean("grüße 漢字"), "grüße 漢字");
+        assert_eq!(clean(&"x".repeat(10_000)).len(), 4096);
+    }
+
+    #[test]
+    fn spans_use_the_largest_unit() {
+        assert_eq!(span(TimeDelta::seconds(59)), "59s");
+        assert_eq!(span(TimeDelta::hours(49)), "2d");
+        assert_eq!(span(TimeDelta::seconds(-5)), "0s");
+    }
+}

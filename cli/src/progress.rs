@@ -1,0 +1,123 @@
+//! Progress of a promotion: a live picture on a terminal, one plain line per change otherwise, and a sign of life every 30 s.
+
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal as _,
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use sealift_proto::v1::{Failure, WatchedJob, WatchedTask};
+
+use crate::output::text::{clean, short_target};
+
+/// Silence after which a line without news is written.
+pub const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
+
+/// Shows what a watch tells.
+pub struct Progress {
+    live: Option<MultiProgress>,
+    bars: BTreeMap<String, ProgressBar>,
+    said: BTreeMap<String, String>,
+    started: Instant,
+    spoke: Instant,
+}
+
+impl Progress {
+    /// A picture on a terminal, lines elsewhere; always on standard error, so that results stay clean.
+    pub fn new() -> Self {
+        let terminal =
+            std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let now = Instant::now();
+        Self {
+            live: terminal.then(MultiProgress::new),
+            bars: BTreeMap::new(),
+            said: BTreeMap::new(),
+            started: now,
+            spoke: now,
+        }
+    }
+
+    /// News about the whole.
+    pub fn say(&mut self, subject: &str, text: &str) {
+        if self.said.get(subject).is_some_and(|said| said == text) {
+            return;
+        }
+        self.said.insert(subject.to_owned(), text.to_owned());
+        self.speak(&format!("{subject}: {text}"));
+    }
+
+    fn speak(&mut self, line: &str) {
+        self.spoke = Instant::now();
+        let line = format!("{:>6.1}s  {line}", self.started.elapsed().as_secs_f64());
+        match &self.live {
+            Some(live) => drop(live.println(line)),
+            None => anstream::eprintln!("{line}"),
+        }
+    }
+
+    /// Writes a sign of life when nothing was said for a while.
+    pub fn tick(&mut self) {
+        if self.live.is_none() && self.spoke.elapsed() >= SIGN_OF_LIFE {
+            let open = self
+                .said
+                .values()
+                .filter(|said| said.starts_with("running"))
+                .count();
+            self.speak(&format!("still waiting; {open} targets are being worked on"));
+        }
+    }
+
+    /// News about the tasks of a job.
+    pub fn job(&mut self, job: &WatchedJob) {
+        for task in &job.tasks {
+            let subject = short_target(&task.target);
+            let text = describe(task);
+            match &self.live {
+                None => self.say(&subject, &text),
+                Some(live) => {
+                    let bar = self.bars.entry(subject.clone()).or_insert_with(|| {
+                        let bar = live.add(ProgressBar::new_spinner());
+                        // Both templates are constants; a wrong one only costs the decoration.
+                        if let Ok(style) = ProgressStyle::with_template("  {spinner} {prefix:24} {msg}") {
+                            bar.set_style(style);
+                        }
+                        bar.set_prefix(subject);
+                        bar.enable_steady_tick(Duration::from_millis(120));
+                        bar
+                    });
+                    bar.set_message(text);
+                    if is_terminal(&task.state) && !bar.is_finished() {
+                        bar.finish();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn is_terminal(state: &str) -> bool {
+    matches!(state, "succeeded" | "failed" | "skipped" | "cancelled")
+}
+
+fn describe(task: &WatchedTask) -> String {
+    let mut text = clean(&task.state);
+    if task.state == "running" && !task.step.is_empty() {
+        text = format!("{text} ({})", clean(&task.step));
+    }
+    if !task.skip_reason.is_empty() {
+        text = format!("{text} ({})", clean(&task.skip_reason));
+    }
+    if task.attempt > 1 {
+        text = format!("{text}, attempt {}", task.attempt);
+    }
+    match &task.failure {
+        Some(failure) => format!("{text}: {}", failure_line(failure)),
+        None => text,
+    }
+}
+
+/// A failure in one line.
+pub fn failure_line(failure: &Failure) -> String {
+    clean(&format!("{} {}", failure.code, failure.summary))
+}
