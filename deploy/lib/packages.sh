@@ -27,9 +27,12 @@ packages_install() {
   [[ $EUID -eq 0 ]] || { fail "installing needs root; please run: apt-get install ${wanted[*]}"; return 1; }
 
   note "installing from Debian: ${wanted[*]}"
+  local before
+  before=$(packages_enabled_units)
   packages_forbid_start
   packages_apt "${wanted[@]}" || status=$?
   packages_allow_start
+  packages_disable_new "$before"
   (( status == 0 )) || fail "apt-get could not install: ${wanted[*]}"
 }
 
@@ -64,4 +67,18 @@ packages_allow_start() {
   [[ -n ${PACKAGES_POLICY_OURS:-} ]] || return 0
   PACKAGES_POLICY_OURS=
   rm -f "$PACKAGES_POLICY"
+}
+
+# Debian also makes a new service start at the next boot. That was not asked for either.
+packages_disable_new() {
+  local units
+  mapfile -t units < <(comm -13 <(printf '%s\n' "$1") <(packages_enabled_units))
+  (( ${#units[@]} > 0 )) || return 0
+  note "not started at boot (use systemctl enable if you want that): ${units[*]}"
+  timeout 60 systemctl disable --quiet "${units[@]}" >/dev/null 2>&1 || say "warning: systemctl disable failed"
+}
+
+packages_enabled_units() {
+  have systemctl || return 0
+  timeout 30 systemctl list-unit-files --state=enabled --plain --no-legend 2>/dev/null | awk '{ print $1 }' | sort
 }
