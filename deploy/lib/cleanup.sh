@@ -36,7 +36,7 @@ cleanup_on_exit() {
   trap - EXIT
   set +e
   if [[ -n $CLEANUP_CHILD ]]; then
-    end_process "$CLEANUP_CHILD" 20
+    end_process "$CLEANUP_CHILD" 65
     kill -KILL -- "-$CLEANUP_CHILD" 2>/dev/null
   fi
   cleanup_run
@@ -58,7 +58,7 @@ cleanup_run() {
 run_child() {
   local seconds=$1 status=0; shift
   set -m
-  timeout --kill-after=15 "$seconds" "$@" </dev/null &
+  timeout --kill-after=60 "$seconds" "$@" </dev/null &
   CLEANUP_CHILD=$!
   set +m
   wait "$CLEANUP_CHILD" || status=$?
