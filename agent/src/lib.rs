@@ -1,1 +1,6 @@
-//! placeholder
+//! The agent of Sealift: carries out signed orders on its host and proves what it did.
+
+pub mod assignments;
+pub mod backoff;
+pub mod session;
+pub mod work;

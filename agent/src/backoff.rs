@@ -1,0 +1,54 @@
+//! Back-off: how long to wait before the next connection. Doubles from half a second to half a minute; the jitter spreads a fleet
+//! that lost its orchestrator at the same instant (F20).
+
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// The wait after `failures` failures in a row (from 1). `dice` is a random number from 0 up to 1: the wait is 50 to 100 % of
+/// its nominal length.
+pub fn wait(failures: u32, dice: f64) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    let nominal = FIRST.saturating_mul(1 << doublings).min(LONGEST);
+    nominal.mul_f64(0.5 + 0.5 * dice.clamp(0.0, 1.0))
+}
+
+/// `interval`, give or take a tenth.
+pub fn jittered(interval: Duration, dice: f64) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * dice.clamp(0.0, 1.0))
+}
+
+/// When in a certificate's life (`begin`, `life` from it) to renew it: at a random point of 50 to 80 %.
+pub fn renewal_point(life: Duration, dice: f64) -> Duration {
+    life.mul_f64(0.5 + 0.3 * dice.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_half_a_minute_and_are_spread() {
+        let nominal: Vec<_> = (1..=8).map(|failures| wait(failures, 1.0).as_millis()).collect();
+        assert_eq!(nominal, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+        assert_eq!(wait(1, 0.0), Duration::from_millis(250));
+        assert_eq!(wait(0, 1.0), Duration::from_millis(500));
+        assert_eq!(wait(u32::MAX, 1.0), LONGEST);
+        assert_eq!(wait(1, f64::MAX), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn heartbeats_differ_by_a_tenth_at_most() {
+        let interval = Duration::from_secs(10);
+        assert_eq!(jittered(interval, 0.0), Duration::from_secs(9));
+        assert_eq!(jittered(interval, 1.0), Duration::from_secs(11));
+    }
+
+    #[test]
+    fn renewal_lies_between_half_and_four_fifths_of_life() {
+        let life = Duration::from_secs(100);
+        assert_eq!(renewal_point(life, 0.0), Duration::from_secs(50));
+        assert_eq!(renewal_point(life, 1.0), Duration::from_secs(80));
+    }
+}

@@ -1,0 +1,460 @@
+//! Session: one connection's life. Any failure ends it; `connect` starts the next. Reports go up one batch at a time and again
+//! until they are acknowledged (R9); everything else is said once and said anew in the next session.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use prost::Message as _;
+use sealift_common::{
+    bounds::{MESSAGE_BYTES, REPORT_BATCH},
+    id::TaskId,
+    inventory::AgentFacts,
+    time::Clock,
+};
+use sealift_proto::{
+    agent::v1::{
+        ConnectRequest, Goodbye, Heartbeat, Hello, LogBatch, LogLine, ReportBatch, Resync, TargetFence,
+        Welcome, connect_request::Message as Up, connect_response::Message as Down,
+        gateway_service_client::GatewayServiceClient,
+    },
+    convert::{self, Malformed},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming, transport::Channel};
+
+use crate::{
+    assignments::{Act, Known, Meaning},
+    backoff,
+    work::{Feeds, LogRecord, StateError, Work},
+};
+
+/// How long the orchestrator may take to answer Hello, or to take what we say.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long a batch of reports may stay unacknowledged before the connection counts as broken.
+const ACKNOWLEDGE: Duration = Duration::from_secs(90);
+/// Most bytes of reports in one batch; a single larger report goes alone.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Most log lines and bytes in one message.
+const LOG_LINES: usize = 256;
+const LOG_BYTES: usize = 512 * 1024;
+/// Messages that wait for the connection.
+const OUTGOING: usize = 8;
+/// Clocks that differ by more than this are told of.
+const CLOCK_OFFSET: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
+/// Bounds on what the orchestrator may ask for.
+const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// This process is asked to stop.
+    Stopped,
+    /// There is a new certificate: connect again with it, now.
+    Renewed,
+    /// The orchestrator is done with this session; connect again.
+    Goodbye {
+        /// Its reason.
+        reason: String,
+    },
+    /// The orchestrator does not want this agent any more.
+    Dismissed {
+        /// Its reason.
+        reason: String,
+    },
+}
+
+/// Why a session broke.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The call failed.
+    #[error("the orchestrator answered {:?}: {}", .0.code(), .0.message())]
+    Call(Box<Status>),
+    /// Something took too long.
+    #[error("the orchestrator did not {0} in time")]
+    Deadline(&'static str),
+    /// The connection is gone.
+    #[error("the connection ended")]
+    Gone,
+    /// The orchestrator said what it must not say.
+    #[error("the orchestrator broke the protocol: {0}")]
+    Protocol(String),
+    /// The agent's own state cannot be read or written.
+    #[error("the agent's state cannot be used")]
+    State(#[source] StateError),
+}
+
+impl From<Status> for SessionError {
+    fn from(status: Status) -> Self {
+        Self::Call(Box::new(status))
+    }
+}
+
+impl From<Malformed> for SessionError {
+    fn from(error: Malformed) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+/// What outlives a session.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// The state was found to be older than what was acknowledged.
+    state_is_old: bool,
+    /// By how many seconds the orchestrator's clock is ahead, when that is much.
+    clock_offset: Option<i64>,
+    /// Whether the last session was welcomed, so that the next wait is short again.
+    pub welcomed: bool,
+}
+
+impl Memory {
+    /// The workshop's facts with what sessions found out.
+    fn facts(&self, mut facts: AgentFacts) -> AgentFacts {
+        if self.state_is_old {
+            facts.degraded.push(
+                "state restored from an older copy: look at the host, enrol it again if unsure".to_owned(),
+            );
+        }
+        if let Some(seconds) = self.clock_offset {
+            facts.degraded.push(format!(
+                "the host's clock and the orchestrator's differ by {seconds} s"
+            ));
+        }
+        facts
+    }
+}
+
+/// One connection to be.
+pub struct Session<'a, W> {
+    /// What does the work.
+    pub work: &'a W,
+    /// What comes up from it.
+    pub feeds: &'a mut Feeds,
+    /// What outlives the session.
+    pub memory: &'a mut Memory,
+    /// The present.
+    pub clock: &'a dyn Clock,
+    /// A random number from 0 up to 1.
+    pub dice: &'a (dyn Fn() -> f64 + Send + Sync),
+    /// Ends the session because the process stops.
+    pub stop: &'a CancellationToken,
+    /// Changes when there is a new certificate.
+    pub renewed: watch::Receiver<u64>,
+}
+
+/// The open stream and where it stands.
+struct Stream {
+    out: mpsc::Sender<ConnectRequest>,
+    inbound: Streaming<sealift_proto::agent::v1::ConnectResponse>,
+    known: Known,
+    interval: Duration,
+    /// Highest acknowledged report.
+    acknowledged: u64,
+    /// Last number of the batch that is on its way, and until when it has to be acknowledged.
+    in_flight: Option<(u64, Instant)>,
+}
+
+impl<W: Work> Session<'_, W> {
+    /// Connects and serves until either end has enough.
+    pub async fn run(mut self, channel: Channel) -> Result<Ended, SessionError> {
+        self.memory.welcomed = false;
+        let mut tip = self.work.report_tip();
+        let mut facts = self.work.facts();
+        let mut stream = match self.open(channel, &mut facts).await? {
+            Ok(stream) => stream,
+            Err(ended) => return Ok(ended),
+        };
+        self.work.observe_now();
+        let mut beat_at = self.next_beat(&stream);
+        let mut lines = Vec::with_capacity(LOG_LINES);
+        self.pump(&mut stream).await?;
+        loop {
+            let acknowledge_by = stream.in_flight.map(|(_, by)| by);
+            tokio::select! {
+                () = self.stop.cancelled() => {
+                    close(stream).await;
+                    return Ok(Ended::Stopped);
+                }
+                changed = self.renewed.changed() => {
+                    if changed.is_ok() {
+                        close(stream).await;
+                        return Ok(Ended::Renewed);
+                    }
+                    return Err(SessionError::Gone);
+                }
+                message = stream.inbound.message() => {
+                    let message = message?.ok_or(SessionError::Gone)?;
+                    if let Some(ended) = self.take(&mut stream, message.message).await? {
+                        return Ok(ended);
+                    }
+                }
+                changed = tip.changed(), if stream.in_flight.is_none() => {
+                    changed.map_err(|_| SessionError::Gone)?;
+                    self.pump(&mut stream).await?;
+                }
+                () = sleep_until(beat_at) => {
+                    send(&stream, Up::Heartbeat(self.heartbeat(None))).await?;
+                    beat_at = self.next_beat(&stream);
+                }
+                changed = facts.changed() => {
+                    changed.map_err(|_| SessionError::Gone)?;
+                    let now = self.memory.facts(facts.borrow_and_update().clone());
+                    send(&stream, Up::Heartbeat(self.heartbeat(Some(now)))).await?;
+                    beat_at = self.next_beat(&stream);
+                }
+                Some(seen) = self.feeds.observations.recv() => {
+                    send(&stream, Up::Observation((&seen).into())).await?;
+                }
+                count = self.feeds.logs.recv_many(&mut lines, LOG_LINES), if !self.feeds.logs.is_closed() || !self.feeds.logs.is_empty() => {
+                    if count > 0 {
+                        for batch in log_batches(lines.drain(..)) {
+                            send(&stream, Up::Logs(batch)).await?;
+                        }
+                    }
+                }
+                () = sleep_until(acknowledge_by.unwrap_or_else(Instant::now)), if acknowledge_by.is_some() => {
+                    return Err(SessionError::Deadline("acknowledge reports"));
+                }
+            }
+        }
+    }
+
+    /// Hello and Welcome.
+    async fn open(
+        &mut self,
+        channel: Channel,
+        facts: &mut watch::Receiver<AgentFacts>,
+    ) -> Result<Result<Stream, Ended>, SessionError> {
+        let (out, outgoing) = mpsc::channel(OUTGOING);
+        let next_report = self.work.next_report();
+        let fences = self.work.fences().map_err(SessionError::State)?;
+        let hello = Hello {
+            facts: Some(self.memory.facts(facts.borrow_and_update().clone()).into()),
+            next_report,
+            fences: fences
+                .into_iter()
+                .map(|(target, fence)| TargetFence {
+                    target_id: target.to_string(),
+                    fence: fence.0,
+                })
+                .collect(),
+        };
+        out.send(ConnectRequest {
+            message: Some(Up::Hello(hello)),
+        })
+        .await
+        .map_err(|_| SessionError::Gone)?;
+        let mut client = GatewayServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES);
+        let greet = async {
+            let mut inbound = client.connect(ReceiverStream::new(outgoing)).await?.into_inner();
+            let first = inbound.message().await?.ok_or(SessionError::Gone)?;
+            Ok::<_, SessionError>((inbound, first))
+        };
+        let (inbound, first) = tokio::select! {
+            () = self.stop.cancelled() => return Ok(Err(Ended::Stopped)),
+            greeted = timeout(ANSWER, greet) => greeted.map_err(|_| SessionError::Deadline("answer"))??,
+        };
+        let welcome = match first.message {
+            Some(Down::Welcome(welcome)) => welcome,
+            Some(Down::Goodbye(goodbye)) => return Ok(Err(ended(goodbye))),
+            _ => {
+                return Err(SessionError::Protocol(
+                    "the first answer is not Welcome".to_owned(),
+                ));
+            }
+        };
+        let interval = interval(welcome.heartbeat_interval.as_ref())?;
+        self.reconcile(&welcome, next_report)?;
+        self.memory.welcomed = true;
+        tracing::info!(session.id = welcome.session_id, "connected");
+        Ok(Ok(Stream {
+            out,
+            inbound,
+            known: Known::default(),
+            interval,
+            acknowledged: welcome.acknowledged_report,
+            in_flight: None,
+        }))
+    }
+
+    /// Holds what the orchestrator has stored against what this agent remembers (F30).
+    fn reconcile(&mut self, welcome: &Welcome, next_report: u64) -> Result<(), SessionError> {
+        let acknowledged = welcome.acknowledged_report;
+        if next_report <= acknowledged {
+            tracing::error!(
+                next_report,
+                acknowledged,
+                "the orchestrator has stored reports that this agent does not remember: its state was restored from an older copy"
+            );
+            self.memory.state_is_old = true;
+            self.work
+                .skip_reports_to(acknowledged)
+                .map_err(SessionError::State)?;
+        } else {
+            self.work.acknowledge(acknowledged).map_err(SessionError::State)?;
+        }
+        let offset = convert::time("welcome.time", welcome.time.as_ref())? - self.clock.now();
+        self.memory.clock_offset = (offset.abs() > CLOCK_OFFSET).then(|| offset.num_seconds());
+        Ok(())
+    }
+
+    async fn take(
+        &mut self,
+        stream: &mut Stream,
+        message: Option<Down>,
+    ) -> Result<Option<Ended>, SessionError> {
+        match message {
+            None => {}
+            Some(Down::Welcome(_)) => return Err(SessionError::Protocol("a second Welcome".to_owned())),
+            Some(Down::Goodbye(goodbye)) => return Ok(Some(ended(goodbye))),
+            Some(Down::HeartbeatSchedule(schedule)) => {
+                stream.interval = interval(schedule.interval.as_ref())?
+            }
+            Some(Down::ReportAck(ack)) => {
+                let Some((last, _)) = stream.in_flight.take() else {
+                    return Err(SessionError::Protocol("an acknowledgement of nothing".to_owned()));
+                };
+                if ack.number > last || ack.number < stream.acknowledged {
+                    return Err(SessionError::Protocol(
+                        "an acknowledgement of what was not sent".to_owned(),
+                    ));
+                }
+                self.work.acknowledge(ack.number).map_err(SessionError::State)?;
+                stream.acknowledged = ack.number;
+                self.pump(stream).await?;
+            }
+            Some(Down::Assignments(assignments)) => match stream.known.take(assignments)? {
+                Meaning::Waiting => {}
+                Meaning::Gap => send(stream, Up::Resync(Resync {})).await?,
+                Meaning::Acts(acts) => {
+                    for act in acts {
+                        self.carry_out(act).await;
+                    }
+                }
+            },
+        }
+        Ok(None)
+    }
+
+    async fn carry_out(&self, act: Act) {
+        match act {
+            Act::Offer { task, attempt, order } => self.work.offer(task, attempt, order).await,
+            Act::Stop { task } => self.work.stop(task).await,
+            Act::Keep { tasks } => self.work.keep(&tasks).await,
+        }
+    }
+
+    /// Sends the next batch of reports unless one is on its way.
+    async fn pump(&self, stream: &mut Stream) -> Result<(), SessionError> {
+        if stream.in_flight.is_some() {
+            return Ok(());
+        }
+        let mut reports = self
+            .work
+            .pending_reports(stream.acknowledged, REPORT_BATCH)
+            .map_err(SessionError::State)?;
+        let mut bytes = 0;
+        let fitting = reports
+            .iter()
+            .take_while(|report| {
+                bytes += report.encoded_len();
+                bytes <= BATCH_BYTES
+            })
+            .count();
+        reports.truncate(fitting.max(1));
+        let Some(last) = reports.last().map(|report| report.number) else {
+            return Ok(());
+        };
+        stream.in_flight = Some((last, Instant::now() + ACKNOWLEDGE));
+        send(stream, Up::Reports(ReportBatch { reports })).await
+    }
+
+    fn heartbeat(&self, facts: Option<AgentFacts>) -> Heartbeat {
+        Heartbeat {
+            time: Some(convert::timestamp(self.clock.now())),
+            facts: facts.map(Into::into),
+        }
+    }
+
+    fn next_beat(&self, stream: &Stream) -> Instant {
+        Instant::now() + backoff::jittered(stream.interval, (self.dice)())
+    }
+}
+
+/// Says something; a connection that takes nothing for long is broken.
+async fn send(stream: &Stream, message: Up) -> Result<(), SessionError> {
+    let request = ConnectRequest {
+        message: Some(message),
+    };
+    match timeout(ANSWER, stream.out.send(request)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(SessionError::Gone),
+        Err(_) => Err(SessionError::Deadline("take what it was told")),
+    }
+}
+
+/// Ends our side and lets the orchestrator end its own, so that what was sent has arrived.
+async fn close(stream: Stream) {
+    let Stream { out, mut inbound, .. } = stream;
+    drop(out);
+    let rest = async { while let Ok(Some(_)) = inbound.message().await {} };
+    // It may be gone already; nothing is lost by not waiting longer.
+    drop(timeout(Duration::from_secs(2), rest).await);
+}
+
+fn ended(goodbye: Goodbye) -> Ended {
+    let reason = goodbye
+        .reason
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(128)
+        .collect();
+    if goodbye.r#final {
+        Ended::Dismissed { reason }
+    } else {
+        Ended::Goodbye { reason }
+    }
+}
+
+fn interval(value: Option<&pbjson_types::Duration>) -> Result<Duration, SessionError> {
+    let interval = convert::span("heartbeat_interval", value)?;
+    Ok(interval.clamp(*INTERVALS.start(), *INTERVALS.end()))
+}
+
+/// Lines by task and attempt, in bounded messages, each task's in order.
+fn log_batches(lines: impl Iterator<Item = LogRecord>) -> Vec<LogBatch> {
+    let mut open: BTreeMap<(TaskId, u32), (usize, LogBatch)> = BTreeMap::new();
+    let mut batches = Vec::new();
+    for line in lines {
+        let (bytes, batch) = open.entry((line.task_id, line.attempt)).or_insert_with(|| {
+            let batch = LogBatch {
+                task_id: line.task_id.to_string(),
+                attempt: line.attempt,
+                lines: Vec::new(),
+            };
+            (0, batch)
+        });
+        if *bytes + line.text.len() > LOG_BYTES && !batch.lines.is_empty() {
+            let full = LogBatch {
+                lines: std::mem::take(&mut batch.lines),
+                ..batch.clone()
+            };
+            batches.push(full);
+            *bytes = 0;
+        }
+        *bytes += line.text.len();
+        batch.lines.push(LogLine {
+            seq: line.seq,
+            source: line.source,
+            text: line.text,
+            time: Some(convert::timestamp(line.at)),
+        });
+    }
+    batches.extend(open.into_values().map(|(_, batch)| batch));
+    batches
+}

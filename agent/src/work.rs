@@ -1,0 +1,68 @@
+//! Work: what a session needs of the workshop below it. A trait because tests of the session stand in for the workshop.
+
+use std::future::Future;
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    id::{TargetId, TaskId},
+    inventory::AgentFacts,
+    observation::TargetObservation,
+    order::Fence,
+};
+use sealift_proto::agent::v1::Report;
+use tokio::sync::{mpsc, watch};
+
+/// Why the agent's own state could not be read or written.
+pub type StateError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A line of a task's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRecord {
+    /// The task.
+    pub task_id: TaskId,
+    /// The attempt.
+    pub attempt: u32,
+    /// Counts from 1 for each attempt.
+    pub seq: u64,
+    /// `agent`, or the name of a service.
+    pub source: String,
+    /// The line.
+    pub text: String,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// What comes up from the workshop without being durable: a session that misses some of it is told anew.
+#[derive(Debug)]
+pub struct Feeds {
+    /// What is seen on each target.
+    pub observations: mpsc::Receiver<TargetObservation>,
+    /// Lines of logs.
+    pub logs: mpsc::Receiver<LogRecord>,
+}
+
+/// What a session needs of the workshop.
+pub trait Work: Send + Sync + 'static {
+    /// Takes up an order, or goes on with it.
+    fn offer(&self, task: TaskId, attempt: u32, order: Vec<u8>) -> impl Future<Output = ()> + Send;
+    /// Stops a task: what ran before runs again.
+    fn stop(&self, task: TaskId) -> impl Future<Output = ()> + Send;
+    /// Forgets what is kept of finished tasks other than these.
+    fn keep(&self, tasks: &[TaskId]) -> impl Future<Output = ()> + Send;
+    /// Number that the next report gets.
+    fn next_report(&self) -> u64;
+    /// At most `most` reports above `after`, in order.
+    fn pending_reports(&self, after: u64, most: usize) -> Result<Vec<Report>, StateError>;
+    /// Drops the reports up to `number`.
+    fn acknowledge(&self, number: u64) -> Result<(), StateError>;
+    /// Makes `number` the last one used.
+    fn skip_reports_to(&self, number: u64) -> Result<(), StateError>;
+    /// Changes whenever reports were added.
+    fn report_tip(&self) -> watch::Receiver<u64>;
+    /// What the agent says about itself.
+    fn facts(&self) -> watch::Receiver<AgentFacts>;
+    /// Highest fencing token seen on each target.
+    fn fences(&self) -> Result<Vec<(TargetId, Fence)>, StateError>;
+    /// Observes all targets soon.
+    fn observe_now(&self);
+}
