@@ -1,1 +1,76 @@
-//! placeholder
+//! The only crate that knows SQL: one set of statements for SQLite and PostgreSQL.
+//!
+//! [`Db`] opens a database and begins transactions; a [`Tx`] has one method per thing that can be read or written, in one file
+//! per aggregate. Every statement is a constant, listed in [`STATEMENTS`]. State columns are written by exactly one method per
+//! machine, under a version check, with the history row in the same transaction. No business rule lives here: what may happen
+//! is decided by `sealift_common`, what must never be is refused by the schema.
+
+mod active;
+mod agents;
+mod audit;
+mod certificates;
+mod changes;
+mod drift;
+mod engine;
+mod environments;
+mod error;
+mod evidence;
+mod idempotency;
+mod jobs;
+mod leases;
+mod logs;
+mod observations;
+mod pages;
+mod promotions;
+mod records;
+mod releases;
+mod rows;
+mod targets;
+mod tasks;
+mod tasks_rows;
+mod tenants;
+mod transitions;
+mod users;
+mod versions;
+
+pub use changes::Change;
+pub use engine::{Db, Engine, StoreConfig, Tx};
+pub use error::{Result, StoreError};
+pub use pages::{Cursor, Page, PageRequest};
+pub use records::*;
+pub use tasks::LEASE_AFTER_RETURN;
+
+/// A constant statement, for the test that prepares them all on both engines.
+#[derive(Debug, Clone, Copy)]
+pub struct Statement {
+    /// The file that it is in.
+    pub file: &'static str,
+    /// Its name there.
+    pub name: &'static str,
+    /// Its text.
+    pub sql: &'static str,
+}
+
+/// Every constant statement. Statements with lists of values are built and not in here.
+pub const STATEMENTS: &[&[Statement]] = &[
+    active::STATEMENTS,
+    agents::STATEMENTS,
+    audit::STATEMENTS,
+    certificates::STATEMENTS,
+    drift::STATEMENTS,
+    environments::STATEMENTS,
+    evidence::STATEMENTS,
+    idempotency::STATEMENTS,
+    jobs::STATEMENTS,
+    leases::STATEMENTS,
+    logs::STATEMENTS,
+    observations::STATEMENTS,
+    promotions::STATEMENTS,
+    releases::STATEMENTS,
+    targets::STATEMENTS,
+    tasks::STATEMENTS,
+    tenants::STATEMENTS,
+    transitions::STATEMENTS,
+    users::STATEMENTS,
+    versions::STATEMENTS,
+];

@@ -1,0 +1,512 @@
+-- First schema. The same tables, columns and nullability as for SQLite; a test compares the two folders.
+-- Columns that lists are ordered by compare bytewise. What hosts send is text, not JSONB, which refuses \u0000.
+
+-- Inventory: who owns what there is to deploy to.
+
+CREATE TABLE tenants (
+    id UUID NOT NULL PRIMARY KEY,
+    name TEXT COLLATE "C" NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    CONSTRAINT tenant_name UNIQUE (name)
+);
+
+CREATE TABLE users (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    name TEXT COLLATE "C" NOT NULL,
+    role TEXT NOT NULL CHECK (role IN ('observer', 'ci', 'deployer', 'approver', 'admin')),
+    created_at TIMESTAMPTZ NOT NULL,
+    revoked_at TIMESTAMPTZ,
+    revoked_reason TEXT NOT NULL DEFAULT '',
+    CONSTRAINT user_name UNIQUE (tenant_id, name),
+    CONSTRAINT user_tenant UNIQUE (tenant_id, id)
+);
+
+CREATE TABLE environments (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    name TEXT COLLATE "C" NOT NULL,
+    display_name TEXT NOT NULL,
+    position BIGINT NOT NULL CHECK (position >= 0),
+    class TEXT NOT NULL CHECK (class IN ('production', 'non_production')),
+    revision BIGINT NOT NULL CHECK (revision >= 0),
+    created_at TIMESTAMPTZ NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL,
+    archived_at TIMESTAMPTZ,
+    CONSTRAINT environment_tenant UNIQUE (tenant_id, id, name)
+);
+CREATE UNIQUE INDEX environment_name ON environments (tenant_id, name) WHERE archived_at IS NULL;
+CREATE INDEX environments_in_order ON environments (tenant_id, position, name, id) WHERE archived_at IS NULL;
+
+CREATE TABLE agents (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    name TEXT COLLATE "C" NOT NULL,
+    intent TEXT NOT NULL CHECK (intent IN ('active', 'revoked')),
+    evidence_key BYTEA NOT NULL CHECK (length(evidence_key) = 32),
+    facts TEXT NOT NULL,
+    facts_at TIMESTAMPTZ,
+    created_at TIMESTAMPTZ NOT NULL,
+    revoked_at TIMESTAMPTZ,
+    revoked_reason TEXT NOT NULL DEFAULT '',
+    CHECK ((intent = 'revoked') = (revoked_at IS NOT NULL)),
+    CONSTRAINT agent_tenant UNIQUE (tenant_id, id)
+);
+CREATE INDEX agents_by_name ON agents (tenant_id, name, id);
+
+-- Heartbeats have a table of their own: they are written in bulk all the time and must not touch the agents' rows.
+CREATE TABLE agent_heartbeats (
+    agent_id UUID NOT NULL PRIMARY KEY REFERENCES agents (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    last_seen_at TIMESTAMPTZ NOT NULL
+);
+
+CREATE TABLE agent_reports (
+    agent_id UUID NOT NULL PRIMARY KEY REFERENCES agents (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    acknowledged BIGINT NOT NULL CHECK (acknowledged >= 0)
+);
+
+CREATE TABLE targets (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL,
+    environment_id UUID NOT NULL,
+    environment TEXT COLLATE "C" NOT NULL,
+    name TEXT COLLATE "C" NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('docker_host', 'compose_host')),
+    labels JSONB NOT NULL,
+    agent_id UUID,
+    fence BIGINT NOT NULL CHECK (fence >= 0),
+    revision BIGINT NOT NULL CHECK (revision >= 0),
+    created_at TIMESTAMPTZ NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL,
+    archived_at TIMESTAMPTZ,
+    CONSTRAINT target_tenant UNIQUE (tenant_id, id, name),
+    FOREIGN KEY (tenant_id, environment_id, environment) REFERENCES environments (tenant_id, id, name) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    FOREIGN KEY (tenant_id, agent_id) REFERENCES agents (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
+);
+CREATE UNIQUE INDEX target_name ON targets (environment_id, name) WHERE archived_at IS NULL;
+CREATE INDEX targets_of_tenant ON targets (tenant_id, environment, name, id) WHERE archived_at IS NULL;
+CREATE INDEX targets_of_agent ON targets (agent_id) WHERE agent_id IS NOT NULL;
+
+CREATE TABLE certificates (
+    serial TEXT NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL,
+    user_id UUID,
+    agent_id UUID,
+    not_before TIMESTAMPTZ NOT NULL,
+    not_after TIMESTAMPTZ NOT NULL,
+    revoked_at TIMESTAMPTZ,
+    CHECK ((user_id IS NULL) <> (agent_id IS NULL)),
+    FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    FOREIGN KEY (tenant_id, agent_id) REFERENCES agents (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
+);
+CREATE INDEX certificates_of_agent ON certificates (agent_id, not_before, serial) WHERE agent_id IS NOT NULL;
+CREATE INDEX certificates_of_user ON certificates (user_id) WHERE user_id IS NOT NULL;
+
+CREATE TABLE join_tokens (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    target_id UUID NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    secret_hash BYTEA NOT NULL CHECK (length(secret_hash) = 32),
+    expires_at TIMESTAMPTZ NOT NULL,
+    created_by TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    used_at TIMESTAMPTZ,
+    used_by UUID,
+    CHECK ((used_at IS NULL) = (used_by IS NULL)),
+    FOREIGN KEY (tenant_id, used_by) REFERENCES agents (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
+);
+CREATE INDEX join_tokens_live ON join_tokens (target_id, expires_at) WHERE used_at IS NULL;
+
+-- Releases: what there is to deploy.
+
+CREATE TABLE components (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    name TEXT COLLATE "C" NOT NULL,
+    repository TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    CONSTRAINT component_name UNIQUE (tenant_id, name),
+    CONSTRAINT component_repository UNIQUE (tenant_id, repository)
+);
+
+CREATE TABLE version_entries (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    component_id UUID NOT NULL REFERENCES components (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    tag TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    resolved_at TIMESTAMPTZ NOT NULL
+);
+CREATE INDEX version_entries_newest ON version_entries (component_id, id);
+CREATE INDEX version_entries_of_tag ON version_entries (component_id, tag, id);
+
+-- last_number is the gapless counter of the project's releases: taking a number locks the row until the transaction ends.
+CREATE TABLE projects (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    repository TEXT COLLATE "C" NOT NULL,
+    project TEXT COLLATE "C" NOT NULL,
+    last_number BIGINT NOT NULL CHECK (last_number >= 0),
+    created_at TIMESTAMPTZ NOT NULL,
+    CONSTRAINT project_ref UNIQUE (tenant_id, repository, project),
+    CONSTRAINT project_tenant UNIQUE (tenant_id, id, repository, project)
+);
+CREATE INDEX projects_by_name ON projects (tenant_id, project, repository);
+
+-- The manifest is text on both engines: its canonical bytes are what the content digest covers.
+CREATE TABLE releases (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL,
+    project_id UUID NOT NULL,
+    repository TEXT COLLATE "C" NOT NULL,
+    project TEXT COLLATE "C" NOT NULL,
+    commit_id TEXT NOT NULL,
+    number BIGINT NOT NULL CHECK (number > 0),
+    state TEXT NOT NULL CHECK (state IN ('draft', 'ready')),
+    content TEXT NOT NULL,
+    manifest TEXT NOT NULL,
+    created_by TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    CONSTRAINT release_number UNIQUE (project_id, number),
+    CONSTRAINT release_commit UNIQUE (project_id, commit_id),
+    CONSTRAINT release_tenant UNIQUE (tenant_id, id),
+    FOREIGN KEY (tenant_id, project_id, repository, project) REFERENCES projects (tenant_id, id, repository, project) ON DELETE RESTRICT ON UPDATE RESTRICT
+);
+
+CREATE TABLE release_components (
+    release_id UUID NOT NULL REFERENCES releases (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    service TEXT NOT NULL,
+    component_id UUID NOT NULL REFERENCES components (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    component TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (release_id, service)
+);
+CREATE INDEX release_components_of_component ON release_components (component_id);
+
+-- Promotions, jobs, tasks.
+
+CREATE TABLE promotions (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL,
+    environment_id UUID NOT NULL,
+    environment TEXT COLLATE "C" NOT NULL,
+    release_id UUID NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending_gate', 'approved', 'deploying', 'deployed', 'rejected', 'cancelled', 'failed')),
+    plan_json TEXT NOT NULL,
+    plan_digest TEXT NOT NULL,
+    strategy JSONB NOT NULL,
+    limits JSONB NOT NULL,
+    change_summary TEXT NOT NULL,
+    requested_by TEXT NOT NULL,
+    requester_role TEXT NOT NULL CHECK (requester_role IN ('observer', 'ci', 'deployer', 'approver', 'admin')),
+    failure TEXT,
+    version BIGINT NOT NULL CHECK (version >= 0),
+    created_at TIMESTAMPTZ NOT NULL,
+    finished_at TIMESTAMPTZ,
+    CHECK ((finished_at IS NOT NULL) = (state IN ('deployed', 'rejected', 'cancelled', 'failed'))),
+    CONSTRAINT promotion_tenant UNIQUE (tenant_id, id),
+    FOREIGN KEY (tenant_id, environment_id, environment) REFERENCES environments (tenant_id, id, name) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    FOREIGN KEY (tenant_id, release_id) REFERENCES releases (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
+);
+CREATE INDEX promotions_of_environment ON promotions (environment_id, id);
+CREATE INDEX promotions_open ON promotions (state, id) WHERE finished_at IS NULL;
+
+CREATE TABLE decisions (
+    id UUID NOT NULL PRIMARY KEY,
+    promotion_id UUID NOT NULL REFERENCES promotions (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    digest TEXT NOT NULL,
+    record BYTEA NOT NULL,
+    passed BOOLEAN NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL
+);
+CREATE INDEX decisions_of_promotion ON decisions (promotion_id, created_at, id);
+
+-- One lane per environment: its counter gives jobs their tickets.
+CREATE TABLE lanes (
+    environment_id UUID NOT NULL PRIMARY KEY REFERENCES environments (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    last_ticket BIGINT NOT NULL CHECK (last_ticket >= 0)
+);
+
+CREATE TABLE jobs (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL,
+    promotion_id UUID NOT NULL,
+    environment_id UUID NOT NULL,
+    environment TEXT COLLATE "C" NOT NULL,
+    release_id UUID NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    failure TEXT,
+    stop BOOLEAN NOT NULL,
+    stop_reason TEXT NOT NULL,
+    ticket BIGINT NOT NULL CHECK (ticket > 0),
+    version BIGINT NOT NULL CHECK (version >= 0),
+    created_at TIMESTAMPTZ NOT NULL,
+    started_at TIMESTAMPTZ,
+    finished_at TIMESTAMPTZ,
+    CHECK ((failure IS NOT NULL) = (state = 'failed')),
+    CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'cancelled'))),
+    CONSTRAINT job_of_promotion UNIQUE (promotion_id),
+    CONSTRAINT job_ticket UNIQUE (environment_id, ticket),
+    CONSTRAINT job_tenant UNIQUE (tenant_id, id),
+    FOREIGN KEY (tenant_id, promotion_id) REFERENCES promotions (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    FOREIGN KEY (tenant_id, environment_id, environment) REFERENCES environments (tenant_id, id, name) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    FOREIGN KEY (tenant_id, release_id) REFERENCES releases (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
+);
+CREATE INDEX jobs_queued ON jobs (environment_id, ticket) WHERE state = 'queued';
+CREATE INDEX jobs_running ON jobs (environment_id, ticket) WHERE state = 'running';
+CREATE INDEX jobs_finished ON jobs (environment_id, finished_at) WHERE state = 'succeeded';
+
+CREATE TABLE tasks (
+    id UUID NOT NULL PRIMARY KEY,
+    job_id UUID NOT NULL,
+    tenant_id UUID NOT NULL,
+    target_id UUID NOT NULL,
+    target TEXT COLLATE "C" NOT NULL,
+    environment TEXT COLLATE "C" NOT NULL,
+    agent_id UUID,
+    wave BIGINT NOT NULL CHECK (wave >= 0),
+    state TEXT NOT NULL CHECK (state IN ('pending', 'assigned', 'accepted', 'running', 'lost', 'succeeded', 'failed', 'skipped', 'cancelled')),
+    step TEXT CHECK (step IN ('received', 'pulling', 'verifying', 'creating', 'switching', 'starting', 'health_wait', 'committing', 'restoring', 'retry_wait')),
+    skip_reason TEXT CHECK (skip_reason IN ('already_running', 'earlier_wave_failed')),
+    failure TEXT,
+    wanted TEXT NOT NULL CHECK (wanted IN ('run', 'stop')),
+    attempt BIGINT NOT NULL CHECK (attempt >= 0),
+    fence BIGINT NOT NULL CHECK (fence >= 0),
+    lease_until TIMESTAMPTZ,
+    retry_at TIMESTAMPTZ,
+    version BIGINT NOT NULL CHECK (version >= 0),
+    created_at TIMESTAMPTZ NOT NULL,
+    started_at TIMESTAMPTZ,
+    finished_at TIMESTAMPTZ,
+    CHECK ((step IS NOT NULL) = (state = 'running')),
+    CHECK ((skip_reason IS NOT NULL) = (state = 'skipped')),
+    CHECK ((failure IS NOT NULL) = (state = 'failed')),
+    CHECK (lease_until IS NULL OR (state IN ('assigned', 'accepted', 'running') AND agent_id IS NOT NULL)),
+    CHECK (retry_at IS NULL OR (state = 'running' AND step = 'retry_wait')),
+    CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'skipped', 'cancelled'))),
+    CHECK (state NOT IN ('assigned', 'accepted', 'running', 'lost') OR (agent_id IS NOT NULL AND attempt > 0)),
+    CONSTRAINT task_target UNIQUE (job_id, target_id),
+    FOREIGN KEY (tenant_id, job_id) REFERENCES jobs (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    FOREIGN KEY (tenant_id, target_id, target) REFERENCES targets (tenant_id, id, name) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    FOREIGN KEY (tenant_id, agent_id) REFERENCES agents (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
+);
+-- R1: the database refuses a second live task on a target.
+CREATE UNIQUE INDEX one_live_task_per_target ON tasks (target_id) WHERE state IN ('assigned', 'accepted', 'running', 'lost');
+CREATE INDEX tasks_of_job ON tasks (job_id, wave, target);
+CREATE INDEX tasks_of_agent ON tasks (agent_id) WHERE state IN ('assigned', 'accepted', 'running', 'lost');
+CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
+CREATE INDEX tasks_to_retry ON tasks (retry_at) WHERE retry_at IS NOT NULL;
+
+CREATE TABLE task_attempts (
+    task_id UUID NOT NULL REFERENCES tasks (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    number BIGINT NOT NULL CHECK (number > 0),
+    fence BIGINT NOT NULL CHECK (fence > 0),
+    agent_id UUID NOT NULL REFERENCES agents (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    order_envelope BYTEA NOT NULL,
+    order_digest TEXT NOT NULL,
+    result TEXT NOT NULL DEFAULT '',
+    packet_id UUID,
+    started_at TIMESTAMPTZ NOT NULL,
+    finished_at TIMESTAMPTZ,
+    PRIMARY KEY (task_id, number)
+);
+
+-- History of every promotion, job and task; seq is the version that the change made, so that it has no gap.
+CREATE TABLE transitions (
+    ordinal BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    entity_kind TEXT NOT NULL CHECK (entity_kind IN ('promotion', 'job', 'task')),
+    entity_id UUID NOT NULL,
+    seq BIGINT NOT NULL CHECK (seq > 0),
+    from_state TEXT NOT NULL,
+    to_state TEXT NOT NULL,
+    event TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    failure TEXT,
+    at TIMESTAMPTZ NOT NULL,
+    CONSTRAINT transition_seq UNIQUE (entity_kind, entity_id, seq)
+);
+
+-- What runs where.
+
+-- R2: at most one active row per environment and component.
+CREATE TABLE active_components (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    environment_id UUID NOT NULL REFERENCES environments (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    component_id UUID NOT NULL REFERENCES components (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    digest TEXT NOT NULL,
+    release_id UUID NOT NULL REFERENCES releases (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    job_id UUID NOT NULL REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    since TIMESTAMPTZ NOT NULL,
+    superseded_at TIMESTAMPTZ,
+    superseded_by UUID REFERENCES releases (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    CHECK ((superseded_at IS NULL) = (superseded_by IS NULL))
+);
+CREATE UNIQUE INDEX one_active_release_per_component ON active_components (environment_id, component_id) WHERE superseded_at IS NULL;
+
+CREATE TABLE target_current (
+    target_id UUID NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    repository TEXT NOT NULL,
+    project TEXT NOT NULL,
+    job_id UUID NOT NULL REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    task_id UUID NOT NULL REFERENCES tasks (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    release_id UUID NOT NULL REFERENCES releases (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    fence BIGINT NOT NULL CHECK (fence > 0),
+    sticker TEXT NOT NULL,
+    since TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (target_id, repository, project)
+);
+
+CREATE TABLE target_observations (
+    target_id UUID NOT NULL PRIMARY KEY REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    observation TEXT NOT NULL,
+    received_at TIMESTAMPTZ NOT NULL
+);
+
+CREATE TABLE stickers (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    target_id UUID NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    project TEXT NOT NULL,
+    task_id UUID NOT NULL REFERENCES tasks (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    digest TEXT NOT NULL,
+    previous TEXT,
+    content BYTEA NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL
+);
+CREATE INDEX stickers_newest ON stickers (target_id, project, id);
+
+CREATE TABLE drift (
+    id UUID NOT NULL PRIMARY KEY,
+    target_id UUID NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    project TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('image', 'config', 'missing', 'stopped', 'extra', 'sticker_edited', 'sticker_missing')),
+    service TEXT NOT NULL,
+    expected TEXT NOT NULL,
+    actual TEXT NOT NULL,
+    first_seen_at TIMESTAMPTZ NOT NULL,
+    last_seen_at TIMESTAMPTZ NOT NULL,
+    resolved_at TIMESTAMPTZ
+);
+CREATE UNIQUE INDEX one_open_drift ON drift (target_id, project, kind, service) WHERE resolved_at IS NULL;
+CREATE INDEX drift_of_target ON drift (target_id, id);
+
+-- Evidence and logs.
+
+CREATE TABLE packets (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL,
+    environment_id UUID NOT NULL REFERENCES environments (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    target_id UUID NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    job_id UUID NOT NULL,
+    task_id UUID NOT NULL,
+    attempt BIGINT NOT NULL CHECK (attempt > 0),
+    agent_id UUID NOT NULL,
+    result TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    envelope BYTEA NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    CONSTRAINT packet_of_attempt UNIQUE (task_id, attempt),
+    FOREIGN KEY (task_id, attempt) REFERENCES task_attempts (task_id, number) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    FOREIGN KEY (tenant_id, job_id) REFERENCES jobs (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    FOREIGN KEY (tenant_id, agent_id) REFERENCES agents (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
+);
+CREATE INDEX packets_of_tenant ON packets (tenant_id, id);
+CREATE INDEX packets_of_job ON packets (job_id, id);
+CREATE INDEX packets_of_target ON packets (target_id, id);
+CREATE INDEX packets_of_environment ON packets (environment_id, id);
+
+-- Lines are numbered per job under a lock, so that a reader that follows by number misses none.
+CREATE TABLE log_heads (
+    job_id UUID NOT NULL PRIMARY KEY REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    last_position BIGINT NOT NULL CHECK (last_position >= 0)
+);
+
+CREATE TABLE log_lines (
+    job_id UUID NOT NULL REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    position BIGINT NOT NULL CHECK (position > 0),
+    task_id UUID NOT NULL REFERENCES tasks (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    attempt BIGINT NOT NULL CHECK (attempt > 0),
+    seq BIGINT NOT NULL CHECK (seq >= 0),
+    source TEXT NOT NULL,
+    text TEXT NOT NULL,
+    at TIMESTAMPTZ NOT NULL,
+    truncated BOOLEAN NOT NULL,
+    PRIMARY KEY (job_id, position),
+    CONSTRAINT log_line UNIQUE (task_id, attempt, seq)
+);
+CREATE INDEX log_lines_of_task ON log_lines (task_id, position);
+
+CREATE TABLE log_sizes (
+    task_id UUID NOT NULL REFERENCES tasks (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    attempt BIGINT NOT NULL CHECK (attempt > 0),
+    bytes BIGINT NOT NULL CHECK (bytes >= 0),
+    truncated BOOLEAN NOT NULL,
+    PRIMARY KEY (task_id, attempt)
+);
+
+-- Audit, idempotency, leases.
+
+CREATE TABLE audit_events (
+    seq BIGINT NOT NULL PRIMARY KEY CHECK (seq > 0),
+    at TIMESTAMPTZ NOT NULL,
+    tenant_id UUID REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    actor TEXT NOT NULL,
+    role TEXT NOT NULL,
+    action TEXT NOT NULL,
+    resource TEXT NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('success', 'denied', 'failed')),
+    reason TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    previous TEXT NOT NULL
+);
+CREATE INDEX audit_events_of_tenant ON audit_events (tenant_id, seq);
+
+-- The end of the chain: taking it locks the row, so that events follow each other one by one.
+CREATE TABLE audit_head (
+    id BIGINT NOT NULL PRIMARY KEY CHECK (id = 1),
+    seq BIGINT NOT NULL CHECK (seq >= 0),
+    hash TEXT NOT NULL
+);
+INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, 'sha256:0000000000000000000000000000000000000000000000000000000000000000');
+
+CREATE TABLE idempotent_answers (
+    tenant_id UUID NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    principal TEXT NOT NULL,
+    method TEXT NOT NULL,
+    request_id UUID NOT NULL,
+    request_hash TEXT NOT NULL,
+    response BYTEA NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    CONSTRAINT idempotent_request PRIMARY KEY (tenant_id, principal, method, request_id)
+);
+CREATE INDEX idempotent_answers_by_age ON idempotent_answers (created_at);
+
+CREATE TABLE leases (
+    name TEXT NOT NULL PRIMARY KEY,
+    holder UUID NOT NULL,
+    epoch BIGINT NOT NULL CHECK (epoch > 0),
+    until TIMESTAMPTZ NOT NULL
+);
+
+-- R7: what happened stays as it was written.
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is insert-only', TG_TABLE_NAME;
+END
+$$;
+CREATE TRIGGER transitions_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON transitions
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER decisions_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON decisions
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER packets_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON packets
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER stickers_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON stickers
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER audit_events_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_events
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER version_entries_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON version_entries
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER releases_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON releases
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER release_components_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON release_components
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();

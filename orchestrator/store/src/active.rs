@@ -1,0 +1,112 @@
+//! What each environment runs, component by component: at most one active release each (R2).
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    id::{EnvironmentId, JobId},
+    name::ProjectRef,
+    release::Release,
+};
+use sqlx::FromRow;
+
+use crate::{
+    Active, Change, Result, Tx,
+    engine::{on, statements},
+    rows::At,
+    versions::ComponentRow,
+};
+
+statements! {
+    SUPERSEDE = {
+        "UPDATE active_components SET superseded_at = $3, superseded_by = $4 ",
+        "WHERE environment_id = $1 AND component_id = $2 AND superseded_at IS NULL"
+    };
+    ACTIVATE = {
+        "INSERT INTO active_components (environment_id, component_id, digest, release_id, job_id, since) ",
+        "VALUES ($1, $2, $3, $4, $5, $6)"
+    };
+    ACTIVE = {
+        "SELECT c.id, c.tenant_id, c.name, c.repository, c.created_at, a.digest, a.release_id, ",
+        "r.repository AS release_repository, r.project, r.number, a.job_id, a.since FROM active_components a ",
+        "JOIN components c ON c.id = a.component_id JOIN releases r ON r.id = a.release_id ",
+        "WHERE a.environment_id = $1 AND a.superseded_at IS NULL ORDER BY c.name"
+    };
+}
+
+#[derive(FromRow)]
+struct ActiveRow {
+    #[sqlx(flatten)]
+    component: ComponentRow,
+    digest: String,
+    release_id: uuid::Uuid,
+    release_repository: String,
+    project: String,
+    number: i64,
+    job_id: uuid::Uuid,
+    since: DateTime<Utc>,
+}
+
+impl Tx {
+    /// Makes a release the active one for its components in an environment. Several services of one component are one row.
+    pub async fn activate_release(
+        &mut self,
+        environment: EnvironmentId,
+        release: &Release,
+        job: JobId,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        // By component, in one order for all writers, so that they do not deadlock.
+        let components: BTreeMap<_, _> = release
+            .components
+            .values()
+            .map(|component| (component.component_id, component.digest))
+            .collect();
+        for (component, digest) in components {
+            on!(self, |conn| sqlx::query(SUPERSEDE)
+                .bind(environment.uuid())
+                .bind(component.uuid())
+                .bind(now)
+                .bind(release.id.uuid())
+                .execute(conn)
+                .await
+                .map(drop))?;
+            on!(self, |conn| sqlx::query(ACTIVATE)
+                .bind(environment.uuid())
+                .bind(component.uuid())
+                .bind(digest.to_string())
+                .bind(release.id.uuid())
+                .bind(job.uuid())
+                .bind(now)
+                .execute(conn)
+                .await
+                .map(drop))?;
+        }
+        self.note(Change::Lane(environment));
+        Ok(())
+    }
+
+    /// What an environment runs, by component name.
+    pub async fn active(&mut self, environment: EnvironmentId) -> Result<Vec<Active>> {
+        let rows: Vec<ActiveRow> = on!(self, |conn| sqlx::query_as(ACTIVE)
+            .bind(environment.uuid())
+            .fetch_all(conn)
+            .await)?;
+        let active = |row: ActiveRow| {
+            let at = At::new("active_components", row.component.id);
+            Ok(Active {
+                component: row.component.try_into()?,
+                digest: at.parse("digest", &row.digest)?,
+                release: row.release_id.into(),
+                project: ProjectRef {
+                    repository: row.release_repository,
+                    project: row.project,
+                },
+                number: at.number("number", row.number)?,
+                job: row.job_id.into(),
+                since: row.since,
+            })
+        };
+        rows.into_iter().map(active).collect()
+    }
+}

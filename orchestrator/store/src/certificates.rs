@@ -1,0 +1,190 @@
+//! Client certificates by serial number: the one look-up that authentication needs.
+
+use chrono::{DateTime, Utc};
+use sealift_common::id::AgentId;
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::{
+    Authenticated, AuthenticatedPrincipal, Certificate, CertificateSubject, Result, StoreError, Tx,
+    agents::AgentRow,
+    engine::{on, statements},
+    rows::{At, one},
+    users::UserRow,
+};
+
+macro_rules! columns {
+    () => {
+        "serial, tenant_id, user_id, agent_id, not_before, not_after, revoked_at"
+    };
+}
+
+statements! {
+    INSERT = { "INSERT INTO certificates (", columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7)" };
+    BY_SERIAL = { "SELECT ", columns!(), " FROM certificates WHERE serial = $1" };
+    AUTHENTICATE = {
+        "SELECT c.serial, c.tenant_id, c.user_id, c.agent_id, c.not_before, c.not_after, c.revoked_at, ",
+        "t.name AS tenant, u.name AS user_name, u.role, u.created_at AS user_created_at, ",
+        "u.revoked_at AS user_revoked_at, a.name AS agent_name, a.intent, a.evidence_key, a.facts, ",
+        "a.created_at AS agent_created_at, a.revoked_at AS agent_revoked_at, h.last_seen_at ",
+        "FROM certificates c JOIN tenants t ON t.id = c.tenant_id ",
+        "LEFT JOIN users u ON u.id = c.user_id LEFT JOIN agents a ON a.id = c.agent_id ",
+        "LEFT JOIN agent_heartbeats h ON h.agent_id = c.agent_id WHERE c.serial = $1"
+    };
+    RETIRE = {
+        "UPDATE certificates SET revoked_at = $2 WHERE agent_id = $1 AND revoked_at IS NULL AND serial NOT IN (",
+        "SELECT serial FROM certificates WHERE agent_id = $1 AND revoked_at IS NULL ",
+        "ORDER BY not_before DESC, serial DESC LIMIT $3)"
+    };
+}
+
+#[derive(FromRow)]
+struct CertificateRow {
+    serial: String,
+    tenant_id: Uuid,
+    user_id: Option<Uuid>,
+    agent_id: Option<Uuid>,
+    not_before: DateTime<Utc>,
+    not_after: DateTime<Utc>,
+    revoked_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<CertificateRow> for Certificate {
+    type Error = StoreError;
+
+    fn try_from(row: CertificateRow) -> Result<Self> {
+        let subject = match (row.user_id, row.agent_id) {
+            (Some(user), None) => CertificateSubject::User(user.into()),
+            (None, Some(agent)) => CertificateSubject::Agent(agent.into()),
+            _ => return Err(At::new("certificates", &row.serial).corrupt("user_id")),
+        };
+        Ok(Self {
+            serial: row.serial,
+            tenant_id: row.tenant_id.into(),
+            subject,
+            not_before: row.not_before,
+            not_after: row.not_after,
+            revoked_at: row.revoked_at,
+        })
+    }
+}
+
+#[derive(FromRow)]
+struct AuthenticatedRow {
+    #[sqlx(flatten)]
+    certificate: CertificateRow,
+    tenant: String,
+    user_name: Option<String>,
+    role: Option<String>,
+    user_created_at: Option<DateTime<Utc>>,
+    user_revoked_at: Option<DateTime<Utc>>,
+    agent_name: Option<String>,
+    intent: Option<String>,
+    evidence_key: Option<Vec<u8>>,
+    facts: Option<String>,
+    agent_created_at: Option<DateTime<Utc>>,
+    agent_revoked_at: Option<DateTime<Utc>>,
+    last_seen_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<AuthenticatedRow> for Authenticated {
+    type Error = StoreError;
+
+    fn try_from(row: AuthenticatedRow) -> Result<Self> {
+        let at = At::new("certificates", &row.certificate.serial);
+        let certificate = Certificate::try_from(row.certificate)?;
+        let tenant_id = certificate.tenant_id.uuid();
+        let principal = match certificate.subject {
+            CertificateSubject::User(id) => {
+                let missing = || at.corrupt("user_id");
+                let user = UserRow {
+                    id: id.uuid(),
+                    tenant_id,
+                    name: row.user_name.ok_or_else(missing)?,
+                    role: row.role.ok_or_else(missing)?,
+                    created_at: row.user_created_at.ok_or_else(missing)?,
+                    revoked_at: row.user_revoked_at,
+                };
+                AuthenticatedPrincipal::User(user.try_into()?)
+            }
+            CertificateSubject::Agent(id) => {
+                let missing = || at.corrupt("agent_id");
+                let agent = AgentRow {
+                    id: id.uuid(),
+                    tenant_id,
+                    name: row.agent_name.ok_or_else(missing)?,
+                    intent: row.intent.ok_or_else(missing)?,
+                    evidence_key: row.evidence_key.ok_or_else(missing)?,
+                    facts: row.facts.ok_or_else(missing)?,
+                    created_at: row.agent_created_at.ok_or_else(missing)?,
+                    last_seen_at: row.last_seen_at,
+                    revoked_at: row.agent_revoked_at,
+                };
+                AuthenticatedPrincipal::Agent(agent.try_into()?)
+            }
+        };
+        let tenant = at.parse("tenant_id", &row.tenant)?;
+        Ok(Self {
+            certificate,
+            tenant,
+            principal,
+        })
+    }
+}
+
+impl Tx {
+    /// Records an issued certificate.
+    pub async fn insert_certificate(&mut self, certificate: &Certificate) -> Result<()> {
+        let (user, agent) = match certificate.subject {
+            CertificateSubject::User(id) => (Some(id.uuid()), None),
+            CertificateSubject::Agent(id) => (None, Some(id.uuid())),
+        };
+        on!(self, |conn| sqlx::query(INSERT)
+            .bind(certificate.serial.as_str())
+            .bind(certificate.tenant_id.uuid())
+            .bind(user)
+            .bind(agent)
+            .bind(certificate.not_before)
+            .bind(certificate.not_after)
+            .bind(certificate.revoked_at)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// A certificate by serial number (lower-case hex).
+    pub async fn certificate(&mut self, serial: &str) -> Result<Option<Certificate>> {
+        let row: Option<CertificateRow> = on!(self, |conn| sqlx::query_as(BY_SERIAL)
+            .bind(serial)
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// All that authentication needs to know of a certificate, in one query.
+    pub async fn authenticate(&mut self, serial: &str) -> Result<Option<Authenticated>> {
+        let row: Option<AuthenticatedRow> = on!(self, |conn| sqlx::query_as(AUTHENTICATE)
+            .bind(serial)
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// After a renewal: only the `keep_newest` certificates of the agent count from now on.
+    pub async fn retire_agent_certificates(
+        &mut self,
+        agent: AgentId,
+        keep_newest: u32,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        on!(self, |conn| sqlx::query(RETIRE)
+            .bind(agent.uuid())
+            .bind(now)
+            .bind(i64::from(keep_newest))
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+}

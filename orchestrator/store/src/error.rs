@@ -1,0 +1,186 @@
+//! Errors of the store. What does not exist is `None`, never an error.
+
+use std::path::PathBuf;
+
+use sealift_common::{canonical::CanonicalError, task::IllegalTransition};
+
+/// Result of the store.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else changed the row first (or two transactions met): read again, decide again.
+    #[error("a concurrent change won")]
+    Conflict,
+    /// A unique constraint refused the row.
+    #[error("{constraint} exists already")]
+    Duplicate {
+        /// Name of the constraint, the same on both engines.
+        constraint: &'static str,
+    },
+    /// A row names another row that does not exist, or that belongs to another tenant.
+    #[error("the row refers to something that does not exist")]
+    Reference(#[source] sqlx::Error),
+    /// A CHECK constraint refused the row: a defect of the caller.
+    #[error("the row is not one that the schema allows")]
+    Check(#[source] sqlx::Error),
+    /// Another orchestrator uses the SQLite file.
+    #[error("{0}")]
+    Locked(String),
+    /// The lock file cannot be made or locked.
+    #[error("cannot lock {path}")]
+    LockFile {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database, its URL or its version is not one that can be used.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A stored value is not one that this program writes.
+    #[error("table {table}, column {column}, row {row} holds a value that cannot be read")]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// Identifier of the row.
+        row: String,
+    },
+    /// The database is away or too slow: try later.
+    #[error("the database is not available")]
+    Unavailable(#[source] sqlx::Error),
+    /// A write inside a read transaction: a defect of the caller.
+    #[error("a read transaction cannot write")]
+    ReadOnly,
+    /// The state does not allow the event.
+    #[error(transparent)]
+    IllegalTransition(#[from] IllegalTransition),
+    /// The cursor is not one that this list gave.
+    #[error("the page cursor is not one of this list")]
+    InvalidCursor,
+    /// A number that does not fit into the database's 64-bit signed integers.
+    #[error("the number {0} is too large to be stored")]
+    TooLarge(u64),
+    /// A value has no JSON form.
+    #[error("the value has no JSON form")]
+    Json(#[from] serde_json::Error),
+    /// A value has no canonical form.
+    #[error("the value has no canonical form")]
+    Canonical(#[from] CanonicalError),
+    /// The schema could not be brought up to date.
+    #[error("the database schema could not be brought up to date")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// Anything else that the driver says.
+    #[error("the database refused a statement")]
+    Driver(#[source] sqlx::Error),
+}
+
+/// Unique constraints and indexes by name, with the columns by which SQLite names them.
+const UNIQUE: &[(&str, &str)] = &[
+    ("tenant_name", "tenants.name"),
+    ("user_name", "users.tenant_id, users.name"),
+    ("certificates_pkey", "certificates.serial"),
+    ("environment_name", "environments.tenant_id, environments.name"),
+    ("target_name", "targets.environment_id, targets.name"),
+    ("component_name", "components.tenant_id, components.name"),
+    (
+        "component_repository",
+        "components.tenant_id, components.repository",
+    ),
+    (
+        "project_ref",
+        "projects.tenant_id, projects.repository, projects.project",
+    ),
+    ("release_number", "releases.project_id, releases.number"),
+    ("release_commit", "releases.project_id, releases.commit_id"),
+    ("job_of_promotion", "jobs.promotion_id"),
+    ("job_ticket", "jobs.environment_id, jobs.ticket"),
+    ("task_target", "tasks.job_id, tasks.target_id"),
+    ("one_live_task_per_target", "tasks.target_id"),
+    (
+        "task_attempts_pkey",
+        "task_attempts.task_id, task_attempts.number",
+    ),
+    (
+        "transition_seq",
+        "transitions.entity_kind, transitions.entity_id, transitions.seq",
+    ),
+    (
+        "one_active_release_per_component",
+        "active_components.environment_id, active_components.component_id",
+    ),
+    (
+        "one_open_drift",
+        "drift.target_id, drift.project, drift.kind, drift.service",
+    ),
+    ("packet_of_attempt", "packets.task_id, packets.attempt"),
+    ("log_line", "log_lines.task_id, log_lines.attempt, log_lines.seq"),
+    (
+        "idempotent_request",
+        "idempotent_answers.tenant_id, idempotent_answers.principal, idempotent_answers.method, idempotent_answers.request_id",
+    ),
+];
+
+/// Name of the violated unique constraint, whichever engine tells.
+fn unique_constraint(error: &dyn sqlx::error::DatabaseError) -> &'static str {
+    let columns = error
+        .message()
+        .rsplit_once("constraint failed: ")
+        .map(|(_, tail)| tail);
+    UNIQUE
+        .iter()
+        .find(|(name, on_sqlite)| error.constraint() == Some(name) || columns == Some(on_sqlite))
+        .map_or("identifier", |(name, _)| name)
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::error::ErrorKind;
+        let Some(database) = error.as_database_error() else {
+            return match error {
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+                | sqlx::Error::Protocol(_) => Self::Unavailable(error),
+                other => Self::Driver(other),
+            };
+        };
+        match database.kind() {
+            ErrorKind::UniqueViolation => Self::Duplicate {
+                constraint: unique_constraint(database),
+            },
+            ErrorKind::ForeignKeyViolation => Self::Reference(error),
+            ErrorKind::CheckViolation | ErrorKind::NotNullViolation => Self::Check(error),
+            _ => Self::by_code(database.code().unwrap_or_default().into_owned(), error),
+        }
+    }
+}
+
+impl StoreError {
+    /// Sorts the rest by SQLSTATE (five characters) or SQLite's extended result code (a number).
+    fn by_code(code: String, error: sqlx::Error) -> Self {
+        if code.len() == 5 {
+            return match code.as_str() {
+                "40001" | "40P01" => Self::Conflict,
+                "25006" => Self::ReadOnly,
+                // Lock and statement deadlines, connections that end, servers that start, stop or are full.
+                "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "25P03" => Self::Unavailable(error),
+                _ if code.starts_with("08") || code.starts_with("53") => Self::Unavailable(error),
+                _ => Self::Driver(error),
+            };
+        }
+        match code.parse::<u32>().unwrap_or(0) & 0xff {
+            // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN.
+            5 | 6 | 10 | 13 | 14 => Self::Unavailable(error),
+            // SQLITE_READONLY.
+            8 => Self::ReadOnly,
+            _ => Self::Driver(error),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Evidence packets, byte for byte as signed. Insert-only (R7); one per attempt.
+
+use chrono::{DateTime, Utc};
+use sealift_common::id::{EnvironmentId, JobId, PacketId, TargetId, TaskId, TenantId};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::{
+    Cursor, PacketFilter, PacketRow, Page, PageRequest, Result, StoreError, Tx,
+    engine::{on, statements},
+    rows::{At, all, one},
+};
+
+macro_rules! columns {
+    () => {
+        "id, tenant_id, environment_id, target_id, job_id, task_id, attempt, agent_id, result, digest, envelope, \
+         created_at"
+    };
+}
+
+statements! {
+    INSERT = {
+        "INSERT INTO packets (", columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+    };
+    BY_ID = { "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id = $2" };
+    OF_ATTEMPT = { "SELECT ", columns!(), " FROM packets WHERE task_id = $1 AND attempt = $2" };
+    LIST = { "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3" };
+    LIST_OF_JOB = {
+        "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id < $2 AND job_id = $4 ",
+        "AND (target_id = $5 OR $5 IS NULL) AND (environment_id = $6 OR $6 IS NULL) ORDER BY id DESC LIMIT $3"
+    };
+    LIST_OF_TARGET = {
+        "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id < $2 AND target_id = $4 ",
+        "AND (environment_id = $5 OR $5 IS NULL) ORDER BY id DESC LIMIT $3"
+    };
+    LIST_OF_ENVIRONMENT = {
+        "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id < $2 AND environment_id = $4 ",
+        "ORDER BY id DESC LIMIT $3"
+    };
+}
+
+#[derive(FromRow)]
+struct PacketColumns {
+    id: Uuid,
+    tenant_id: Uuid,
+    environment_id: Uuid,
+    target_id: Uuid,
+    job_id: Uuid,
+    task_id: Uuid,
+    attempt: i64,
+    agent_id: Uuid,
+    result: String,
+    digest: String,
+    envelope: Vec<u8>,
+    created_at: DateTime<Utc>,
+}
+
+impl TryFrom<PacketColumns> for PacketRow {
+    type Error = StoreError;
+
+    fn try_from(row: PacketColumns) -> Result<Self> {
+        let at = At::new("packets", row.id);
+        Ok(Self {
+            id: row.id.into(),
+            tenant_id: row.tenant_id.into(),
+            environment_id: row.environment_id.into(),
+            target_id: row.target_id.into(),
+            job_id: row.job_id.into(),
+            task_id: row.task_id.into(),
+            attempt: at.small("attempt", row.attempt)?,
+            agent_id: row.agent_id.into(),
+            result: row.result,
+            digest: at.parse("digest", &row.digest)?,
+            envelope: row.envelope,
+            created_at: row.created_at,
+        })
+    }
+}
+
+impl Tx {
+    /// Writes a packet. A second one of the same attempt is [`StoreError::Duplicate`] of `packet_of_attempt`.
+    pub async fn insert_packet(&mut self, packet: &PacketRow) -> Result<()> {
+        on!(self, |conn| sqlx::query(INSERT)
+            .bind(packet.id.uuid())
+            .bind(packet.tenant_id.uuid())
+            .bind(packet.environment_id.uuid())
+            .bind(packet.target_id.uuid())
+            .bind(packet.job_id.uuid())
+            .bind(packet.task_id.uuid())
+            .bind(i64::from(packet.attempt))
+            .bind(packet.agent_id.uuid())
+            .bind(packet.result.as_str())
+            .bind(packet.digest.to_string())
+            .bind(packet.envelope.as_slice())
+            .bind(packet.created_at)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// A packet.
+    pub async fn packet(&mut self, tenant: TenantId, id: PacketId) -> Result<Option<PacketRow>> {
+        let row: Option<PacketColumns> = on!(self, |conn| sqlx::query_as(BY_ID)
+            .bind(tenant.uuid())
+            .bind(id.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// The packet of an attempt.
+    pub async fn packet_of_attempt(&mut self, task: TaskId, attempt: u32) -> Result<Option<PacketRow>> {
+        let row: Option<PacketColumns> = on!(self, |conn| sqlx::query_as(OF_ATTEMPT)
+            .bind(task.uuid())
+            .bind(i64::from(attempt))
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// Packets newest first.
+    pub async fn list_packets(
+        &mut self,
+        tenant: TenantId,
+        filter: PacketFilter,
+        page: &PageRequest,
+    ) -> Result<Page<PacketRow>> {
+        let below = page.below_id()?;
+        let (tenant, limit) = (tenant.uuid(), page.limit());
+        let job = filter.job.map(JobId::uuid);
+        let target = filter.target.map(TargetId::uuid);
+        let environment = filter.environment.map(EnvironmentId::uuid);
+        // One statement per leading column, so that each has its index.
+        let rows: Vec<PacketColumns> = if job.is_some() {
+            on!(self, |conn| sqlx::query_as(LIST_OF_JOB)
+                .bind(tenant)
+                .bind(below)
+                .bind(limit)
+                .bind(job)
+                .bind(target)
+                .bind(environment)
+                .fetch_all(conn)
+                .await)?
+        } else if target.is_some() {
+            on!(self, |conn| sqlx::query_as(LIST_OF_TARGET)
+                .bind(tenant)
+                .bind(below)
+                .bind(limit)
+                .bind(target)
+                .bind(environment)
+                .fetch_all(conn)
+                .await)?
+        } else if environment.is_some() {
+            on!(self, |conn| sqlx::query_as(LIST_OF_ENVIRONMENT)
+                .bind(tenant)
+                .bind(below)
+                .bind(limit)
+                .bind(environment)
+                .fetch_all(conn)
+                .await)?
+        } else {
+            on!(self, |conn| sqlx::query_as(LIST)
+                .bind(tenant)
+                .bind(below)
+                .bind(limit)
+                .fetch_all(conn)
+                .await)?
+        };
+        Ok(Page::of(all(rows)?, page, |packet: &PacketRow| {
+            Cursor::of(&[&packet.id])
+        }))
+    }
+}

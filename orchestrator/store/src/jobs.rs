@@ -1,0 +1,385 @@
+//! Jobs and their lanes. Their state is written by [`Tx::apply_job_event`] and nothing else.
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    id::{EnvironmentId, JobId, PromotionId, TenantId},
+    job::{JobEvent, JobPhase, JobState},
+};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::{
+    Change, Cursor, EntityKind, Job, Page, PageRequest, Result, StoreError, Tx,
+    engine::{on, statements},
+    rows::{At, all, count, int, json_opt, one},
+    transitions::NewTransition,
+};
+
+macro_rules! columns {
+    () => {
+        "id, tenant_id, promotion_id, environment_id, environment, release_id, state, failure, stop, stop_reason, \
+         ticket, version, created_at, started_at, finished_at"
+    };
+}
+
+statements! {
+    NEXT_TICKET = {
+        "INSERT INTO lanes (environment_id, last_ticket) VALUES ($1, 1) ON CONFLICT (environment_id) ",
+        "DO UPDATE SET last_ticket = lanes.last_ticket + 1 RETURNING last_ticket"
+    };
+    INSERT = {
+        "INSERT INTO jobs (", columns!(), ") ",
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+    };
+    BY_TENANT_AND_ID = { "SELECT ", columns!(), " FROM jobs WHERE tenant_id = $1 AND id = $2" };
+    BY_ID = { "SELECT ", columns!(), " FROM jobs WHERE id = $1" };
+    OF_PROMOTION = { "SELECT ", columns!(), " FROM jobs WHERE promotion_id = $1" };
+    LIST = { "SELECT ", columns!(), " FROM jobs WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3" };
+    LIST_OF_ENVIRONMENT = {
+        "SELECT ", columns!(), " FROM jobs WHERE tenant_id = $1 AND environment_id = $2 AND ticket < $3 ",
+        "ORDER BY ticket DESC LIMIT $4"
+    };
+    SET_STATE = {
+        "UPDATE jobs SET state = $3, failure = $4, started_at = COALESCE(started_at, $5), finished_at = $6, ",
+        "version = version + 1 WHERE id = $1 AND version = $2 RETURNING ", columns!()
+    };
+    REQUEST_STOP = {
+        "UPDATE jobs SET stop = $3, stop_reason = $4, version = version + 1 ",
+        "WHERE id = $1 AND version = $2 RETURNING ", columns!()
+    };
+    RUNNING = {
+        "SELECT ", columns!(), " FROM jobs WHERE state = 'running' ORDER BY environment_id, ticket LIMIT $1"
+    };
+    LANES_WITH_QUEUED = { "SELECT DISTINCT environment_id FROM jobs WHERE state = 'queued'" };
+    LANE_HEAD = {
+        "SELECT ", columns!(), " FROM jobs WHERE environment_id = $1 AND state = 'queued' ORDER BY ticket LIMIT 1"
+    };
+    RUNNING_IN_LANE = { "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state = 'running'" };
+    QUEUED_IN_LANE = { "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state = 'queued'" };
+    QUEUED_UP_TO = {
+        "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state = 'queued' AND ticket <= $2"
+    };
+    RECENT_TIMES = {
+        "SELECT started_at, finished_at FROM jobs WHERE environment_id = $1 AND state = 'succeeded' ",
+        "AND started_at IS NOT NULL AND finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT $2"
+    };
+}
+
+#[derive(FromRow)]
+struct JobRow {
+    id: Uuid,
+    tenant_id: Uuid,
+    promotion_id: Uuid,
+    environment_id: Uuid,
+    environment: String,
+    release_id: Uuid,
+    state: String,
+    failure: Option<String>,
+    stop: bool,
+    stop_reason: String,
+    ticket: i64,
+    version: i64,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<JobRow> for Job {
+    type Error = StoreError;
+
+    fn try_from(row: JobRow) -> Result<Self> {
+        let at = At::new("jobs", row.id);
+        let state = match (
+            at.parse("state", &row.state)?,
+            at.json_opt("failure", row.failure.as_deref())?,
+        ) {
+            (JobPhase::Queued, None) => JobState::Queued,
+            (JobPhase::Running, None) => JobState::Running,
+            (JobPhase::Succeeded, None) => JobState::Succeeded,
+            (JobPhase::Failed, Some(failure)) => JobState::Failed { failure },
+            (JobPhase::Cancelled, None) => JobState::Cancelled,
+            _ => return Err(at.corrupt("state")),
+        };
+        Ok(Self {
+            id: row.id.into(),
+            tenant_id: row.tenant_id.into(),
+            promotion_id: row.promotion_id.into(),
+            environment_id: row.environment_id.into(),
+            environment: at.parse("environment", &row.environment)?,
+            release_id: row.release_id.into(),
+            state,
+            stop: row.stop,
+            stop_reason: row.stop_reason,
+            ticket: at.number("ticket", row.ticket)?,
+            version: at.number("version", row.version)?,
+            created_at: row.created_at,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+        })
+    }
+}
+
+impl Tx {
+    /// The next ticket of an environment's lane, from 1 without gap. Others wait until this transaction ends.
+    pub async fn next_ticket(&mut self, environment: EnvironmentId) -> Result<u64> {
+        let ticket: i64 = on!(self, |conn| sqlx::query_scalar(NEXT_TICKET)
+            .bind(environment.uuid())
+            .fetch_one(conn)
+            .await)?;
+        At::new("lanes", environment).number("last_ticket", ticket)
+    }
+
+    /// Writes a new job; its version should be 0, so that the history counts from 1.
+    pub async fn insert_job(&mut self, job: &Job) -> Result<()> {
+        let (ticket, version) = (int(job.ticket)?, int(job.version)?);
+        let failure = json_opt(job.state.failure())?;
+        on!(self, |conn| sqlx::query(INSERT)
+            .bind(job.id.uuid())
+            .bind(job.tenant_id.uuid())
+            .bind(job.promotion_id.uuid())
+            .bind(job.environment_id.uuid())
+            .bind(job.environment.as_str())
+            .bind(job.release_id.uuid())
+            .bind(job.state.phase().as_str())
+            .bind(failure)
+            .bind(job.stop)
+            .bind(job.stop_reason.as_str())
+            .bind(ticket)
+            .bind(version)
+            .bind(job.created_at)
+            .bind(job.started_at)
+            .bind(job.finished_at)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        self.note_job(job);
+        Ok(())
+    }
+
+    /// A job of a tenant.
+    pub async fn job(&mut self, tenant: TenantId, id: JobId) -> Result<Option<Job>> {
+        let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(BY_TENANT_AND_ID)
+            .bind(tenant.uuid())
+            .bind(id.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// A job. Not scoped by tenant: for the orchestrator's own work.
+    pub async fn job_by_id(&mut self, id: JobId) -> Result<Option<Job>> {
+        let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(BY_ID)
+            .bind(id.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// The job that carries out a promotion.
+    pub async fn job_of_promotion(&mut self, promotion: PromotionId) -> Result<Option<Job>> {
+        let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(OF_PROMOTION)
+            .bind(promotion.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// Jobs newest first, of one environment (by ticket) or of all.
+    pub async fn list_jobs(
+        &mut self,
+        tenant: TenantId,
+        environment: Option<EnvironmentId>,
+        page: &PageRequest,
+    ) -> Result<Page<Job>> {
+        let Some(environment) = environment else {
+            let below = page.below_id()?;
+            let rows: Vec<JobRow> = on!(self, |conn| sqlx::query_as(LIST)
+                .bind(tenant.uuid())
+                .bind(below)
+                .bind(page.limit())
+                .fetch_all(conn)
+                .await)?;
+            return Ok(Page::of(all(rows)?, page, |job: &Job| Cursor::of(&[&job.id])));
+        };
+        let below = page.below_number()?;
+        let rows: Vec<JobRow> = on!(self, |conn| sqlx::query_as(LIST_OF_ENVIRONMENT)
+            .bind(tenant.uuid())
+            .bind(environment.uuid())
+            .bind(below)
+            .bind(page.limit())
+            .fetch_all(conn)
+            .await)?;
+        Ok(Page::of(all(rows)?, page, |job: &Job| Cursor::of(&[&job.ticket])))
+    }
+
+    /// Moves a job, with its history row; the only SQL that writes `jobs.state`. An event that changes nothing writes
+    /// nothing. [`StoreError::Conflict`] when the job is not the newest version.
+    pub async fn apply_job_event(
+        &mut self,
+        job: &Job,
+        event: &JobEvent,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Job> {
+        let Some(next) = job.state.apply(event)? else {
+            return Ok(job.clone());
+        };
+        let version = int(job.version)?;
+        let phase = next.phase();
+        let failure = json_opt(next.failure())?;
+        let started_at = (phase == JobPhase::Running).then_some(now);
+        let finished_at = phase.is_terminal().then_some(now);
+        let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(SET_STATE)
+            .bind(job.id.uuid())
+            .bind(version)
+            .bind(phase.as_str())
+            .bind(failure)
+            .bind(started_at)
+            .bind(finished_at)
+            .fetch_optional(conn)
+            .await)?;
+        let changed: Job = row.ok_or(StoreError::Conflict)?.try_into()?;
+        let detail = next.failure().map_or("", |failure| failure.code.as_str());
+        self.insert_transition(NewTransition {
+            kind: EntityKind::Job,
+            id: job.id.uuid(),
+            seq: changed.version,
+            from: job.state.phase().as_str(),
+            to: phase.as_str(),
+            event: event.name(),
+            actor,
+            detail,
+            failure: next.failure(),
+            at: now,
+        })
+        .await?;
+        self.note_job(&changed);
+        Ok(changed)
+    }
+
+    /// Notes the wish to stop a job; the history gets a row `stop_requested`. A job that has ended or was asked before stays
+    /// as it is.
+    pub async fn request_job_stop(
+        &mut self,
+        job: &Job,
+        reason: &str,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Job> {
+        if job.stop || job.state.phase().is_terminal() {
+            return Ok(job.clone());
+        }
+        let version = int(job.version)?;
+        let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(REQUEST_STOP)
+            .bind(job.id.uuid())
+            .bind(version)
+            .bind(true)
+            .bind(reason)
+            .fetch_optional(conn)
+            .await)?;
+        let changed: Job = row.ok_or(StoreError::Conflict)?.try_into()?;
+        let phase = changed.state.phase().as_str();
+        self.insert_transition(NewTransition {
+            kind: EntityKind::Job,
+            id: job.id.uuid(),
+            seq: changed.version,
+            from: phase,
+            to: phase,
+            event: "stop_requested",
+            actor,
+            detail: reason,
+            failure: None,
+            at: now,
+        })
+        .await?;
+        self.note_job(&changed);
+        Ok(changed)
+    }
+
+    fn note_job(&mut self, job: &Job) {
+        self.note(Change::Job(job.id));
+        self.note(Change::Lane(job.environment_id));
+    }
+
+    /// Running jobs of all lanes: the work list.
+    pub async fn running_jobs(&mut self, limit: u32) -> Result<Vec<Job>> {
+        let rows: Vec<JobRow> = on!(self, |conn| sqlx::query_as(RUNNING)
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)?;
+        all(rows)
+    }
+
+    /// Lanes in which jobs wait.
+    pub async fn lanes_with_queued(&mut self) -> Result<Vec<EnvironmentId>> {
+        let ids: Vec<Uuid> = on!(self, |conn| sqlx::query_scalar(LANES_WITH_QUEUED)
+            .fetch_all(conn)
+            .await)?;
+        Ok(ids.into_iter().map(EnvironmentId::from).collect())
+    }
+
+    /// The queued job with the lowest ticket.
+    pub async fn lane_head(&mut self, environment: EnvironmentId) -> Result<Option<Job>> {
+        let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(LANE_HEAD)
+            .bind(environment.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// How many jobs of a lane run.
+    pub async fn running_in_lane(&mut self, environment: EnvironmentId) -> Result<u32> {
+        let running: i64 = on!(self, |conn| sqlx::query_scalar(RUNNING_IN_LANE)
+            .bind(environment.uuid())
+            .fetch_one(conn)
+            .await)?;
+        Ok(count(running))
+    }
+
+    /// How many jobs of a lane wait.
+    pub async fn queued_in_lane(&mut self, environment: EnvironmentId) -> Result<u32> {
+        let queued: i64 = on!(self, |conn| sqlx::query_scalar(QUEUED_IN_LANE)
+            .bind(environment.uuid())
+            .fetch_one(conn)
+            .await)?;
+        Ok(count(queued))
+    }
+
+    /// Place of a queued job among those that wait, from 1; 0 when it does not wait.
+    pub async fn lane_position(&mut self, job: &Job) -> Result<u32> {
+        if job.state != JobState::Queued {
+            return Ok(0);
+        }
+        let ticket = int(job.ticket)?;
+        let position: i64 = on!(self, |conn| sqlx::query_scalar(QUEUED_UP_TO)
+            .bind(job.environment_id.uuid())
+            .bind(ticket)
+            .fetch_one(conn)
+            .await)?;
+        Ok(count(position))
+    }
+
+    /// How long the newest succeeded jobs of an environment ran, in seconds, newest first.
+    pub async fn recent_job_seconds(&mut self, environment: EnvironmentId, most: u32) -> Result<Vec<f64>> {
+        let rows: Vec<(DateTime<Utc>, DateTime<Utc>)> = on!(self, |conn| sqlx::query_as(RECENT_TIMES)
+            .bind(environment.uuid())
+            .bind(i64::from(most))
+            .fetch_all(conn)
+            .await)?;
+        let seconds = |(from, to): (DateTime<Utc>, DateTime<Utc>)| (to - from).as_seconds_f64();
+        Ok(rows.into_iter().map(seconds).collect())
+    }
+}
+
+trait JobFailure {
+    fn failure(&self) -> Option<&sealift_common::failure::Failure>;
+}
+
+impl JobFailure for JobState {
+    fn failure(&self) -> Option<&sealift_common::failure::Failure> {
+        match self {
+            Self::Failed { failure } => Some(failure),
+            Self::Queued | Self::Running | Self::Succeeded | Self::Cancelled => None,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What agents saw on targets, their stickers, and what is recorded to run there.
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    bounds,
+    digest::Digest,
+    drift::Recorded,
+    id::{EnvironmentId, JobId, ReleaseId, TargetId, TaskId},
+    name::ProjectRef,
+    observation::TargetObservation,
+    order::Fence,
+};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::{
+    Change, Result, StickerRow, Tx,
+    engine::{on, statements},
+    rows::{At, int, json},
+};
+
+statements! {
+    PUT = {
+        "INSERT INTO target_observations (target_id, observation, received_at) VALUES ($1, $2, $3) ",
+        "ON CONFLICT (target_id) DO UPDATE SET observation = excluded.observation, received_at = excluded.received_at"
+    };
+    BY_TARGET = { "SELECT target_id, observation FROM target_observations WHERE target_id = $1" };
+    OF_ENVIRONMENT = {
+        "SELECT o.target_id, o.observation FROM target_observations o JOIN targets t ON t.id = o.target_id ",
+        "WHERE t.environment_id = $1 AND t.archived_at IS NULL ORDER BY t.name LIMIT $2"
+    };
+    INSERT_STICKER = {
+        "INSERT INTO stickers (target_id, project, task_id, digest, previous, content, created_at) ",
+        "VALUES ($1, $2, $3, $4, $5, $6, $7)"
+    };
+    LATEST_STICKER = {
+        "SELECT digest, content FROM stickers WHERE target_id = $1 AND project = $2 ORDER BY id DESC LIMIT 1"
+    };
+    RECORDED = {
+        "SELECT c.repository, c.project, c.fence, c.sticker, r.manifest FROM target_current c ",
+        "JOIN releases r ON r.id = c.release_id WHERE c.target_id = $1 ORDER BY c.repository, c.project"
+    };
+    SET_CURRENT = {
+        "INSERT INTO target_current (target_id, repository, project, job_id, task_id, release_id, fence, sticker, since) ",
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (target_id, repository, project) DO UPDATE SET ",
+        "job_id = excluded.job_id, task_id = excluded.task_id, release_id = excluded.release_id, ",
+        "fence = excluded.fence, sticker = excluded.sticker, since = excluded.since ",
+        "WHERE target_current.fence < excluded.fence"
+    };
+}
+
+/// Most observations of one environment.
+const MOST: i64 = bounds::TARGETS_PER_JOB as i64 + 1;
+
+#[derive(FromRow)]
+struct RecordedRow {
+    repository: String,
+    project: String,
+    fence: i64,
+    sticker: String,
+    manifest: String,
+}
+
+fn observation((target, text): (Uuid, String)) -> Result<TargetObservation> {
+    At::new("target_observations", target).json("observation", &text)
+}
+
+impl Tx {
+    /// Replaces what was last seen of a target.
+    pub async fn put_observation(&mut self, seen: &TargetObservation, now: DateTime<Utc>) -> Result<()> {
+        let text = json(seen)?;
+        on!(self, |conn| sqlx::query(PUT)
+            .bind(seen.target_id.uuid())
+            .bind(text)
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        self.note(Change::Target(seen.target_id));
+        Ok(())
+    }
+
+    /// What was last seen of a target.
+    pub async fn observation(&mut self, target: TargetId) -> Result<Option<TargetObservation>> {
+        let row: Option<(Uuid, String)> = on!(self, |conn| sqlx::query_as(BY_TARGET)
+            .bind(target.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        row.map(observation).transpose()
+    }
+
+    /// What was last seen of the live targets of an environment, by target name.
+    pub async fn observations_of_environment(
+        &mut self,
+        environment: EnvironmentId,
+    ) -> Result<Vec<TargetObservation>> {
+        let rows: Vec<(Uuid, String)> = on!(self, |conn| sqlx::query_as(OF_ENVIRONMENT)
+            .bind(environment.uuid())
+            .bind(MOST)
+            .fetch_all(conn)
+            .await)?;
+        rows.into_iter().map(observation).collect()
+    }
+
+    /// Keeps a reported sticker. Insert-only.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a sticker's row is these values, and nothing else needs them together"
+    )]
+    pub async fn insert_sticker(
+        &mut self,
+        target: TargetId,
+        project: &str,
+        task: TaskId,
+        digest: Digest,
+        previous: Option<Digest>,
+        content: &[u8],
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        on!(self, |conn| sqlx::query(INSERT_STICKER)
+            .bind(target.uuid())
+            .bind(project)
+            .bind(task.uuid())
+            .bind(digest.to_string())
+            .bind(previous.map(|digest| digest.to_string()))
+            .bind(content)
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// The newest sticker of a project on a target.
+    pub async fn latest_sticker(&mut self, target: TargetId, project: &str) -> Result<Option<StickerRow>> {
+        let row: Option<(String, Vec<u8>)> = on!(self, |conn| sqlx::query_as(LATEST_STICKER)
+            .bind(target.uuid())
+            .bind(project)
+            .fetch_optional(conn)
+            .await)?;
+        let sticker = |(digest, content): (String, Vec<u8>)| {
+            let digest = At::new("stickers", target).parse("digest", &digest)?;
+            Ok(StickerRow { digest, content })
+        };
+        row.map(sticker).transpose()
+    }
+
+    /// What is recorded to run on a target, by project.
+    pub async fn recorded(&mut self, target: TargetId) -> Result<Vec<(ProjectRef, Recorded)>> {
+        let rows: Vec<RecordedRow> = on!(self, |conn| sqlx::query_as(RECORDED)
+            .bind(target.uuid())
+            .fetch_all(conn)
+            .await)?;
+        let recorded = |row: RecordedRow| {
+            let at = At::new("target_current", target);
+            let recorded = Recorded {
+                fence: Fence(at.number("fence", row.fence)?),
+                manifest: at.json("manifest", &row.manifest)?,
+                sticker: at.parse("sticker", &row.sticker)?,
+            };
+            let project = ProjectRef {
+                repository: row.repository,
+                project: row.project,
+            };
+            Ok((project, recorded))
+        };
+        rows.into_iter().map(recorded).collect()
+    }
+
+    /// Records what runs on a target for a project; a fence that is not higher than the recorded one changes nothing.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a record is these values, and nothing else needs them together"
+    )]
+    pub async fn set_current(
+        &mut self,
+        target: TargetId,
+        project: &ProjectRef,
+        job: JobId,
+        task: TaskId,
+        release: ReleaseId,
+        fence: Fence,
+        sticker: Digest,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        let fence = int(fence.0)?;
+        on!(self, |conn| sqlx::query(SET_CURRENT)
+            .bind(target.uuid())
+            .bind(project.repository.as_str())
+            .bind(project.project.as_str())
+            .bind(job.uuid())
+            .bind(task.uuid())
+            .bind(release.uuid())
+            .bind(fence)
+            .bind(sticker.to_string())
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        self.note(Change::Target(target));
+        Ok(())
+    }
+}

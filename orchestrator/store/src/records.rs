@@ -1,0 +1,440 @@
+//! What the store keeps that the domain has no type of its own for. Plain data.
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    digest::Digest,
+    drift::Finding,
+    failure::Failure,
+    id::{
+        AgentId, DecisionId, DriftId, EnvironmentId, JobId, JoinTokenId, PacketId, PromotionId, ReleaseId,
+        TargetId, TaskId, TenantId, UserId,
+    },
+    inventory::{Agent, Component, User},
+    job::JobState,
+    name::{Name, ProjectRef},
+    order::Fence,
+    phases,
+    promotion::PromotionState,
+    role::Role,
+    strategy::{Limits, Strategy},
+    task::{TaskState, Wanted},
+};
+
+/// Whose a certificate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateSubject {
+    /// A user's.
+    User(UserId),
+    /// An agent's.
+    Agent(AgentId),
+}
+
+/// An issued client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Serial number, lower-case hex.
+    pub serial: String,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Whose it is.
+    pub subject: CertificateSubject,
+    /// Valid from.
+    pub not_before: DateTime<Utc>,
+    /// Valid until.
+    pub not_after: DateTime<Utc>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+/// Who stands behind a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthenticatedPrincipal {
+    /// A user.
+    User(User),
+    /// An agent.
+    Agent(Agent),
+}
+
+/// What the store knows of a certificate. Whether it counts (time, revocation, role) is for the caller to judge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authenticated {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// Name of its tenant.
+    pub tenant: Name,
+    /// Whose it is.
+    pub principal: AuthenticatedPrincipal,
+}
+
+/// A single-use permission to enrol an agent for a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    /// Identifier (not the secret).
+    pub id: JoinTokenId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// The target that it binds.
+    pub target_id: TargetId,
+    /// SHA-256 of the secret.
+    pub secret_hash: [u8; 32],
+    /// Valid until (not including).
+    pub expires_at: DateTime<Utc>,
+    /// Who made it.
+    pub created_by: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was used.
+    pub used_at: Option<DateTime<Utc>>,
+    /// The agent that used it.
+    pub used_by: Option<AgentId>,
+}
+
+/// What a tag of a component meant from some time on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionEntry {
+    /// The tag.
+    pub tag: String,
+    /// What it pointed at.
+    pub digest: Digest,
+    /// When that was learnt.
+    pub resolved_at: DateTime<Utc>,
+}
+
+/// A sticker as reported, without its history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StickerRow {
+    /// Its digest.
+    pub digest: Digest,
+    /// The file's bytes.
+    pub content: Vec<u8>,
+}
+
+/// One drift observation with its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriftRow {
+    /// Identifier.
+    pub id: DriftId,
+    /// Target.
+    pub target_id: TargetId,
+    /// Environment, for people.
+    pub environment: Name,
+    /// Target, for people.
+    pub target: Name,
+    /// The project, `repository/project`.
+    pub project: String,
+    /// What disagrees.
+    pub finding: Finding,
+    /// When it was first seen.
+    pub first_seen_at: DateTime<Utc>,
+    /// When it was last seen; kept to the minute.
+    pub last_seen_at: DateTime<Utc>,
+    /// When it was gone.
+    pub resolved_at: Option<DateTime<Utc>>,
+}
+
+/// Which drift is wanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DriftFilter {
+    /// Only of this environment.
+    pub environment: Option<EnvironmentId>,
+    /// Only of this target.
+    pub target: Option<TargetId>,
+    /// Also what is gone.
+    pub include_resolved: bool,
+}
+
+/// What a reconciliation of drift did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DriftChange {
+    /// Findings that are new.
+    pub opened: u32,
+    /// Findings that are gone.
+    pub resolved: u32,
+}
+
+/// A request to bring a release to an environment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Promotion {
+    /// Identifier.
+    pub id: PromotionId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Environment.
+    pub environment_id: EnvironmentId,
+    /// Its name.
+    pub environment: Name,
+    /// Release.
+    pub release_id: ReleaseId,
+    /// State.
+    pub state: PromotionState,
+    /// The plan as canonical JSON, byte for byte.
+    pub plan_json: String,
+    /// Its digest.
+    pub plan_digest: Digest,
+    /// Strategy.
+    pub strategy: Strategy,
+    /// Limits.
+    pub limits: Limits,
+    /// Why, for people.
+    pub change_summary: String,
+    /// Who asked: `user/alice`.
+    pub requested_by: String,
+    /// The role of that time.
+    pub requester_role: Role,
+    /// Why it failed, when it did.
+    pub failure: Option<Failure>,
+    /// Counts changes; 0 when it is made.
+    pub version: u64,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// A decision record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecisionRow {
+    /// Identifier.
+    pub id: DecisionId,
+    /// What it decides.
+    pub promotion_id: PromotionId,
+    /// Digest of the record.
+    pub digest: Digest,
+    /// The record's canonical bytes.
+    pub record: Vec<u8>,
+    /// Whether all gates passed.
+    pub passed: bool,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// The execution of one promotion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Identifier.
+    pub id: JobId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Promotion.
+    pub promotion_id: PromotionId,
+    /// Environment.
+    pub environment_id: EnvironmentId,
+    /// Its name.
+    pub environment: Name,
+    /// Release.
+    pub release_id: ReleaseId,
+    /// State.
+    pub state: JobState,
+    /// Somebody asked to stop it.
+    pub stop: bool,
+    /// Why; empty otherwise.
+    pub stop_reason: String,
+    /// Place in the lane.
+    pub ticket: u64,
+    /// Counts changes; 0 when it is made.
+    pub version: u64,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// One target's part of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Identifier.
+    pub id: TaskId,
+    /// Job.
+    pub job_id: JobId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Target.
+    pub target_id: TargetId,
+    /// Its name.
+    pub target: Name,
+    /// Name of the environment.
+    pub environment: Name,
+    /// The agent that got the newest order.
+    pub agent_id: Option<AgentId>,
+    /// Wave, from 0.
+    pub wave: u32,
+    /// State.
+    pub state: TaskState,
+    /// Whether it is still wanted.
+    pub wanted: Wanted,
+    /// Number of the newest attempt; 0 before the first.
+    pub attempt: u32,
+    /// Fencing token of the newest order.
+    pub fence: Fence,
+    /// The signed order of the newest attempt. Only filled by [`Tx::task`](crate::Tx::task),
+    /// [`Tx::live_tasks_of_agent`](crate::Tx::live_tasks_of_agent) and [`Tx::assign_task`](crate::Tx::assign_task);
+    /// lists of many tasks leave it out.
+    pub order: Option<Vec<u8>>,
+    /// Until when the agent need not be heard.
+    pub lease_until: Option<DateTime<Utc>>,
+    /// When the next attempt is due.
+    pub retry_at: Option<DateTime<Utc>>,
+    /// Counts changes; 0 when it is made.
+    pub version: u64,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When its first order was made.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// One try of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Number, from 1.
+    pub number: u32,
+    /// Fencing token of its order.
+    pub fence: Fence,
+    /// Who got the order.
+    pub agent_id: AgentId,
+    /// Digest of the signed order.
+    pub order_digest: Digest,
+    /// How it ended; empty until then.
+    pub result: String,
+    /// The evidence.
+    pub packet_id: Option<PacketId>,
+    /// When its order was made.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+phases! {
+    /// What a transition is of.
+    EntityKind { Promotion = "promotion", Job = "job", Task = "task" }
+}
+
+/// One step in the history of a promotion, a job or a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// The version that it made: counts from 1 without gap.
+    pub seq: u64,
+    /// State before.
+    pub from: String,
+    /// State after; the same when only a wish or a plan changed.
+    pub to: String,
+    /// What happened.
+    pub event: String,
+    /// Who made it happen.
+    pub actor: String,
+    /// Step, reason or failure code; may be empty.
+    pub detail: String,
+    /// The failure that the event carried.
+    pub failure: Option<Failure>,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// What an environment runs of one component, as deployed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Active {
+    /// The component.
+    pub component: Component,
+    /// The digest.
+    pub digest: Digest,
+    /// The release that brought it.
+    pub release: ReleaseId,
+    /// The release's project.
+    pub project: ProjectRef,
+    /// The release's number in it.
+    pub number: u64,
+    /// The job that brought it.
+    pub job: JobId,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}
+
+/// A stored evidence packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PacketRow {
+    /// Identifier.
+    pub id: PacketId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Environment.
+    pub environment_id: EnvironmentId,
+    /// Target.
+    pub target_id: TargetId,
+    /// Job.
+    pub job_id: JobId,
+    /// Task.
+    pub task_id: TaskId,
+    /// Attempt.
+    pub attempt: u32,
+    /// Who signed it.
+    pub agent_id: AgentId,
+    /// The result that it states.
+    pub result: String,
+    /// Digest of the envelope's payload.
+    pub digest: Digest,
+    /// The signed envelope, byte for byte.
+    pub envelope: Vec<u8>,
+    /// When it was stored.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Which packets are wanted; all given fields must fit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PacketFilter {
+    /// Of this job.
+    pub job: Option<JobId>,
+    /// Of this environment.
+    pub environment: Option<EnvironmentId>,
+    /// Of this target.
+    pub target: Option<TargetId>,
+}
+
+/// A log line as the agent sends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Counts from 1 for each attempt.
+    pub seq: u64,
+    /// `agent` or the name of a service.
+    pub source: String,
+    /// The text.
+    pub text: String,
+    /// When, by the host's clock.
+    pub at: DateTime<Utc>,
+}
+
+/// How much is kept of an attempt's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogState {
+    /// Bytes of text kept.
+    pub bytes: u64,
+    /// Something was left out.
+    pub truncated: bool,
+}
+
+/// Position in a job's log: counts from 1 without gap in the order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogCursor(pub u64);
+
+/// A stored log line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredLogLine {
+    /// Where to continue after it.
+    pub cursor: LogCursor,
+    /// Task.
+    pub task_id: TaskId,
+    /// Attempt.
+    pub attempt: u32,
+    /// Number in the attempt.
+    pub seq: u64,
+    /// `agent` or the name of a service.
+    pub source: String,
+    /// The text.
+    pub text: String,
+    /// When, by the host's clock.
+    pub at: DateTime<Utc>,
+    /// The log was cut here: the rest of this line and all that followed in this attempt is not kept.
+    pub truncated: bool,
+}

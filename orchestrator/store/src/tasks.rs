@@ -1,0 +1,480 @@
+//! Tasks and their attempts. Their state is written by one statement, used by [`Tx::apply_task_event`] and
+//! [`Tx::assign_task`], and nothing else.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sealift_common::{
+    bounds,
+    digest::Digest,
+    id::{AgentId, JobId, PacketId, TargetId, TaskId},
+    order::Fence,
+    task::{TaskEvent, TaskPhase, TaskState, TaskStep, Wanted},
+};
+use sqlx::QueryBuilder;
+use uuid::Uuid;
+
+use crate::{
+    Attempt, Change, EntityKind, Result, StoreError, Task, Tx,
+    engine::{on, statements},
+    rows::{all, int, one},
+    tasks_rows::{AttemptRow, OrderedTaskRow, StateColumns, TaskRow, columns, wanted_text},
+    transitions::NewTransition,
+};
+
+/// A task that comes back from lost gets this long until its agent must be heard again: with no lease at all, nobody would
+/// notice that the agent went away once more.
+pub const LEASE_AFTER_RETURN: TimeDelta = TimeDelta::seconds(60);
+/// Rows per bulk statement: far below the bound on parameters of both engines.
+const BULK: usize = 500;
+/// Most rows of one look.
+const MOST: i64 = bounds::TARGETS_PER_JOB as i64 + 1;
+
+macro_rules! live {
+    () => {
+        "state IN ('assigned', 'accepted', 'running', 'lost')"
+    };
+}
+
+macro_rules! with_order {
+    () => {
+        concat!(
+            "SELECT ",
+            columns!("t."),
+            ", a.order_envelope FROM tasks t ",
+            "LEFT JOIN task_attempts a ON a.task_id = t.id AND a.number = t.attempt "
+        )
+    };
+}
+
+statements! {
+    BY_ID = { with_order!(), "WHERE t.id = $1" };
+    OF_JOB = { "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 ORDER BY wave, target LIMIT $2" };
+    LIVE_OF_AGENT = { with_order!(), "WHERE t.agent_id = $1 AND t.", live!(), " ORDER BY t.id LIMIT $2" };
+    LIVE_ON_TARGET = { with_order!(), "WHERE t.target_id = $1 AND t.", live!() };
+    EXPIRED = {
+        "SELECT ", columns!(""), " FROM tasks WHERE lease_until IS NOT NULL AND lease_until < $1 ",
+        "ORDER BY lease_until LIMIT $2"
+    };
+    DUE_RETRIES = {
+        "SELECT ", columns!(""), " FROM tasks WHERE retry_at IS NOT NULL AND retry_at <= $1 ORDER BY retry_at LIMIT $2"
+    };
+    SET_STATE = {
+        "UPDATE tasks SET state = $3, step = $4, skip_reason = $5, failure = $6, ",
+        "lease_until = CASE WHEN $7 THEN $8 ELSE lease_until END, ",
+        "retry_at = CASE WHEN $9 THEN retry_at ELSE NULL END, ",
+        "started_at = COALESCE(started_at, $10), finished_at = $11, ",
+        "agent_id = COALESCE($12, agent_id), attempt = COALESCE($13, attempt), fence = COALESCE($14, fence), ",
+        "version = version + 1 WHERE id = $1 AND version = $2 RETURNING ", columns!("")
+    };
+    SET_WANTED = {
+        "UPDATE tasks SET wanted = $3, version = version + 1 WHERE id = $1 AND version = $2 RETURNING ", columns!("")
+    };
+    SET_RETRY = {
+        "UPDATE tasks SET retry_at = $3, version = version + 1 WHERE id = $1 AND version = $2 RETURNING ",
+        columns!("")
+    };
+    INSERT_ATTEMPT = {
+        "INSERT INTO task_attempts (task_id, number, fence, agent_id, order_envelope, order_digest, started_at) ",
+        "VALUES ($1, $2, $3, $4, $5, $6, $7)"
+    };
+    FINISH_ATTEMPT = {
+        "UPDATE task_attempts SET result = $3, packet_id = COALESCE($4, packet_id), ",
+        "finished_at = COALESCE(finished_at, $5) WHERE task_id = $1 AND number = $2"
+    };
+    ATTEMPTS = {
+        "SELECT number, fence, agent_id, order_digest, result, packet_id, started_at, finished_at ",
+        "FROM task_attempts WHERE task_id = $1 ORDER BY number"
+    };
+}
+
+const INSERT: &str = concat!("INSERT INTO tasks (", columns!(""), ") ");
+const EXTEND: &str = "UPDATE tasks SET lease_until = ";
+const EXTEND_WHERE: &str = " WHERE state IN ('assigned', 'accepted', 'running') \
+     AND (step IS NULL OR step <> 'retry_wait') AND id IN (";
+
+/// What an order adds to a task.
+struct NewOrder {
+    agent: AgentId,
+    attempt: u32,
+    fence: Fence,
+    lease_until: DateTime<Utc>,
+}
+
+impl Tx {
+    /// Writes new tasks, many per statement; their versions should be 0. Orders are not written here.
+    pub async fn insert_tasks(&mut self, tasks: &[Task]) -> Result<()> {
+        for chunk in tasks.chunks(BULK) {
+            let rows: Vec<(&Task, StateColumns)> = chunk
+                .iter()
+                .map(|task| Ok((task, StateColumns::of(&task.state)?)))
+                .collect::<Result<_>>()?;
+            on!(self, |conn| {
+                let mut query = QueryBuilder::new(INSERT);
+                query.push_values(rows, |mut row, (task, state)| {
+                    row.push_bind(task.id.uuid())
+                        .push_bind(task.job_id.uuid())
+                        .push_bind(task.tenant_id.uuid())
+                        .push_bind(task.target_id.uuid())
+                        .push_bind(task.target.as_str())
+                        .push_bind(task.environment.as_str())
+                        .push_bind(task.agent_id.map(AgentId::uuid))
+                        .push_bind(i64::from(task.wave))
+                        .push_bind(state.state)
+                        .push_bind(state.step)
+                        .push_bind(state.skip_reason)
+                        .push_bind(state.failure)
+                        .push_bind(wanted_text(task.wanted))
+                        .push_bind(i64::from(task.attempt))
+                        .push_bind(task.fence.0 as i64)
+                        .push_bind(task.lease_until)
+                        .push_bind(task.retry_at)
+                        .push_bind(task.version as i64)
+                        .push_bind(task.created_at)
+                        .push_bind(task.started_at)
+                        .push_bind(task.finished_at);
+                });
+                query.build().execute(conn).await.map(drop)
+            })?;
+        }
+        for task in tasks {
+            self.note(Change::Job(task.job_id));
+        }
+        Ok(())
+    }
+
+    /// A task with its order. Not scoped by tenant: its job is.
+    pub async fn task(&mut self, id: TaskId) -> Result<Option<Task>> {
+        let row: Option<OrderedTaskRow> = on!(self, |conn| sqlx::query_as(BY_ID)
+            .bind(id.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// The tasks of a job by wave and target, without orders.
+    pub async fn tasks_of_job(&mut self, job: JobId) -> Result<Vec<Task>> {
+        let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(OF_JOB)
+            .bind(job.uuid())
+            .bind(MOST)
+            .fetch_all(conn)
+            .await)?;
+        all(rows)
+    }
+
+    /// Tasks that occupy targets of an agent, with their orders: the full set of its session.
+    pub async fn live_tasks_of_agent(&mut self, agent: AgentId) -> Result<Vec<Task>> {
+        let rows: Vec<OrderedTaskRow> = on!(self, |conn| sqlx::query_as(LIVE_OF_AGENT)
+            .bind(agent.uuid())
+            .bind(MOST)
+            .fetch_all(conn)
+            .await)?;
+        all(rows)
+    }
+
+    /// The task that occupies a target.
+    pub async fn live_task_on_target(&mut self, target: TargetId) -> Result<Option<Task>> {
+        let row: Option<OrderedTaskRow> = on!(self, |conn| sqlx::query_as(LIVE_ON_TARGET)
+            .bind(target.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// Tasks whose lease ended before `now`, the oldest first, without orders.
+    pub async fn expired_leases(&mut self, now: DateTime<Utc>, limit: u32) -> Result<Vec<Task>> {
+        let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(EXPIRED)
+            .bind(now)
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)?;
+        all(rows)
+    }
+
+    /// Tasks whose next attempt is due, the oldest first, without orders.
+    pub async fn due_retries(&mut self, now: DateTime<Utc>, limit: u32) -> Result<Vec<Task>> {
+        let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(DUE_RETRIES)
+            .bind(now)
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)?;
+        all(rows)
+    }
+
+    /// Moves a task, with its history row. An event that changes nothing writes nothing. [`StoreError::Conflict`] when the
+    /// task is not the newest version. The lease ends with the states that have none, and begins anew
+    /// ([`LEASE_AFTER_RETURN`]) when a lost task is heard of; otherwise it stays.
+    pub async fn apply_task_event(
+        &mut self,
+        task: &Task,
+        event: &TaskEvent,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Task> {
+        let Some(next) = task.state.apply(event)? else {
+            return Ok(task.clone());
+        };
+        let changed = self.set_task_state(task, next, event, None, actor, now).await?;
+        Ok(Task {
+            order: task.order.clone(),
+            ..changed
+        })
+    }
+
+    /// Gives a task its next attempt: the event `assigned`, the order and the attempt's row. A second live task on the target
+    /// is refused by the database: [`StoreError::Duplicate`] of `one_live_task_per_target` (R1).
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "an order is these values, and nothing else needs them together"
+    )]
+    pub async fn assign_task(
+        &mut self,
+        task: &Task,
+        agent: AgentId,
+        attempt: u32,
+        fence: Fence,
+        order: &[u8],
+        lease_until: DateTime<Utc>,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Task> {
+        let event = TaskEvent::Assigned;
+        let Some(next) = task.state.apply(&event)? else {
+            return Ok(task.clone());
+        };
+        let new = NewOrder {
+            agent,
+            attempt,
+            fence,
+            lease_until,
+        };
+        let changed = self
+            .set_task_state(task, next, &event, Some(new), actor, now)
+            .await?;
+        let fence = int(fence.0)?;
+        on!(self, |conn| sqlx::query(INSERT_ATTEMPT)
+            .bind(task.id.uuid())
+            .bind(i64::from(attempt))
+            .bind(fence)
+            .bind(agent.uuid())
+            .bind(order)
+            .bind(Digest::of(order).to_string())
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(Task {
+            order: Some(order.to_vec()),
+            ..changed
+        })
+    }
+
+    /// The one place that writes `tasks.state`.
+    async fn set_task_state(
+        &mut self,
+        task: &Task,
+        next: TaskState,
+        event: &TaskEvent,
+        order: Option<NewOrder>,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Task> {
+        let version = int(task.version)?;
+        let columns = StateColumns::of(&next)?;
+        let waits = matches!(
+            next,
+            TaskState::Running {
+                step: TaskStep::RetryWait
+            }
+        );
+        let leased = matches!(
+            next.phase(),
+            TaskPhase::Assigned | TaskPhase::Accepted | TaskPhase::Running
+        ) && !waits;
+        let lease = match &order {
+            Some(order) => Some(order.lease_until),
+            None if leased && task.state == TaskState::Lost => Some(now + LEASE_AFTER_RETURN),
+            None => None,
+        };
+        let write_lease = lease.is_some() || !leased;
+        let fence = order.as_ref().map(|order| int(order.fence.0)).transpose()?;
+        let started_at = order.as_ref().map(|_| now);
+        let finished_at = next.phase().is_terminal().then_some(now);
+        let row: Option<TaskRow> = on!(self, |conn| sqlx::query_as(SET_STATE)
+            .bind(task.id.uuid())
+            .bind(version)
+            .bind(columns.state)
+            .bind(columns.step)
+            .bind(columns.skip_reason)
+            .bind(columns.failure.as_deref())
+            .bind(write_lease)
+            .bind(lease)
+            .bind(waits)
+            .bind(started_at)
+            .bind(finished_at)
+            .bind(order.as_ref().map(|order| order.agent.uuid()))
+            .bind(order.as_ref().map(|order| i64::from(order.attempt)))
+            .bind(fence)
+            .fetch_optional(conn)
+            .await)?;
+        let changed: Task = row.ok_or(StoreError::Conflict)?.try_into()?;
+        let (detail, failure) = match event {
+            TaskEvent::Progressed { step } => (step.as_str(), None),
+            TaskEvent::Skipped { reason } => (reason.as_str(), None),
+            TaskEvent::Failed { failure } | TaskEvent::AttemptFailed { failure } => {
+                (failure.code.as_str(), Some(failure))
+            }
+            _ => ("", None),
+        };
+        self.insert_transition(NewTransition {
+            kind: EntityKind::Task,
+            id: task.id.uuid(),
+            seq: changed.version,
+            from: task.state.phase().as_str(),
+            to: columns.state,
+            event: event.name(),
+            actor,
+            detail,
+            failure,
+            at: now,
+        })
+        .await?;
+        self.note_task(&changed);
+        Ok(changed)
+    }
+
+    /// Writes what is wanted of a task; the history gets a row `wanted_stop` or `wanted_run`.
+    pub async fn set_task_wanted(
+        &mut self,
+        task: &Task,
+        wanted: Wanted,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Task> {
+        if task.wanted == wanted {
+            return Ok(task.clone());
+        }
+        let version = int(task.version)?;
+        let row: Option<TaskRow> = on!(self, |conn| sqlx::query_as(SET_WANTED)
+            .bind(task.id.uuid())
+            .bind(version)
+            .bind(wanted_text(wanted))
+            .fetch_optional(conn)
+            .await)?;
+        let event = match wanted {
+            Wanted::Run => "wanted_run",
+            Wanted::Stop => "wanted_stop",
+        };
+        self.noted_change(task, row, event, "", actor, now).await
+    }
+
+    /// Says when the next attempt of a task that waits for one is due; the history gets a row `retry_planned`.
+    pub async fn set_task_retry(
+        &mut self,
+        task: &Task,
+        retry_at: DateTime<Utc>,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Task> {
+        let version = int(task.version)?;
+        let row: Option<TaskRow> = on!(self, |conn| sqlx::query_as(SET_RETRY)
+            .bind(task.id.uuid())
+            .bind(version)
+            .bind(retry_at)
+            .fetch_optional(conn)
+            .await)?;
+        self.noted_change(task, row, "retry_planned", &retry_at.to_rfc3339(), actor, now)
+            .await
+    }
+
+    /// The history row of a change that leaves the state as it is.
+    async fn noted_change(
+        &mut self,
+        task: &Task,
+        row: Option<TaskRow>,
+        event: &str,
+        detail: &str,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Task> {
+        let changed: Task = row.ok_or(StoreError::Conflict)?.try_into()?;
+        let phase = changed.state.phase().as_str();
+        self.insert_transition(NewTransition {
+            kind: EntityKind::Task,
+            id: task.id.uuid(),
+            seq: changed.version,
+            from: phase,
+            to: phase,
+            event,
+            actor,
+            detail,
+            failure: None,
+            at: now,
+        })
+        .await?;
+        self.note_task(&changed);
+        Ok(Task {
+            order: task.order.clone(),
+            ..changed
+        })
+    }
+
+    fn note_task(&mut self, task: &Task) {
+        self.note(Change::Task {
+            job: task.job_id,
+            task: task.id,
+            agent: task.agent_id,
+        });
+    }
+
+    /// Extends the leases of tasks that an agent works on; leases only grow, versions stay. Many per statement.
+    pub async fn extend_leases(&mut self, tasks: &[TaskId], until: DateTime<Utc>) -> Result<()> {
+        let mut ids: Vec<Uuid> = tasks.iter().map(|task| task.uuid()).collect();
+        // One order for all writers, so that they do not deadlock.
+        ids.sort_unstable();
+        for chunk in ids.chunks(BULK) {
+            on!(self, |conn| {
+                let mut query = QueryBuilder::new(EXTEND);
+                query.push_bind(until);
+                query.push(EXTEND_WHERE);
+                let mut separated = query.separated(", ");
+                for id in chunk {
+                    separated.push_bind(*id);
+                }
+                query.push(") AND (lease_until IS NULL OR lease_until < ");
+                query.push_bind(until);
+                query.push(")");
+                query.build().execute(conn).await.map(drop)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Notes how an attempt ended. The first end counts; evidence may come later.
+    pub async fn finish_attempt(
+        &mut self,
+        task: TaskId,
+        attempt: u32,
+        result: &str,
+        packet: Option<PacketId>,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        on!(self, |conn| sqlx::query(FINISH_ATTEMPT)
+            .bind(task.uuid())
+            .bind(i64::from(attempt))
+            .bind(result)
+            .bind(packet.map(PacketId::uuid))
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// The attempts of a task, oldest first.
+    pub async fn attempts(&mut self, task: TaskId) -> Result<Vec<Attempt>> {
+        let rows: Vec<AttemptRow> = on!(self, |conn| sqlx::query_as(ATTEMPTS)
+            .bind(task.uuid())
+            .fetch_all(conn)
+            .await)?;
+        rows.into_iter().map(|row| row.attempt(task)).collect()
+    }
+}

@@ -1,0 +1,97 @@
+//! History of promotions, jobs and tasks: one row for every version that a change made. Insert-only (R7).
+
+use chrono::{DateTime, Utc};
+use sealift_common::failure::Failure;
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::{
+    EntityKind, Result, Transition, Tx,
+    engine::{on, statements},
+    rows::{At, int, json_opt},
+};
+
+statements! {
+    INSERT = {
+        "INSERT INTO transitions (entity_kind, entity_id, seq, from_state, to_state, event, actor, detail, failure, at) ",
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+    };
+    OF_ENTITY = {
+        "SELECT seq, from_state, to_state, event, actor, detail, failure, at FROM transitions ",
+        "WHERE entity_kind = $1 AND entity_id = $2 ORDER BY seq LIMIT $3"
+    };
+}
+
+/// Most rows of one history that are read. Far more than any machine makes: ten attempts of ten steps.
+const MOST: i64 = 10_000;
+
+#[derive(FromRow)]
+struct TransitionRow {
+    seq: i64,
+    from_state: String,
+    to_state: String,
+    event: String,
+    actor: String,
+    detail: String,
+    failure: Option<String>,
+    at: DateTime<Utc>,
+}
+
+/// A history row to be written.
+pub(crate) struct NewTransition<'a> {
+    pub(crate) kind: EntityKind,
+    pub(crate) id: Uuid,
+    pub(crate) seq: u64,
+    pub(crate) from: &'a str,
+    pub(crate) to: &'a str,
+    pub(crate) event: &'a str,
+    pub(crate) actor: &'a str,
+    pub(crate) detail: &'a str,
+    pub(crate) failure: Option<&'a Failure>,
+    pub(crate) at: DateTime<Utc>,
+}
+
+impl Tx {
+    /// The history of a promotion, a job or a task, oldest first.
+    pub async fn transitions(&mut self, kind: EntityKind, id: Uuid) -> Result<Vec<Transition>> {
+        let rows: Vec<TransitionRow> = on!(self, |conn| sqlx::query_as(OF_ENTITY)
+            .bind(kind.as_str())
+            .bind(id)
+            .bind(MOST)
+            .fetch_all(conn)
+            .await)?;
+        let transition = |row: TransitionRow| {
+            let at = At::new("transitions", id);
+            Ok(Transition {
+                seq: at.number("seq", row.seq)?,
+                from: row.from_state,
+                to: row.to_state,
+                event: row.event,
+                actor: row.actor,
+                detail: row.detail,
+                failure: at.json_opt("failure", row.failure.as_deref())?,
+                at: row.at,
+            })
+        };
+        rows.into_iter().map(transition).collect()
+    }
+
+    pub(crate) async fn insert_transition(&mut self, new: NewTransition<'_>) -> Result<()> {
+        let (seq, failure) = (int(new.seq)?, json_opt(new.failure)?);
+        on!(self, |conn| sqlx::query(INSERT)
+            .bind(new.kind.as_str())
+            .bind(new.id)
+            .bind(seq)
+            .bind(new.from)
+            .bind(new.to)
+            .bind(new.event)
+            .bind(new.actor)
+            .bind(new.detail)
+            .bind(failure)
+            .bind(new.at)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+}
