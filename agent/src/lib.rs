@@ -2,5 +2,6 @@
 
 pub mod assignments;
 pub mod backoff;
+pub mod identity;
 pub mod session;
 pub mod work;

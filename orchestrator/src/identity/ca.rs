@@ -50,6 +50,8 @@ impl std::fmt::Debug for Ca {
 /// A certificate that was issued.
 #[derive(Debug, Clone)]
 pub struct IssuedCertificate {
+    /// The leaf, PEM.
+    pub leaf_pem: String,
     /// Leaf and CA, PEM.
     pub chain_pem: String,
     /// The leaf, DER.
@@ -313,6 +315,7 @@ impl Ca {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let certificate = params.signed_by(key, &self.issuer)?;
         Ok(IssuedCertificate {
+            leaf_pem: certificate.pem(),
             chain_pem: format!("{}{}", certificate.pem(), self.pem),
             leaf: certificate.der().clone(),
             serial_hex: hex::encode(serial),
