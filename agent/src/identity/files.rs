@@ -12,6 +12,9 @@ use super::IdentityError;
 /// Largest file that is read.
 const LIMIT: u64 = 64 * 1024;
 
+/// Mode bits of everybody but the owner.
+const OTHERS: u32 = 0o077;
+
 fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, IdentityError> {
     result.map_err(|source| IdentityError::File {
         path: path.to_owned(),
@@ -20,7 +23,7 @@ fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, IdentityError> {
 }
 
 fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), IdentityError> {
-    if metadata.mode() & 0o077 == 0 {
+    if metadata.mode() & OTHERS == 0 {
         Ok(())
     } else {
         Err(IdentityError::Content {

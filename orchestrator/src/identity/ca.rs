@@ -166,13 +166,12 @@ impl Ca {
             )),
             // The key is written first: a start that was killed in between goes on with it.
             (key, None) => {
-                let key = match key {
-                    Some(key) => key,
-                    None => {
-                        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-                        files::write(&key_path, key.serialize_pem().as_bytes())?;
-                        key
-                    }
+                let key = if let Some(key) = key {
+                    key
+                } else {
+                    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+                    files::write(&key_path, key.serialize_pem().as_bytes())?;
+                    key
                 };
                 let mut params = parameters("Sealift CA", now - BACK_DATE, now + CA_LIFE)?;
                 params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

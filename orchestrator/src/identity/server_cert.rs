@@ -21,7 +21,7 @@ const LIFE: TimeDelta = TimeDelta::days(7);
 const RENEW_BEFORE: TimeDelta = TimeDelta::days(3);
 
 /// How often the loop looks.
-const LOOK_EVERY: Duration = Duration::from_secs(600);
+const LOOK_EVERY: Duration = Duration::from_mins(10);
 
 /// Gives rustls the newest certificate: leaf and CA, so that a joining agent can compare the CA with its token's pin.
 #[derive(Debug)]

@@ -138,7 +138,7 @@ fn requests_that_do_not_verify_or_have_other_keys_are_refused() {
         other.der(),
         b"",
         b"-----BEGIN",
-        &[0x30; 20_000],
+        vec![0x30; 20_000].as_slice(),
     ] {
         assert!(matches!(issue(bad), Err(IdentityError::Csr(_))));
     }
