@@ -1,0 +1,266 @@
+//! Health: whether new containers run well for as long as they must (R15). The engine's HEALTHCHECK, a declared probe, or
+//! running without a restart. A container that ends or is called unhealthy fails at once.
+
+use std::{net::IpAddr, time::Duration};
+
+use sealift_common::{
+    failure::{Failure, FailureCode},
+    manifest::Probe,
+    name::ServiceName,
+    observation::{ContainerHealth, ContainerState},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::host::{Host, HostError, Inspected};
+
+/// First and longest time between two looks.
+const POLL_FIRST: Duration = Duration::from_millis(50);
+const POLL_MOST: Duration = Duration::from_millis(250);
+/// Time that a probe may take.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the answer of an exec probe counts: each costs the engine a process.
+const EXEC_FRESH: Duration = Duration::from_secs(1);
+/// How long the engine may be away before that counts.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A container to watch.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// Its service.
+    pub service: ServiceName,
+    /// The engine's identifier.
+    pub id: String,
+    /// A check that the agent makes itself.
+    pub probe: Option<Probe>,
+    /// The network on which the agent reaches it.
+    pub network: String,
+}
+
+struct Track<'a> {
+    watched: &'a Watched,
+    run: Option<String>,
+    well_since: Option<Instant>,
+    probed: Option<(Instant, bool)>,
+    last: &'static str,
+}
+
+/// Waits until all of `watched` were well for `min_healthy` without a break. Fails at `deadline`.
+pub async fn await_healthy<H: Host>(
+    host: &H,
+    watched: &[Watched],
+    min_healthy: Duration,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let mut tracks: Vec<Track<'_>> = watched.iter().map(Track::new).collect();
+    let mut pause = POLL_FIRST;
+    let mut answered = Instant::now();
+    loop {
+        let looks = tracks.iter_mut().map(|track| track.look(host));
+        let results = futures::future::join_all(looks).await;
+        let now = Instant::now();
+        for result in results {
+            match result {
+                Ok(()) => answered = now,
+                Err(Trouble::Engine(error)) if error.is_transient() && answered + ENGINE_PATIENCE > now => {}
+                Err(Trouble::Engine(error)) => return Err(error.into()),
+                Err(Trouble::Workload(failure)) => return Err(failure),
+            }
+        }
+        let since = tracks
+            .iter()
+            .map(|track| track.well_since)
+            .collect::<Option<Vec<_>>>();
+        let well_at = since.and_then(|since| since.into_iter().max().or(Some(now)));
+        let left = well_at.map(|since| (since + min_healthy).saturating_duration_since(now));
+        if left == Some(Duration::ZERO) {
+            return Ok(());
+        }
+        if now >= deadline {
+            return Err(too_late(&tracks));
+        }
+        let wait = left.map_or(pause, |left| left.min(pause));
+        sleep(
+            wait.min(deadline.saturating_duration_since(now))
+                .max(Duration::from_millis(1)),
+        )
+        .await;
+        pause = (pause * 3 / 2).min(POLL_MOST);
+    }
+}
+
+fn too_late(tracks: &[Track<'_>]) -> Failure {
+    let slow: Vec<String> = tracks
+        .iter()
+        .filter(|track| track.well_since.is_none())
+        .map(|track| format!("{} ({})", track.watched.service, track.last))
+        .collect();
+    let summary = if slow.is_empty() {
+        "the services were not healthy for long enough before the deadline".to_owned()
+    } else {
+        format!("not healthy before the deadline: {}", slow.join(", "))
+    };
+    Failure::new(FailureCode::HealthDeadline, summary)
+}
+
+enum Trouble {
+    Engine(HostError),
+    Workload(Failure),
+}
+
+impl<'a> Track<'a> {
+    fn new(watched: &'a Watched) -> Self {
+        Self {
+            watched,
+            run: None,
+            well_since: None,
+            probed: None,
+            last: "not seen yet",
+        }
+    }
+
+    async fn look<H: Host>(&mut self, host: &H) -> Result<(), Trouble> {
+        let seen = match host.inspect(&self.watched.id).await {
+            Ok(Some(seen)) => seen,
+            Ok(None) => {
+                let summary = format!("the container of service {} is gone", self.watched.service);
+                return Err(Trouble::Workload(Failure::new(
+                    FailureCode::WorkloadExited,
+                    summary,
+                )));
+            }
+            Err(error) => {
+                // Nobody knows what happens meanwhile.
+                self.well_since = None;
+                self.last = "the engine does not answer";
+                return Err(Trouble::Engine(error));
+            }
+        };
+        self.check_run(&seen).map_err(Trouble::Workload)?;
+        let well = self.is_well(host, &seen).await.map_err(Trouble::Workload)?;
+        if well {
+            self.well_since.get_or_insert_with(Instant::now);
+        } else {
+            self.well_since = None;
+        }
+        Ok(())
+    }
+
+    fn check_run(&mut self, seen: &Inspected) -> Result<(), Failure> {
+        let service = &self.watched.service;
+        let ended = |what: String| Err(Failure::new(FailureCode::WorkloadExited, what));
+        let memory = if seen.oom_killed { " (out of memory)" } else { "" };
+        match seen.state {
+            ContainerState::Exited
+            | ContainerState::Dead
+            | ContainerState::Restarting
+            | ContainerState::Removing => {
+                let code = seen.exit_code;
+                return ended(format!("service {service} exited with code {code}{memory}"));
+            }
+            ContainerState::Created => return ended(format!("service {service} was never started")),
+            ContainerState::Running | ContainerState::Paused | ContainerState::Unknown => {}
+        }
+        let other_run = self.run.as_ref().is_some_and(|run| *run != seen.started_at);
+        if other_run || seen.restart_count > 0 {
+            return ended(format!("service {service} ended and was started again{memory}"));
+        }
+        self.run.get_or_insert_with(|| seen.started_at.clone());
+        Ok(())
+    }
+
+    async fn is_well<H: Host>(&mut self, host: &H, seen: &Inspected) -> Result<bool, Failure> {
+        if seen.state != ContainerState::Running {
+            self.last = seen.state.as_str();
+            return Ok(false);
+        }
+        if seen.health == ContainerHealth::Unhealthy {
+            let summary = format!("service {} is unhealthy", self.watched.service);
+            return Err(Failure::new(FailureCode::Unhealthy, summary).with_detail(&seen.health_output));
+        }
+        if let Some(probe) = &self.watched.probe {
+            let well = self.probe(host, probe, seen).await;
+            self.last = if well { "probe passes" } else { "probe fails" };
+            return Ok(well);
+        }
+        self.last = seen.health.as_str();
+        Ok(match seen.health {
+            ContainerHealth::None => true,
+            ContainerHealth::Healthy => seen.failing_streak == 0,
+            ContainerHealth::Starting | ContainerHealth::Unhealthy => false,
+        })
+    }
+
+    async fn probe<H: Host>(&mut self, host: &H, probe: &Probe, seen: &Inspected) -> bool {
+        let address = seen
+            .addresses
+            .get(&self.watched.network)
+            .or_else(|| seen.addresses.values().next())
+            .copied();
+        match probe {
+            Probe::Tcp { port } => match address {
+                Some(address) => connect(address, *port).await.is_some(),
+                None => false,
+            },
+            Probe::Http { port, path } => match address {
+                Some(address) => http_get(address, *port, path).await,
+                None => false,
+            },
+            Probe::Exec { command } => {
+                if let Some((at, well)) = self.probed
+                    && at.elapsed() < EXEC_FRESH
+                {
+                    return well;
+                }
+                let result = host.exec(&self.watched.id, command, PROBE_DEADLINE).await;
+                let well = matches!(result, Ok(0));
+                self.probed = Some((Instant::now(), well));
+                well
+            }
+        }
+    }
+}
+
+async fn connect(address: IpAddr, port: u16) -> Option<TcpStream> {
+    timeout(PROBE_DEADLINE, TcpStream::connect((address, port)))
+        .await
+        .ok()?
+        .ok()
+}
+
+/// One GET. Only the status line matters, so this asks for a closed connection and reads no more than that.
+async fn http_get(address: IpAddr, port: u16, path: &str) -> bool {
+    if path.chars().any(|c| c.is_control() || c == ' ') {
+        return false;
+    }
+    let exchange = async {
+        let mut stream = connect(address, port).await?;
+        let host = match address {
+            IpAddr::V4(address) => format!("{address}:{port}"),
+            IpAddr::V6(address) => format!("[{address}]:{port}"),
+        };
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: sealift-agent\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut line = [0; 12];
+        stream.read_exact(&mut line).await.ok()?;
+        Some(line)
+    };
+    match timeout(PROBE_DEADLINE, exchange).await {
+        Ok(Some(line)) => is_success(&line),
+        _ => false,
+    }
+}
+
+/// Whether `HTTP/1.x nnn` has a status of 200 to 399.
+fn is_success(line: &[u8; 12]) -> bool {
+    line.starts_with(b"HTTP/1.")
+        && std::str::from_utf8(&line[9..])
+            .ok()
+            .and_then(|code| code.parse::<u16>().ok())
+            .is_some_and(|code| (200..400).contains(&code))
+}

@@ -1,0 +1,424 @@
+//! Journal: the agent's durable memory, one redb file. Orders as they were signed, the highest fencing token per target, the
+//! records of each attempt, results for repeated orders, and the reports that are not yet acknowledged.
+//!
+//! Writes that come at the same time share one commit and so one fsync. After a failed commit the journal takes no more
+//! writes: what the disk holds is then unknown until the agent is started again (F8).
+
+mod record;
+mod tables;
+
+use std::{
+    collections::BTreeMap,
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use chrono::{DateTime, Utc};
+use prost::Message as _;
+use redb::{Database, Durability, ReadableDatabase};
+use sealift_common::{
+    digest::Digest,
+    id::{TargetId, TaskId},
+    name::{ProjectRef, ServiceName},
+    order::Fence,
+};
+use sealift_proto::agent::v1::{Report, report::Event};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+
+pub use record::{AttemptState, Cause, Ending, MOST_STARTS, OldContainer, Phase, Record, steps};
+
+/// Name of the file in the state directory.
+pub const FILE_NAME: &str = "agent.redb";
+
+/// Why the journal cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum JournalError {
+    /// The database refused.
+    #[error("the agent's journal cannot be read or written")]
+    Storage(#[source] Arc<redb::Error>),
+    /// The file cannot be opened.
+    #[error("the agent's journal cannot be opened")]
+    File(#[source] Arc<std::io::Error>),
+    /// What is in it is not what was written.
+    #[error("the agent's journal is damaged: {0}")]
+    Damaged(String),
+    /// An earlier write failed.
+    #[error("the agent's journal failed before: {0}")]
+    Failed(String),
+}
+
+impl<E: Into<redb::Error>> From<E> for JournalError {
+    fn from(error: E) -> Self {
+        Self::Storage(Arc::new(error.into()))
+    }
+}
+
+/// One attempt of one task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptKey {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt, from 1.
+    pub attempt: u32,
+}
+
+/// A report that has no number yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReportDraft {
+    /// What it is about.
+    pub key: AttemptKey,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// How an attempt was answered, kept for repeated orders.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Digest of the order's envelope.
+    pub order: Digest,
+    /// Number of the report.
+    pub report: u64,
+    /// The report's event.
+    pub finished: Event,
+}
+
+/// What was recorded of a set when it was committed, to notice changes and to know its order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// Fencing token of the order.
+    pub fence: Fence,
+    /// The services in the order in which they were started.
+    pub services: Vec<BaselineService>,
+}
+
+/// One service of a [`Baseline`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaselineService {
+    /// The service.
+    pub service: ServiceName,
+    /// Its container.
+    pub container: String,
+    /// Fingerprint of the container.
+    pub fingerprint: Digest,
+}
+
+/// An attempt as the journal has it.
+#[derive(Debug, Clone)]
+pub struct StoredAttempt {
+    /// Which.
+    pub key: AttemptKey,
+    /// The order's envelope.
+    pub order: Vec<u8>,
+    /// Its records.
+    pub records: Vec<Record>,
+}
+
+/// One thing to write.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// An accepted order; raises the target's highest fencing token.
+    Order {
+        /// Which attempt.
+        key: AttemptKey,
+        /// The envelope's exact bytes.
+        bytes: Vec<u8>,
+        /// The target.
+        target: TargetId,
+        /// The order's fencing token.
+        fence: Fence,
+    },
+    /// A record of an attempt.
+    Record(AttemptKey, Record),
+    /// A report, which gets the next number.
+    Report(ReportDraft),
+    /// The final report of an attempt, kept as the answer to repeated orders.
+    Finished {
+        /// The report.
+        report: ReportDraft,
+        /// Digest of the order's envelope.
+        order: Digest,
+    },
+    /// What was committed on a target.
+    Baseline {
+        /// The target.
+        target: TargetId,
+        /// The project.
+        project: ProjectRef,
+        /// What was committed.
+        baseline: Baseline,
+    },
+    /// Everything about attempts of tasks that nobody asks for any more.
+    Forget(Vec<AttemptKey>),
+}
+
+struct Request {
+    writes: Vec<Write>,
+    durable: bool,
+    reply: oneshot::Sender<Result<(), JournalError>>,
+}
+
+struct Shared {
+    database: Option<Database>,
+    queue: Mutex<Vec<Request>>,
+    writing: Mutex<()>,
+    failed: OnceLock<String>,
+    tip: watch::Sender<u64>,
+}
+
+/// The journal. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    shared: Arc<Shared>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Journal {
+    /// Opens or makes the journal in `state_dir` (mode 0600) and reads it once from end to end. Blocks.
+    pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(state_dir.join(FILE_NAME))
+            .map_err(|error| JournalError::File(Arc::new(error)))?;
+        let database = Database::builder()
+            .set_cache_size(8 * 1024 * 1024)
+            .create_file(file)?;
+        let transaction = database.begin_write()?;
+        tables::make(&transaction)?;
+        transaction.commit()?;
+        let journal = Self::over(Some(database));
+        let next = journal.next_report()?;
+        journal.shared.tip.send_replace(next);
+        journal.attempts()?;
+        Ok(journal)
+    }
+
+    /// A journal that cannot be used: every call gives an error, nothing is written.
+    pub fn damaged(reason: &JournalError) -> Self {
+        let journal = Self::over(None);
+        journal.fail(reason);
+        journal
+    }
+
+    fn over(database: Option<Database>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                database,
+                queue: Mutex::default(),
+                writing: Mutex::default(),
+                failed: OnceLock::new(),
+                tip: watch::Sender::new(1),
+            }),
+        }
+    }
+
+    fn fail(&self, error: &JournalError) {
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        // The first failure is the one that counts.
+        let _ = self.shared.failed.set(text);
+    }
+
+    /// Why the journal takes no more writes, if so.
+    pub fn failure(&self) -> Option<&str> {
+        self.shared.failed.get().map(String::as_str)
+    }
+
+    fn database(&self) -> Result<&Database, JournalError> {
+        if let Some(reason) = self.failure() {
+            return Err(JournalError::Failed(reason.to_owned()));
+        }
+        self.shared
+            .database
+            .as_ref()
+            .ok_or_else(|| JournalError::Failed("not open".to_owned()))
+    }
+
+    /// Writes all of `writes` or nothing, and returns when they are on the disk.
+    pub async fn commit(&self, writes: Vec<Write>) -> Result<(), JournalError> {
+        self.submit(writes, true).await
+    }
+
+    /// As [`Journal::commit`], but a crash may lose the writes (never a part of them). For what is found out again anyway.
+    pub async fn note(&self, writes: Vec<Write>) -> Result<(), JournalError> {
+        self.submit(writes, false).await
+    }
+
+    async fn submit(&self, writes: Vec<Write>, durable: bool) -> Result<(), JournalError> {
+        self.database()?;
+        let (reply, answer) = oneshot::channel();
+        lock(&self.shared.queue).push(Request {
+            writes,
+            durable,
+            reply,
+        });
+        let journal = self.clone();
+        // Whoever gets there first writes for all that wait; the others find the queue empty.
+        let writer = tokio::task::spawn_blocking(move || journal.drain());
+        match answer.await {
+            Ok(result) => result,
+            Err(_) => {
+                let reason = writer.await.map_or_else(
+                    |error| error.to_string(),
+                    |()| "the writer gave no answer".to_owned(),
+                );
+                let error = JournalError::Damaged(reason);
+                self.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn drain(&self) {
+        let _writing = lock(&self.shared.writing);
+        let requests = std::mem::take(&mut *lock(&self.shared.queue));
+        if requests.is_empty() {
+            return;
+        }
+        let durable = requests.iter().any(|request| request.durable);
+        let writes = requests.iter().flat_map(|request| &request.writes);
+        let result = self.transact(durable, |transaction| {
+            writes
+                .into_iter()
+                .try_for_each(|write| tables::write(transaction, write))
+        });
+        for request in requests {
+            // A caller that no longer waits was dropped; its writes stand.
+            let _ = request.reply.send(result.clone());
+        }
+    }
+
+    fn transact(
+        &self,
+        durable: bool,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        let run = || {
+            let mut transaction = self.database()?.begin_write()?;
+            if !durable {
+                transaction
+                    .set_durability(Durability::None)
+                    .map_err(|error| JournalError::Damaged(error.to_string()))?;
+            }
+            work(&transaction)?;
+            let next = tables::next_report(&transaction)?;
+            transaction.commit()?;
+            Ok(next)
+        };
+        match run() {
+            Ok(next) => {
+                self.shared.tip.send_if_modified(|tip| {
+                    let changed = *tip != next;
+                    *tip = next;
+                    changed
+                });
+                Ok(())
+            }
+            Err(error) => {
+                self.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Number that the next report gets; counts from 1.
+    pub fn next_report(&self) -> Result<u64, JournalError> {
+        tables::read_next_report(&self.database()?.begin_read()?)
+    }
+
+    /// The next report's number, as it changes.
+    pub fn tip(&self) -> watch::Receiver<u64> {
+        self.shared.tip.subscribe()
+    }
+
+    /// Reports above `after`, in order.
+    pub fn reports(&self, after: u64, most: usize) -> Result<Vec<Report>, JournalError> {
+        tables::reports(&self.database()?.begin_read()?, after, most)
+    }
+
+    /// Drops the reports up to `number`, which the orchestrator has stored. Not synced: a crash only makes them be sent again.
+    pub fn acknowledge(&self, number: u64) -> Result<(), JournalError> {
+        let _writing = lock(&self.shared.writing);
+        self.transact(false, |transaction| tables::acknowledge(transaction, number))
+    }
+
+    /// Makes `number` the last one used, when the orchestrator knows higher numbers than this journal.
+    pub fn skip_reports(&self, number: u64) -> Result<(), JournalError> {
+        let _writing = lock(&self.shared.writing);
+        self.transact(true, |transaction| tables::skip(transaction, number))
+    }
+
+    /// Highest fencing token seen on `target`.
+    pub fn highest(&self, target: TargetId) -> Result<Fence, JournalError> {
+        Ok(self.fences()?.get(&target).copied().unwrap_or_default())
+    }
+
+    /// Highest fencing token per target.
+    pub fn fences(&self) -> Result<BTreeMap<TargetId, Fence>, JournalError> {
+        tables::fences(&self.database()?.begin_read()?)
+    }
+
+    /// How an attempt was answered, if it was.
+    pub fn answer(&self, key: AttemptKey) -> Result<Option<Answer>, JournalError> {
+        tables::answer(&self.database()?.begin_read()?, key)
+    }
+
+    /// The order of an attempt, if one was accepted.
+    pub fn order(&self, key: AttemptKey) -> Result<Option<Vec<u8>>, JournalError> {
+        tables::order(&self.database()?.begin_read()?, key)
+    }
+
+    /// All attempts with their records; the chain of each is checked.
+    pub fn attempts(&self) -> Result<Vec<StoredAttempt>, JournalError> {
+        tables::attempts(&self.database()?.begin_read()?)
+    }
+
+    /// What was last committed on a target for a project.
+    pub fn baseline(&self, target: TargetId, project: &ProjectRef) -> Result<Option<Baseline>, JournalError> {
+        tables::baseline(&self.database()?.begin_read()?, target, project)
+    }
+
+    /// What was last committed on a target, by project.
+    pub fn baselines(&self, target: TargetId) -> Result<Vec<(ProjectRef, Baseline)>, JournalError> {
+        tables::baselines(&self.database()?.begin_read()?, target)
+    }
+
+    /// Attempts that were answered, with the numbers of the reports that did it.
+    pub fn answered(&self) -> Result<Vec<(AttemptKey, u64)>, JournalError> {
+        tables::answered(&self.database()?.begin_read()?)
+    }
+}
+
+/// A report as it goes on the wire.
+fn encode_report(number: u64, draft: &ReportDraft) -> Vec<u8> {
+    Report {
+        number,
+        task_id: draft.key.task.to_string(),
+        attempt: draft.key.attempt,
+        time: Some(timestamp(draft.at)),
+        event: Some(draft.event.clone()),
+    }
+    .encode_to_vec()
+}
+
+fn timestamp(at: DateTime<Utc>) -> pbjson_types::Timestamp {
+    pbjson_types::Timestamp {
+        seconds: at.timestamp(),
+        nanos: i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(0),
+    }
+}

@@ -1,0 +1,222 @@
+//! What is written about one attempt, and what follows from it. Records are only appended; the state is their fold.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    digest::Digest, evidence::EvidenceStep, failure::Failure, manifest::RestartPolicy, name::ServiceName,
+    task::TaskStep,
+};
+use serde::{Deserialize, Serialize};
+
+/// A container of the set that ran before, as it was found before anything was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldContainer {
+    /// The engine's identifier.
+    pub id: String,
+    /// Its service.
+    pub service: ServiceName,
+    /// Whether it ran.
+    pub running: bool,
+    /// Its restart policy.
+    pub restart: RestartPolicy,
+    /// Its grace period in milliseconds.
+    pub grace_ms: u64,
+    /// The registry digest of its image, if the engine knew one.
+    pub digest: Option<Digest>,
+}
+
+/// Why the set before is restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
+pub enum Cause {
+    /// Something failed.
+    Failed {
+        /// What.
+        failure: Failure,
+    },
+    /// It was asked for.
+    Stopped,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The new set runs.
+    Succeeded,
+    /// The set before runs (unless restoring failed).
+    Failed,
+    /// The set before runs, as was asked for.
+    Stopped,
+    /// The order was refused; nothing was touched.
+    Refused,
+}
+
+/// One line of an attempt's journal. Each stands for all effects that may follow it until the next one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum Record {
+    /// The order passed every check. Intent: pull and create.
+    Accepted {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// The agent was started again and goes on.
+    Resumed {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// All images are on the host, with the ordered digests.
+    Pulled {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// The new set is made, stopped. Intent: stop the old set, start the new one.
+    Prepared {
+        /// When.
+        at: DateTime<Utc>,
+        /// The old set, in the order in which it is started.
+        old: Vec<OldContainer>,
+    },
+    /// The old set is stopped, the new one started. Intent: wait for health.
+    Started {
+        /// When the first new container was started.
+        starting_at: DateTime<Utc>,
+        /// When the last one was.
+        at: DateTime<Utc>,
+    },
+    /// The new set was healthy for as long as it must be. Intent: write the sticker and the packet.
+    Healthy {
+        /// When.
+        at: DateTime<Utc>,
+        /// The sticker file before, to put back if the new set does not outlive a crash right now.
+        sticker_before: Option<String>,
+    },
+    /// Intent: remove the new set, start the old one.
+    Restoring {
+        /// When.
+        at: DateTime<Utc>,
+        /// Why.
+        cause: Cause,
+    },
+    /// The end, reported. Intent after a success: remove the old set.
+    Ended {
+        /// When.
+        at: DateTime<Utc>,
+        /// How.
+        ending: Ending,
+    },
+    /// Nothing of the attempt is left to do.
+    Cleaned,
+}
+
+/// Where an attempt stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// Pulling and creating.
+    #[default]
+    Preparing,
+    /// Stopping the old set, starting the new one.
+    Switching,
+    /// Waiting for health.
+    Proving,
+    /// Writing sticker and packet.
+    Committing,
+    /// Going back to the old set.
+    Restoring(Cause),
+    /// Cleaning up.
+    Ended(Ending),
+    /// Nothing left.
+    Done,
+}
+
+/// How often an attempt may be begun before it counts as poison: it is then restored instead of tried again.
+pub const MOST_STARTS: u32 = 3;
+
+/// The fold of an attempt's records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AttemptState {
+    /// Where it stands.
+    pub phase: Phase,
+    /// How often it was begun, counting the first time.
+    pub starts: u32,
+    /// Whether the images are known to be there.
+    pub pulled: bool,
+    /// The old set, once it is known.
+    pub old: Option<Vec<OldContainer>>,
+    /// The sticker file before, once it may have been replaced.
+    pub sticker_before: Option<Option<String>>,
+    /// When it began.
+    pub began_at: Option<DateTime<Utc>>,
+    /// Steps with their times.
+    pub steps: Vec<EvidenceStep>,
+}
+
+impl AttemptState {
+    /// The state after `records`.
+    pub fn fold<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let mut state = Self::default();
+        for record in records {
+            state.apply(record);
+        }
+        state
+    }
+
+    /// The state after one more record.
+    pub fn apply(&mut self, record: &Record) {
+        for (step, at) in steps(record) {
+            self.steps.push(EvidenceStep { step, at });
+        }
+        match record {
+            Record::Accepted { at } => {
+                self.began_at = Some(*at);
+                self.starts += 1;
+            }
+            Record::Resumed { .. } => self.starts += 1,
+            Record::Pulled { .. } => self.pulled = true,
+            Record::Prepared { old, .. } => {
+                self.phase = Phase::Switching;
+                self.old = Some(old.clone());
+            }
+            Record::Started { .. } => self.phase = Phase::Proving,
+            Record::Healthy { sticker_before, .. } => {
+                self.phase = Phase::Committing;
+                self.sticker_before = Some(sticker_before.clone());
+            }
+            Record::Restoring { cause, .. } => self.phase = Phase::Restoring(cause.clone()),
+            Record::Ended { ending, .. } => self.phase = Phase::Ended(*ending),
+            Record::Cleaned => self.phase = Phase::Done,
+        }
+    }
+
+    /// Whether it was begun too often without coming to an end.
+    pub fn is_poison(&self) -> bool {
+        self.starts > MOST_STARTS
+    }
+
+    /// The old set by digest, as far as it ran.
+    pub fn previous(&self) -> BTreeMap<ServiceName, Digest> {
+        self.old
+            .iter()
+            .flatten()
+            .filter(|old| old.running)
+            .filter_map(|old| Some((old.service.clone(), old.digest?)))
+            .collect()
+    }
+}
+
+/// The steps that begin with a record, as they are reported and proven.
+pub fn steps(record: &Record) -> Vec<(TaskStep, DateTime<Utc>)> {
+    match record {
+        Record::Accepted { at } => vec![(TaskStep::Pulling, *at)],
+        Record::Pulled { at } => vec![(TaskStep::Verifying, *at), (TaskStep::Creating, *at)],
+        Record::Prepared { at, .. } => vec![(TaskStep::Switching, *at)],
+        Record::Started { starting_at, at } => {
+            vec![(TaskStep::Starting, *starting_at), (TaskStep::HealthWait, *at)]
+        }
+        Record::Healthy { at, .. } => vec![(TaskStep::Committing, *at)],
+        Record::Restoring { at, .. } => vec![(TaskStep::Restoring, *at)],
+        Record::Resumed { .. } | Record::Ended { .. } | Record::Cleaned => Vec::new(),
+    }
+}

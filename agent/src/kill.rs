@@ -1,0 +1,78 @@
+//! Kill points: where the kill matrix (F1) ends the process. Compiled in only with the cargo feature `kill-points`, off by
+//! default; then `SEALIFT_AGENT_KILL_AT=<point>[:n]` ends the process at the n-th passage of that point, without any clean-up,
+//! as `kill -9` would. A point with the suffix `.before` lies before the effect, one without after it.
+
+/// All points, in the order in which an attempt passes them; restore points at the end.
+pub const KILL_POINTS: &[&str] = &[
+    "received",
+    "verified",
+    "journalled.before",
+    "journalled",
+    "pull_begun",
+    "pull_done",
+    "digest_compared",
+    "network_ready",
+    "new_created.before",
+    "new_created",
+    "old_saved",
+    "switch_journalled.before",
+    "switch_journalled",
+    "old_policy_no.before",
+    "old_policy_no",
+    "old_stopped.before",
+    "old_stopped",
+    "new_started.before",
+    "new_started",
+    "health_wait",
+    "healthy",
+    "commit_journalled",
+    "sticker_temp_written",
+    "sticker_renamed",
+    "evidence_signed",
+    "outbox_synced.before",
+    "outbox_synced",
+    "old_removed.before",
+    "old_removed",
+];
+
+/// Points that only a restore passes.
+pub const RESTORE_KILL_POINTS: &[&str] = &[
+    "restore_journalled.before",
+    "restore_journalled",
+    "new_stopped.before",
+    "new_stopped",
+    "new_removed.before",
+    "new_removed",
+    "old_policy_restored.before",
+    "old_policy_restored",
+    "old_started.before",
+    "old_started",
+];
+
+/// Points of the session.
+pub const SESSION_KILL_POINTS: &[&str] = &["acked", "evidence_sent", "evidence_acked"];
+
+/// Passes `point`.
+#[cfg(not(feature = "kill-points"))]
+#[inline]
+pub fn at(_point: &str) {}
+
+/// Passes `point`.
+#[cfg(feature = "kill-points")]
+pub fn at(point: &str) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static PASSED: AtomicU32 = AtomicU32::new(0);
+    let Ok(wanted) = std::env::var("SEALIFT_AGENT_KILL_AT") else {
+        return;
+    };
+    let (name, count) = wanted
+        .split_once(':')
+        .map_or((wanted.as_str(), 1), |(name, count)| {
+            (name, count.parse().unwrap_or(1))
+        });
+    if name == point && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == count {
+        // Ends every thread at once: no destructor, no flush, no exit handler runs.
+        std::process::abort();
+    }
+}

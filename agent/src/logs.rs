@@ -1,0 +1,104 @@
+//! Log of an attempt: the agent's own lines and the output of the new containers, bounded, on the way to the orchestrator. What
+//! does not fit is dropped and a line says so; nothing waits for a reader.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use sealift_common::{bounds, time::Clock};
+use tokio::sync::mpsc;
+
+use crate::{journal::AttemptKey, work::LogRecord};
+
+/// Lines that wait for the session.
+pub const QUEUE: usize = 2048;
+/// Source of the agent's own lines.
+pub const AGENT: &str = "agent";
+
+/// The log of one attempt. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AttemptLog {
+    key: AttemptKey,
+    clock: Arc<dyn Clock>,
+    sender: mpsc::Sender<LogRecord>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    seq: AtomicU64,
+    bytes: AtomicUsize,
+    dropped: AtomicUsize,
+}
+
+impl AttemptLog {
+    /// The log of `key`, sent through `sender`.
+    pub fn new(key: AttemptKey, clock: Arc<dyn Clock>, sender: mpsc::Sender<LogRecord>) -> Self {
+        Self {
+            key,
+            clock,
+            sender,
+            counters: Arc::default(),
+        }
+    }
+
+    /// Adds a line of the agent.
+    pub fn say(&self, text: impl Into<String>) {
+        self.line(AGENT, text.into());
+    }
+
+    /// Adds a line of a service.
+    pub fn line(&self, source: &str, mut text: String) {
+        if text.len() > bounds::LOG_LINE_BYTES {
+            let end = text.floor_char_boundary(bounds::LOG_LINE_BYTES);
+            text.truncate(end);
+        }
+        let before = self.counters.bytes.fetch_add(text.len() + 1, Ordering::Relaxed);
+        if before >= bounds::ATTEMPT_LOG_BYTES {
+            return;
+        }
+        if before + text.len() >= bounds::ATTEMPT_LOG_BYTES {
+            text = "the log of this attempt is longer than 1 MiB; the rest is left out".to_owned();
+        }
+        let dropped = self.counters.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 && !self.send(AGENT, format!("{dropped} lines were left out here")) {
+            self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
+        }
+        if !self.send(source, text) {
+            self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn send(&self, source: &str, text: String) -> bool {
+        let record = LogRecord {
+            task_id: self.key.task,
+            attempt: self.key.attempt,
+            seq: self.counters.seq.fetch_add(1, Ordering::Relaxed) + 1,
+            source: source.to_owned(),
+            text,
+            at: self.clock.now(),
+        };
+        self.sender.try_send(record).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    #[tokio::test]
+    async fn a_flood_is_bounded_and_the_gap_is_marked() {
+        let (sender, mut receiver) = mpsc::channel(2);
+        let log = AttemptLog::new(samples::key(1), Arc::new(samples::clock()), sender);
+        for number in 0..10 {
+            log.line("web", format!("line {number}"));
+        }
+        assert_eq!(receiver.recv().await.unwrap().text, "line 0");
+        assert_eq!(receiver.recv().await.unwrap().text, "line 1");
+        log.line("web", "x".repeat(bounds::LOG_LINE_BYTES * 2));
+        assert_eq!(receiver.recv().await.unwrap().text, "8 lines were left out here");
+        assert_eq!(receiver.recv().await.unwrap().text.len(), bounds::LOG_LINE_BYTES);
+    }
+}

@@ -1,0 +1,331 @@
+//! Observe: what is seen on each target, on a schedule, on events of the engine and when asked. Facts only; whether they are
+//! drift is judged by the orchestrator.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use sealift_common::{
+    digest::Digest,
+    id::TargetId,
+    name::ProjectRef,
+    observation::{ContainerObservation, ProjectObservation, TargetObservation},
+    order::TargetBinding,
+};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::{
+    host::{Host, HostError, HostEvent, Listed},
+    journal::Baseline,
+    labels::{self, Labels, Ours},
+    stickers::Stickers,
+    workshop::Shared,
+};
+
+/// Time between two looks at everything, before jitter.
+const SCHEDULE: Duration = Duration::from_secs(30);
+/// How long events are gathered before a look.
+const DEBOUNCE: Duration = Duration::from_millis(300);
+/// An observation that did not change is told again after this long.
+const REPEAT: Duration = Duration::from_secs(300);
+/// Pauses between two tries to watch the engine's events.
+const WATCH_FIRST: Duration = Duration::from_secs(1);
+const WATCH_MOST: Duration = Duration::from_secs(30);
+/// Events that wait to be looked at.
+const EVENTS: usize = 256;
+
+/// What the observer is asked to look at.
+#[derive(Debug, Default)]
+struct Wishes {
+    targets: BTreeSet<TargetId>,
+    /// Containers whose details may have changed.
+    touched: BTreeSet<String>,
+    images: bool,
+    all: bool,
+}
+
+/// Where looks are asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Observer {
+    wishes: Mutex<Wishes>,
+    notify: Notify,
+}
+
+impl Observer {
+    /// Asks for a look at one target.
+    pub(crate) fn request(&self, target: TargetId) {
+        self.wish(|wishes| {
+            wishes.targets.insert(target);
+        });
+    }
+
+    /// Asks for a look at everything, to be told even if unchanged.
+    pub(crate) fn request_all(&self) {
+        self.wish(|wishes| wishes.all = true);
+    }
+
+    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+        change(&mut self.wishes.lock().unwrap_or_else(PoisonError::into_inner));
+        self.notify.notify_one();
+    }
+
+    fn take(&self) -> Wishes {
+        std::mem::take(&mut *self.wishes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Turns events of the engine into wishes.
+pub(crate) async fn watch_events<H: Host>(shared: Arc<Shared<H>>) {
+    let mut pause = WATCH_FIRST;
+    loop {
+        let (sender, mut events) = mpsc::channel::<HostEvent>(EVENTS);
+        let began = Instant::now();
+        let gather = async {
+            while let Some(event) = events.recv().await {
+                let target = event.target;
+                shared.observer.wish(|wishes| match target {
+                    Some(target) => {
+                        wishes.touched.insert(event.id);
+                        wishes.targets.insert(target);
+                    }
+                    None => wishes.images = true,
+                });
+            }
+        };
+        tokio::select! {
+            () = shared.shutdown.cancelled() => return,
+            (result, ()) = async { tokio::join!(shared.host.watch(sender), gather) } => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "the engine's events broke off");
+                }
+            }
+        }
+        if began.elapsed() > WATCH_MOST {
+            pause = WATCH_FIRST;
+        }
+        tokio::select! {
+            () = shared.shutdown.cancelled() => return,
+            () = sleep(pause) => pause = (pause * 2).min(WATCH_MOST),
+        }
+        // What happened meanwhile is found by looking.
+        shared.observer.wish(|wishes| {
+            wishes
+                .targets
+                .extend(shared.identity.bindings.iter().map(|binding| binding.target_id));
+        });
+    }
+}
+
+/// The agent's own share of the schedule, so that a fleet does not look all at once: 27 to 33 seconds.
+fn period(seed: &str) -> Duration {
+    let byte = Digest::of(seed.as_bytes()).as_bytes()[0];
+    SCHEDULE * 9 / 10 + SCHEDULE / 5 * u32::from(byte) / 256
+}
+
+/// Looks until the agent goes down.
+pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<TargetObservation>) {
+    let period = period(&shared.identity.agent_id.to_string());
+    let mut memory = Memory::default();
+    let mut next = Instant::now();
+    loop {
+        let scheduled = tokio::select! {
+            () = shared.shutdown.cancelled() => return,
+            () = sleep_until(next) => true,
+            () = shared.observer.notify.notified() => false,
+        };
+        let mut wishes = shared.observer.take();
+        if !scheduled && !wishes.all {
+            tokio::select! {
+                () = shared.shutdown.cancelled() => return,
+                () = sleep(DEBOUNCE) => {}
+            }
+            let more = shared.observer.take();
+            wishes.targets.extend(more.targets);
+            wishes.touched.extend(more.touched);
+            wishes.images |= more.images;
+            wishes.all |= more.all;
+        }
+        if scheduled {
+            next = Instant::now() + period;
+            memory.fingerprints.clear();
+            refresh_facts(&shared).await;
+        }
+        if wishes.images || scheduled {
+            memory.digests.clear();
+        }
+        for id in &wishes.touched {
+            memory.fingerprints.remove(id);
+        }
+        for binding in &shared.identity.bindings {
+            let wanted = scheduled || wishes.all || wishes.targets.contains(&binding.target_id);
+            // While an attempt works, the target changes all the time; it is looked at when that is over.
+            if !wanted || (!scheduled && !wishes.all && shared.is_busy(binding.target_id)) {
+                continue;
+            }
+            match memory.observe(&shared, binding).await {
+                Ok(seen) => {
+                    shared.set_degraded("engine", None);
+                    memory.tell(&sender, seen, wishes.all);
+                }
+                Err(error) => shared.set_degraded("engine", Some(&error.0.summary)),
+            }
+        }
+    }
+}
+
+/// Asks the engine what it is and tells it.
+pub(crate) async fn refresh_facts<H: Host>(shared: &Shared<H>) {
+    match shared.host.engine().await {
+        Ok(engine) => {
+            shared.facts.send_if_modified(|facts| {
+                let before = facts.clone();
+                facts.platform.clone_from(&engine.platform);
+                facts.engine = format!("{} {}", engine.name, engine.version);
+                facts.engine_api.clone_from(&engine.api);
+                *facts != before
+            });
+            shared.set_degraded("engine", None);
+        }
+        Err(error) => shared.set_degraded("engine", Some(&error.0.summary)),
+    }
+}
+
+/// What was found out and told before.
+#[derive(Default)]
+struct Memory {
+    fingerprints: BTreeMap<String, Digest>,
+    digests: BTreeMap<String, Vec<Digest>>,
+    told: BTreeMap<TargetId, (Instant, TargetObservation)>,
+}
+
+impl Memory {
+    fn tell(&mut self, sender: &mpsc::Sender<TargetObservation>, seen: TargetObservation, force: bool) {
+        let target = seen.target_id;
+        let known = self.told.get(&target).is_some_and(|(at, told)| {
+            at.elapsed() < REPEAT && told.busy == seen.busy && told.projects == seen.projects
+        });
+        // A full queue means that nobody listens; whoever comes next asks for everything.
+        if (!known || force) && sender.try_send(seen.clone()).is_ok() {
+            self.told.insert(target, (Instant::now(), seen));
+        }
+    }
+
+    async fn observe<H: Host>(
+        &mut self,
+        shared: &Shared<H>,
+        binding: &TargetBinding,
+    ) -> Result<TargetObservation, HostError> {
+        let target = binding.target_id;
+        let busy = shared.is_busy(target);
+        let wanted: Labels = [(labels::TARGET_ID.to_owned(), target.to_string())].into();
+        let listed = shared.host.list(&wanted).await?;
+        let baselines: BTreeMap<String, (ProjectRef, Baseline)> = shared
+            .journal
+            .baselines(target)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(project, baseline)| (project.to_string(), (project, baseline)))
+            .collect();
+        let mut containers: BTreeMap<String, Vec<ContainerObservation>> = BTreeMap::new();
+        let mut projects: BTreeMap<String, ProjectRef> = baselines
+            .values()
+            .map(|(project, _)| (project.to_string(), project.clone()))
+            .collect();
+        for listed in listed
+            .into_iter()
+            .take(sealift_common::bounds::OBSERVED_CONTAINERS)
+        {
+            let Some(ours) = labels::read(&listed.labels).filter(|ours| ours.target == target) else {
+                continue;
+            };
+            let project = ours.project.to_string();
+            projects.insert(project.clone(), ours.project.clone());
+            let baseline = baselines.get(&project).map(|(_, baseline)| baseline);
+            let seen = self.container(shared, listed, ours, baseline).await?;
+            containers.entry(project).or_default().extend(seen);
+        }
+        let stickers = read_stickers(shared.stickers.clone(), binding.clone(), projects).await;
+        let projects = stickers
+            .into_iter()
+            .map(|(project, sticker)| {
+                let mut containers = containers.remove(&project).unwrap_or_default();
+                containers.sort_by(|a, b| (&a.service, &a.id).cmp(&(&b.service, &b.id)));
+                (project, ProjectObservation { sticker, containers })
+            })
+            .collect();
+        Ok(TargetObservation {
+            target_id: target,
+            observed_at: shared.clock.now(),
+            busy: busy || shared.is_busy(target),
+            projects,
+        })
+    }
+
+    async fn container<H: Host>(
+        &mut self,
+        shared: &Shared<H>,
+        listed: Listed,
+        ours: Ours,
+        baseline: Option<&Baseline>,
+    ) -> Result<Option<ContainerObservation>, HostError> {
+        let fingerprint = if let Some(known) = self.fingerprints.get(&listed.id) {
+            *known
+        } else {
+            let Some(inspected) = shared.host.inspect(&listed.id).await? else {
+                return Ok(None);
+            };
+            self.fingerprints.insert(listed.id.clone(), inspected.fingerprint);
+            inspected.fingerprint
+        };
+        if !self.digests.contains_key(&listed.image_id) {
+            let image = shared.host.image(&listed.image_id).await?;
+            let digests = image.map(|image| image.digests).unwrap_or_default();
+            self.digests.insert(listed.image_id.clone(), digests);
+        }
+        let digests = self.digests.get(&listed.image_id).cloned().unwrap_or_default();
+        let labelled = ours.digest.filter(|digest| digests.contains(digest));
+        // Without a baseline (the agent was enrolled anew) nothing contradicts what is there.
+        let unchanged = baseline.is_none_or(|baseline| {
+            baseline
+                .services
+                .iter()
+                .any(|known| known.container == listed.id && known.fingerprint == fingerprint)
+        });
+        Ok(Some(ContainerObservation {
+            id: listed.id,
+            service: ours.service,
+            fence: ours.fence,
+            image_id: listed.image_id,
+            digest: labelled.or_else(|| digests.first().copied()),
+            config: ours.config,
+            unchanged,
+            state: listed.state,
+            health: listed.health,
+        }))
+    }
+}
+
+async fn read_stickers(
+    stickers: Stickers,
+    binding: TargetBinding,
+    mut projects: BTreeMap<String, ProjectRef>,
+) -> BTreeMap<String, sealift_common::observation::StickerObservation> {
+    let read = move || {
+        for project in stickers.projects(&binding) {
+            projects.insert(project.to_string(), project);
+        }
+        projects
+            .into_iter()
+            .map(|(name, project)| {
+                let path = stickers.path(&binding.target, &binding.environment, &project);
+                (name, Stickers::observe(&path))
+            })
+            .collect()
+    };
+    tokio::task::spawn_blocking(read).await.unwrap_or_default()
+}

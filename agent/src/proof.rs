@@ -1,0 +1,211 @@
+//! Proof: the evidence packet of an attempt, from the journal and from what the engine reports after it.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    digest::Digest,
+    evidence::{
+        AgentInfo, Attempt, EngineInfo, EvidenceResult, EvidenceService, Observed, Packet, PacketError,
+        Predicate, Statement,
+    },
+    failure::Failure,
+    manifest::PinnedImage,
+    name::ServiceName,
+    observation::ContainerHealth,
+    order::Order,
+};
+use sealift_proto::agent::v1::{Finished, ReportedFailure, finished::Result as WireResult, report::Event};
+
+use crate::{
+    host::{Host, HostError, Inspected},
+    journal::{AttemptState, Ending},
+    labels::{self, Ours},
+    workshop::AgentIdentity,
+};
+
+/// A container of the project as the engine reports it.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// What its labels say.
+    pub ours: Ours,
+    /// What the engine says.
+    pub inspected: Inspected,
+    /// The registry digest of its image: the one on its label if the engine knows the image under it, else any.
+    pub digest: Option<Digest>,
+}
+
+/// All running containers of a project on a target.
+pub async fn running<H: Host>(host: &H, order: &Order) -> Result<Vec<Running>, HostError> {
+    let wanted = labels::of_project(order.target_id, &order.release.project);
+    let mut found = Vec::new();
+    for listed in host.list(&wanted).await? {
+        let Some(ours) = labels::read(&listed.labels) else {
+            continue;
+        };
+        let Some(inspected) = host.inspect(&listed.id).await? else {
+            continue;
+        };
+        if inspected.state != sealift_common::observation::ContainerState::Running {
+            continue;
+        }
+        let digest = digest_of(host, &inspected.image_id, ours.digest).await?;
+        found.push(Running {
+            ours,
+            inspected,
+            digest,
+        });
+    }
+    Ok(found)
+}
+
+/// The registry digest of an image that the engine knows by identifier.
+pub async fn digest_of<H: Host>(
+    host: &H,
+    image_id: &str,
+    labelled: Option<Digest>,
+) -> Result<Option<Digest>, HostError> {
+    let digests = host
+        .image(image_id)
+        .await?
+        .map(|image| image.digests)
+        .unwrap_or_default();
+    let known = labelled.filter(|digest| digests.contains(digest));
+    Ok(known.or_else(|| digests.first().copied()))
+}
+
+/// What is stated about the end of an attempt.
+#[derive(Debug, Clone)]
+pub struct End<'a> {
+    /// The order.
+    pub order: &'a Order,
+    /// Digest of its envelope.
+    pub order_digest: Digest,
+    /// The fold of the attempt's records.
+    pub state: &'a AttemptState,
+    /// How it ended.
+    pub ending: Ending,
+    /// Why it did not succeed.
+    pub failure: Option<&'a Failure>,
+    /// What runs.
+    pub running: &'a [Running],
+    /// The engine.
+    pub engine: EngineInfo,
+    /// Digest of the sticker that was written.
+    pub sticker: Option<Digest>,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// The signed packet.
+pub fn packet(identity: &AgentIdentity, end: &End<'_>) -> Result<Vec<u8>, PacketError> {
+    let order = end.order;
+    let services = order
+        .manifest
+        .services
+        .iter()
+        .map(|(name, spec)| {
+            let found = end.running.iter().find(|running| running.ours.service == *name);
+            let observed = found.and_then(observed);
+            let health = found.map_or(ContainerHealth::None, |running| running.inspected.health);
+            EvidenceService::of(name, &spec.image, observed, health)
+        })
+        .collect();
+    let mut previous: BTreeMap<ServiceName, Digest> = end.state.previous();
+    if end.state.old.is_none() {
+        // Nothing was touched: what runs now is what ran before.
+        previous.extend(
+            end.running
+                .iter()
+                .filter_map(|running| Some((running.ours.service.clone(), running.digest?))),
+        );
+    }
+    let known: Vec<Digest> = previous.values().copied().collect();
+    let predicate = Predicate::of(
+        order,
+        Attempt {
+            agent: AgentInfo {
+                spiffe_id: identity.spiffe_id.clone(),
+                certificate_serial: (identity.certificate_serial)(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            engine: end.engine.clone(),
+            result: match end.ending {
+                Ending::Succeeded => EvidenceResult::Succeeded,
+                Ending::Failed => EvidenceResult::Failed,
+                Ending::Stopped => EvidenceResult::Cancelled,
+                Ending::Refused => EvidenceResult::Refused,
+            },
+            failure: end.failure.map(Into::into),
+            services,
+            previous,
+            sticker_digest: end.sticker,
+            log_digest: None,
+            order_digest: end.order_digest,
+            started_at: end.state.began_at.unwrap_or(end.at),
+            finished_at: end.at,
+            steps: end.state.steps.clone(),
+        },
+    );
+    let subjects: Vec<PinnedImage> = if end.ending == Ending::Succeeded {
+        order
+            .manifest
+            .services
+            .values()
+            .map(|spec| spec.image.clone())
+            .collect()
+    } else {
+        end.running
+            .iter()
+            .filter_map(image_of)
+            .filter(|image| {
+                known.contains(&image.digest)
+                    || end.running.iter().any(|running| {
+                        order.manifest.services.contains_key(&running.ours.service)
+                            && running.digest == Some(image.digest)
+                    })
+            })
+            .collect()
+    };
+    Packet::sign(
+        &Statement::new(predicate, subjects.iter()),
+        &identity.evidence_key,
+    )
+}
+
+fn observed(running: &Running) -> Option<Observed> {
+    Some(Observed {
+        container_id: running.inspected.id.clone(),
+        image_id: running.inspected.image_id.clone(),
+        digest: running.digest?,
+    })
+}
+
+fn image_of(running: &Running) -> Option<PinnedImage> {
+    let repository = running.inspected.image.split('@').next()?.to_owned();
+    Some(PinnedImage {
+        repository,
+        tag: None,
+        digest: running.digest?,
+    })
+}
+
+/// The final report.
+pub fn finished(ending: Ending, failure: Option<&Failure>, packet: Vec<u8>, sticker: Vec<u8>) -> Event {
+    let result = match ending {
+        Ending::Succeeded => WireResult::Succeeded,
+        Ending::Failed => WireResult::Failed,
+        Ending::Stopped => WireResult::Stopped,
+        Ending::Refused => WireResult::Refused,
+    };
+    Event::Finished(Finished {
+        result: result.into(),
+        failure: failure.map(|failure| ReportedFailure {
+            code: failure.code.as_str().to_owned(),
+            summary: failure.summary.clone(),
+            detail: failure.detail.clone(),
+        }),
+        packet,
+        sticker,
+    })
+}

@@ -1,0 +1,243 @@
+//! The two ends of an attempt: the new set committed, or the old set restored. Sticker, packet and report; the last commit holds
+//! the journal's end, the packet and the report together.
+
+use std::path::PathBuf;
+
+use sealift_common::{
+    digest::Digest,
+    evidence::EngineInfo,
+    failure::{Failure, FailureCode},
+    sticker::Sticker,
+};
+
+use super::{Runner, Trouble, effects::sticker_failure, patiently};
+use crate::{
+    host::Host,
+    journal::{Baseline, BaselineService, Cause, Ending, Record, ReportDraft, Write},
+    kill,
+    proof::{self, End, Running},
+    stickers::Stickers,
+};
+
+fn internal(error: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureCode::Internal, error.to_string())
+}
+
+impl<H: Host> Runner<H> {
+    pub(super) fn sticker_path(&self) -> PathBuf {
+        let order = &self.order;
+        self.shared
+            .stickers
+            .path(&order.target, &order.environment, &order.release.project)
+    }
+
+    /// The new set was healthy: prove it and end.
+    pub(super) async fn finish_well(&mut self) -> Result<(), Trouble> {
+        let running = {
+            let (host, order) = (self.host(), &self.order);
+            patiently(self.patience(), || proof::running(host, order)).await?
+        };
+        let new: Vec<Running> = running
+            .into_iter()
+            .filter(|running| running.ours.fence == self.order.fence)
+            .collect();
+        for (service, spec) in &self.order.manifest.services {
+            let found = new.iter().find(|running| running.ours.service == *service);
+            if found.and_then(|running| running.digest) != Some(spec.image.digest) {
+                let summary = format!(
+                    "the engine does not report {} as running for service {service}",
+                    spec.image.digest
+                );
+                return Err(Failure::new(FailureCode::DigestMismatch, summary).into());
+            }
+        }
+        let sticker = self.write_sticker().await?;
+        let at = self.now();
+        let digest = Stickers::digest(&sticker);
+        let packet = self.packet(Ending::Succeeded, None, &new, Some(digest)).await?;
+        kill::at("evidence_signed");
+        let report = ReportDraft {
+            key: self.key,
+            at,
+            event: proof::finished(Ending::Succeeded, None, packet, sticker),
+        };
+        let baseline = Write::Baseline {
+            target: self.order.target_id,
+            project: self.order.release.project.clone(),
+            baseline: self.baseline(&new),
+        };
+        let ended = Record::Ended {
+            at,
+            ending: Ending::Succeeded,
+        };
+        let finished = Write::Finished {
+            report,
+            order: self.order_digest,
+        };
+        kill::at("outbox_synced.before");
+        self.write(ended, vec![baseline, finished]).await?;
+        kill::at("outbox_synced");
+        self.log.say("the new set runs");
+        Ok(())
+    }
+
+    fn baseline(&self, new: &[Running]) -> Baseline {
+        let services = self
+            .order
+            .manifest
+            .start_order()
+            .into_iter()
+            .filter_map(|service| {
+                let running = new.iter().find(|running| running.ours.service == *service)?;
+                Some(BaselineService {
+                    service: service.clone(),
+                    container: running.inspected.id.clone(),
+                    fingerprint: running.inspected.fingerprint,
+                })
+            });
+        Baseline {
+            fence: self.order.fence,
+            services: services.collect(),
+        }
+    }
+
+    /// Writes the sticker, or finds it written by this very attempt before a crash.
+    async fn write_sticker(&self) -> Result<Vec<u8>, Trouble> {
+        let path = self.sticker_path();
+        let order = self.order.clone();
+        let before = self.state.sticker_before.clone().flatten();
+        let now = self.now();
+        let write = move || -> Result<Vec<u8>, Failure> {
+            let there = Stickers::read(&path).map_err(|error| sticker_failure(&error))?;
+            let ours = |bytes: &[u8]| {
+                Sticker::from_file(bytes).is_ok_and(|sticker| {
+                    sticker.task_id == order.task_id
+                        && sticker.attempt == order.attempt
+                        && sticker.fence == order.fence
+                        && sticker.release == order.release
+                })
+            };
+            if let Some(bytes) = there.filter(|bytes| ours(bytes)) {
+                return Ok(bytes);
+            }
+            let previous = before.map(|text| Stickers::digest(text.as_bytes()));
+            let sticker = Sticker::of(&order, now, previous).map_err(internal)?;
+            let bytes = sticker.to_file().map_err(internal)?;
+            Stickers::write(&path, &bytes).map_err(|error| sticker_failure(&error))?;
+            Ok(bytes)
+        };
+        let written = tokio::task::spawn_blocking(write).await.map_err(internal)?;
+        Ok(written?)
+    }
+
+    /// Puts back the sticker file that this attempt may have replaced.
+    async fn unwrite_sticker(&self) -> Result<(), Failure> {
+        let Some(before) = self.state.sticker_before.clone() else {
+            return Ok(());
+        };
+        let path = self.sticker_path();
+        let fence = self.order.fence;
+        let restore = move || {
+            let there = Stickers::read(&path)?;
+            let ours = there
+                .is_some_and(|bytes| Sticker::from_file(&bytes).is_ok_and(|sticker| sticker.fence == fence));
+            match (ours, before) {
+                (false, _) => Ok(()),
+                (true, Some(text)) => Stickers::write(&path, text.as_bytes()),
+                (true, None) => Stickers::remove(&path),
+            }
+        };
+        tokio::task::spawn_blocking(restore)
+            .await
+            .map_err(internal)?
+            .map_err(|error| sticker_failure(&error))
+    }
+
+    /// The old set is back (or as far back as could be): prove it and end.
+    pub(super) async fn finish_restored(&mut self, cause: &Cause) -> Result<(), Trouble> {
+        if let Err(failure) = self.unwrite_sticker().await {
+            self.log.say(format!("the sticker was not put back: {failure}"));
+        }
+        let running = {
+            let (host, order) = (self.host(), &self.order);
+            match patiently(self.patience(), || proof::running(host, order)).await {
+                Ok(running) => running,
+                Err(error) => {
+                    // The end is told all the same, with what is known: nothing.
+                    self.restore_failure.get_or_insert_with(|| {
+                        let summary = format!("what runs now is not known: {}", error.0.summary);
+                        Failure::new(FailureCode::RestoreFailed, summary)
+                    });
+                    Vec::new()
+                }
+            }
+        };
+        let (ending, failure) = match (self.restore_failure.clone(), cause) {
+            (Some(restore), Cause::Failed { failure }) => {
+                let detail = format!("{} (after {failure})", restore.detail);
+                (Ending::Failed, Some(restore.with_detail(detail)))
+            }
+            (Some(restore), Cause::Stopped) => (Ending::Failed, Some(restore)),
+            (None, Cause::Failed { failure }) => (Ending::Failed, Some(failure.clone())),
+            (None, Cause::Stopped) => (Ending::Stopped, None),
+        };
+        let at = self.now();
+        let packet = match self.packet(ending, failure.as_ref(), &running, None).await {
+            Ok(packet) => packet,
+            Err(Trouble::Failed(defect)) => {
+                // An end without a packet is still an end; the orchestrator says that the packet is missing.
+                self.log.say(format!("no packet could be made: {defect}"));
+                Vec::new()
+            }
+            Err(trouble) => return Err(trouble),
+        };
+        kill::at("evidence_signed");
+        let report = ReportDraft {
+            key: self.key,
+            at,
+            event: proof::finished(ending, failure.as_ref(), packet, Vec::new()),
+        };
+        let finished = Write::Finished {
+            report,
+            order: self.order_digest,
+        };
+        kill::at("outbox_synced.before");
+        self.write(Record::Ended { at, ending }, vec![finished]).await?;
+        kill::at("outbox_synced");
+        self.log.say(match ending {
+            Ending::Stopped => "stopped; what ran before runs",
+            _ => "failed",
+        });
+        Ok(())
+    }
+
+    async fn packet(
+        &self,
+        ending: Ending,
+        failure: Option<&Failure>,
+        running: &[Running],
+        sticker: Option<Digest>,
+    ) -> Result<Vec<u8>, Trouble> {
+        let engine = match &self.engine {
+            Some(engine) => engine.clone(),
+            None => self.host().engine().await.unwrap_or_else(|_| EngineInfo {
+                name: "unknown".to_owned(),
+                version: String::new(),
+                api: String::new(),
+                platform: String::new(),
+            }),
+        };
+        let end = End {
+            order: &self.order,
+            order_digest: self.order_digest,
+            state: &self.state,
+            ending,
+            failure,
+            running,
+            engine,
+            sticker,
+            at: self.now(),
+        };
+        Ok(proof::packet(&self.shared.identity, &end).map_err(internal)?)
+    }
+}

@@ -1,0 +1,342 @@
+//! Runner: one actor per attempt. Asks [`crate::step`] what comes next, does it, writes down the result, until nothing is left.
+
+mod effects;
+mod finish;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    digest::Digest,
+    evidence::EngineInfo,
+    failure::{Failure, FailureCode},
+    manifest::RestartPolicy,
+    observation::ContainerState,
+    order::Order,
+    task::Wanted,
+};
+use sealift_proto::agent::v1::{Progressed, report::Event};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    host::{Host, HostError},
+    journal::{
+        AttemptKey, AttemptState, Cause, Journal, JournalError, Phase, Record, ReportDraft, Write, steps,
+    },
+    kill, labels,
+    logs::AttemptLog,
+    step::{self, Seen, Step, World},
+    workshop::Shared,
+};
+
+/// How long the engine may be away while going forward, and while going back.
+const FORWARD_PATIENCE: Duration = Duration::from_secs(30);
+const RESTORE_PATIENCE: Duration = Duration::from_secs(600);
+/// How often an effect of a restore is tried although the engine refuses it.
+const RESTORE_TRIES: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long the end of an attempt waits for the last lines of containers that ended.
+const LOG_DRAIN: Duration = Duration::from_millis(500);
+
+/// Why a step did not work.
+pub(crate) enum Trouble {
+    /// The way forward is blocked: restore.
+    Failed(Failure),
+    /// The journal is gone: nothing may be done any more.
+    Journal(JournalError),
+}
+
+impl From<HostError> for Trouble {
+    fn from(error: HostError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<JournalError> for Trouble {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error)
+    }
+}
+
+/// One attempt under way.
+pub(crate) struct Runner<H: Host> {
+    shared: Arc<Shared<H>>,
+    key: AttemptKey,
+    order: Order,
+    order_digest: Digest,
+    state: AttemptState,
+    world: World,
+    stop: CancellationToken,
+    log: AttemptLog,
+    followers: JoinSet<()>,
+    engine: Option<EngineInfo>,
+    starting_at: Option<DateTime<Utc>>,
+    healthy_until: Option<Instant>,
+    restore_failure: Option<Failure>,
+    tries: BTreeMap<String, u32>,
+}
+
+impl<H: Host> Runner<H> {
+    pub(crate) fn new(
+        shared: Arc<Shared<H>>,
+        key: AttemptKey,
+        order: Order,
+        order_digest: Digest,
+        records: &[Record],
+        stop: CancellationToken,
+    ) -> Self {
+        let log = shared.attempt_log(key);
+        Self {
+            key,
+            order,
+            order_digest,
+            state: AttemptState::fold(records),
+            world: World::default(),
+            stop,
+            log,
+            followers: JoinSet::new(),
+            engine: None,
+            starting_at: None,
+            healthy_until: None,
+            restore_failure: None,
+            tries: BTreeMap::new(),
+            shared,
+        }
+    }
+
+    fn host(&self) -> &H {
+        &self.shared.host
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.shared.journal
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        self.shared.clock.now()
+    }
+
+    /// Works until the attempt is done, the agent goes down, or the journal fails.
+    pub(crate) async fn run(mut self) -> Result<(), JournalError> {
+        let shutdown = self.shared.shutdown.clone();
+        let stop = self.stop.clone();
+        let mut looked = false;
+        loop {
+            if shutdown.is_cancelled() || self.state.phase == Phase::Done {
+                break;
+            }
+            if !looked {
+                // Nothing can be decided before the engine was seen; it may be away for as long as it likes.
+                let look = tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    look = self.look() => look,
+                };
+                match look {
+                    Ok(()) => looked = true,
+                    Err(error) if matches!(self.state.phase, Phase::Preparing) => {
+                        self.fail(&Step::Pull, Trouble::Failed(error.into())).await?;
+                        looked = true;
+                    }
+                    Err(error) => {
+                        self.log.say(format!("waiting for the engine: {error}"));
+                        tokio::select! {
+                            () = shutdown.cancelled() => {}
+                            () = sleep(LONGEST_PAUSE) => {}
+                        }
+                    }
+                }
+                continue;
+            }
+            let wanted = if stop.is_cancelled() {
+                Wanted::Stop
+            } else {
+                Wanted::Run
+            };
+            let step = step::next(&self.order.manifest, &self.state, wanted, &self.world);
+            let wait = step.is_wait();
+            let outcome = tokio::select! {
+                biased;
+                () = shutdown.cancelled(), if wait => break,
+                () = stop.cancelled(), if wait => continue,
+                outcome = self.perform(&step) => outcome,
+            };
+            if let Err(trouble) = outcome {
+                self.fail(&step, trouble).await?;
+            }
+        }
+        self.followers.shutdown().await;
+        Ok(())
+    }
+
+    /// Sees what is on the engine.
+    async fn look(&mut self) -> Result<(), HostError> {
+        let wanted = labels::of_project(self.order.target_id, &self.order.release.project);
+        let listed = {
+            let host = self.host();
+            patiently(FORWARD_PATIENCE, || host.list(&wanted)).await?
+        };
+        self.world.new.clear();
+        self.world.old.clear();
+        for container in listed {
+            let Some(ours) = labels::read(&container.labels) else {
+                continue;
+            };
+            let running = matches!(
+                container.state,
+                ContainerState::Running | ContainerState::Restarting | ContainerState::Paused
+            );
+            let mut seen = Seen {
+                id: container.id,
+                running,
+                restart: RestartPolicy::No,
+            };
+            if ours.fence == self.order.fence {
+                self.world.new.insert(ours.service, seen);
+            } else if self.is_old(&seen.id) {
+                let inspected = {
+                    let (host, id) = (self.host(), seen.id.as_str());
+                    patiently(FORWARD_PATIENCE, || host.inspect(id)).await?
+                };
+                if let Some(inspected) = inspected {
+                    seen.restart = inspected.restart;
+                    self.world.old.insert(seen.id.clone(), seen);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_old(&self, id: &str) -> bool {
+        self.state.old.iter().flatten().any(|old| old.id == id)
+    }
+
+    /// Writes a record, what it reports, and whatever else belongs to it, in one commit; then it counts.
+    async fn write(&mut self, record: Record, more: Vec<Write>) -> Result<(), JournalError> {
+        let reports = steps(&record).into_iter().map(|(step, at)| {
+            Write::Report(ReportDraft {
+                key: self.key,
+                at,
+                event: Event::Progressed(Progressed {
+                    step: step.as_str().to_owned(),
+                }),
+            })
+        });
+        let mut writes: Vec<Write> = reports.collect();
+        writes.push(Write::Record(self.key, record.clone()));
+        writes.extend(more);
+        self.journal().commit(writes).await?;
+        self.state.apply(&record);
+        Ok(())
+    }
+
+    /// What to do when a step did not work.
+    async fn fail(&mut self, step: &Step, trouble: Trouble) -> Result<(), JournalError> {
+        let failure = match trouble {
+            Trouble::Journal(error) => return Err(error),
+            Trouble::Failed(failure) => failure,
+        };
+        self.log.say(format!("{failure}"));
+        match self.state.phase.clone() {
+            Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Committing => {
+                self.begin_restore(Cause::Failed { failure }).await
+            }
+            Phase::Restoring(_) => {
+                self.retry_or_give_up(step, failure).await;
+                Ok(())
+            }
+            Phase::Ended(_) => {
+                // The end is told already; what cannot be tidied now is tidied by the next attempt on this target.
+                match step {
+                    Step::RemoveOld(id) => {
+                        self.world.old.remove(id);
+                    }
+                    _ => self.write(Record::Cleaned, Vec::new()).await?,
+                }
+                Ok(())
+            }
+            Phase::Done => Ok(()),
+        }
+    }
+
+    pub(super) async fn begin_restore(&mut self, cause: Cause) -> Result<(), JournalError> {
+        kill::at("restore_journalled.before");
+        self.drain_logs().await;
+        let at = self.now();
+        self.write(Record::Restoring { at, cause }, Vec::new()).await?;
+        kill::at("restore_journalled");
+        // A call that failed may have had its effect all the same.
+        if let Err(error) = self.look().await {
+            self.log.say(format!("cannot see the engine: {error}"));
+        }
+        Ok(())
+    }
+
+    async fn retry_or_give_up(&mut self, step: &Step, failure: Failure) {
+        let tries = self.tries.entry(format!("{step:?}")).or_default();
+        *tries += 1;
+        if *tries < RESTORE_TRIES {
+            sleep(FIRST_PAUSE * 2_u32.pow(*tries)).await;
+            return;
+        }
+        match step {
+            Step::StopNew(service) | Step::RemoveNew(service) => {
+                self.world.new.remove(service);
+            }
+            Step::RestorePolicy(id, _) | Step::StartOld(id) => {
+                self.world.old.remove(id);
+            }
+            _ => self.world.old_checked = true,
+        }
+        let summary = format!("the old set could not be restored: {}", failure.summary);
+        let detail = failure.detail;
+        self.restore_failure
+            .get_or_insert_with(|| Failure::new(FailureCode::RestoreFailed, summary).with_detail(detail));
+    }
+
+    /// Gives the followers of containers that ended a moment to read their last lines.
+    async fn drain_logs(&mut self) {
+        let deadline = Instant::now() + LOG_DRAIN;
+        while !self.followers.is_empty() {
+            match tokio::time::timeout_at(deadline, self.followers.join_next()).await {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match self.state.phase {
+            Phase::Restoring(_) => RESTORE_PATIENCE,
+            _ => FORWARD_PATIENCE,
+        }
+    }
+}
+
+/// Tries again while the engine is away, at most for `limit`.
+async fn patiently<T, F>(limit: Duration, mut effect: impl FnMut() -> F) -> Result<T, HostError>
+where
+    F: Future<Output = Result<T, HostError>>,
+{
+    let give_up = Instant::now() + limit;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match effect().await {
+            Err(error) if error.is_transient() && Instant::now() + pause < give_up => {
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}

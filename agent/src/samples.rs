@@ -1,0 +1,151 @@
+//! Orders and identities for tests.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sealift_common::{
+    digest::Digest,
+    id::{AgentId, JobId, PromotionId, ReleaseId, TargetId, TaskId},
+    keys::SigningKey,
+    manifest::{Manifest, PinnedImage, RestartPolicy, ServiceSpec},
+    order::{DecisionRef, Fence, Order, ReleaseRef, TargetBinding, sign_order},
+    strategy::Limits,
+    time::{Clock as _, TestClock},
+};
+
+use crate::journal::AttemptKey;
+
+pub fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
+}
+
+pub fn clock() -> TestClock {
+    TestClock::at(at(0))
+}
+
+pub fn key(task: i64) -> AttemptKey {
+    AttemptKey {
+        task: id(task),
+        attempt: 1,
+    }
+}
+
+pub fn id<T: From<uuid::Uuid>>(number: i64) -> T {
+    T::from(uuid::Uuid::from_u128(u128::try_from(number).unwrap()))
+}
+
+pub fn agent_id() -> AgentId {
+    id(1)
+}
+
+pub fn target_id() -> TargetId {
+    id(2)
+}
+
+pub fn order_key() -> SigningKey {
+    SigningKey::from_seed(&[1; 32])
+}
+
+pub fn image(version: &str) -> PinnedImage {
+    PinnedImage {
+        repository: "registry.example.com/demo".to_owned(),
+        tag: Some(version.to_owned()),
+        digest: Digest::of(version.as_bytes()),
+    }
+}
+
+pub fn service(image: PinnedImage) -> ServiceSpec {
+    ServiceSpec {
+        image,
+        command: None,
+        entrypoint: None,
+        environment: BTreeMap::new(),
+        ports: Vec::new(),
+        volumes: Vec::new(),
+        networks: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        user: None,
+        working_dir: None,
+        restart: RestartPolicy::Always,
+        healthcheck: None,
+        probe: None,
+        read_only: false,
+        tmpfs: BTreeMap::new(),
+        cap_add: Vec::new(),
+        cap_drop: Vec::new(),
+        security_opt: Vec::new(),
+        sysctls: BTreeMap::new(),
+        ulimits: BTreeMap::new(),
+        extra_hosts: Vec::new(),
+        hostname: None,
+        stop_signal: None,
+        stop_grace_period_ms: 1_000,
+        init: false,
+        logging: None,
+        resources: sealift_common::manifest::Resources::default(),
+        depends_on: BTreeMap::new(),
+    }
+}
+
+pub fn binding() -> TargetBinding {
+    TargetBinding {
+        tenant: "acme".parse().unwrap(),
+        environment: "staging".parse().unwrap(),
+        target: "web-1".parse().unwrap(),
+        target_id: target_id(),
+    }
+}
+
+/// An order with this fencing token (also its task) for services of these versions.
+pub fn order(fence: u64, services: &[(&str, &str)]) -> Order {
+    let manifest = Manifest {
+        services: services
+            .iter()
+            .map(|(name, version)| (name.parse().unwrap(), service(image(version))))
+            .collect(),
+        ..Manifest::default()
+    };
+    with_manifest(fence, manifest)
+}
+
+pub fn with_manifest(fence: u64, manifest: Manifest) -> Order {
+    let now = clock().now();
+    let binding = binding();
+    Order {
+        tenant: binding.tenant,
+        environment: binding.environment,
+        target: binding.target,
+        agent_id: agent_id(),
+        target_id: binding.target_id,
+        job_id: JobId::new(now),
+        task_id: TaskId::from(uuid::Uuid::from_u128(1000 + u128::from(fence))),
+        attempt: 1,
+        wave: 0,
+        fence: Fence(fence),
+        not_before: now,
+        expires_at: now + TimeDelta::minutes(10),
+        decision: DecisionRef {
+            promotion: PromotionId::new(now),
+            record: Digest::of(b"record"),
+            plan: Digest::of(b"plan"),
+            requested_by: "alice".into(),
+        },
+        release: ReleaseRef {
+            id: ReleaseId::new(now),
+            project: "github.com/acme/shop/api".parse().unwrap(),
+            commit: "0".repeat(40),
+            number: fence,
+            content: manifest.content_digest().unwrap(),
+        },
+        manifest,
+        limits: Limits {
+            min_healthy_ms: 500,
+            healthy_deadline_ms: 5_000,
+            ..Limits::default()
+        },
+    }
+}
+
+pub fn signed(order: &Order) -> Vec<u8> {
+    sign_order(order, &order_key()).unwrap()
+}

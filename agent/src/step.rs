@@ -1,0 +1,226 @@
+//! Step: the pure heart of the agent. From the journal, what is wanted and what is seen it decides the one next thing to do.
+//!
+//! Whatever happened before, following the steps from any point ends with the old set whole or the new set whole (R10), as long
+//! as the engine answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sealift_common::{
+    failure::{Failure, FailureCode},
+    manifest::{DependencyCondition, Manifest, RestartPolicy},
+    name::ServiceName,
+    task::Wanted,
+};
+
+use crate::journal::{AttemptState, Cause, Ending, MOST_STARTS, Phase};
+
+/// A container as far as deciding needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The engine's identifier.
+    pub id: String,
+    /// Whether it runs.
+    pub running: bool,
+    /// Its restart policy, when it matters.
+    pub restart: RestartPolicy,
+}
+
+/// What is known of the engine. Made by looking, kept up to date by what each step did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct World {
+    /// Whether networks and volumes are there.
+    pub surroundings: bool,
+    /// Whether all ordered images are there with their digests.
+    pub images: bool,
+    /// Containers of this order.
+    pub new: BTreeMap<ServiceName, Seen>,
+    /// Those of them that were made in full by this run of the agent.
+    pub complete: BTreeSet<ServiceName>,
+    /// Those that this run has seen healthy.
+    pub healthy: BTreeSet<ServiceName>,
+    /// Containers of the old set, by identifier.
+    pub old: BTreeMap<String, Seen>,
+    /// Whether the old set was seen running after it was started again.
+    pub old_checked: bool,
+}
+
+/// The one next thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Bring all images to the host and compare their digests.
+    Pull,
+    /// Make networks and volumes.
+    Surroundings,
+    /// Make the container of a service, stopped.
+    Create(ServiceName),
+    /// Look at the old set and write down what it is; from then on it may be touched.
+    Prepare,
+    /// Keep the engine from starting an old container by itself.
+    QuietOld(String),
+    /// Stop an old container.
+    StopOld(String),
+    /// Wait until a service that others depend on is healthy.
+    AwaitDependency(ServiceName),
+    /// Start a new container.
+    StartNew(ServiceName),
+    /// Write down that all are started.
+    NoteStarted,
+    /// Wait until all were healthy for as long as they must be.
+    AwaitHealth,
+    /// Sticker, packet, report, end.
+    Commit,
+    /// Go back to the old set.
+    Restore(Cause),
+    /// Stop a new container.
+    StopNew(ServiceName),
+    /// Remove a new container.
+    RemoveNew(ServiceName),
+    /// Give an old container its restart policy back.
+    RestorePolicy(String, RestartPolicy),
+    /// Start an old container.
+    StartOld(String),
+    /// See that the old set runs.
+    CheckOld,
+    /// Packet, report, end, with the old set running.
+    Conclude(Cause),
+    /// Remove an old container.
+    RemoveOld(String),
+    /// Remove what nothing uses any more and write down that all is done.
+    Clean,
+    /// Nothing is left to do.
+    Done,
+}
+
+impl Step {
+    /// Whether a request to stop may end it in the middle. Effects on containers are always finished.
+    pub const fn is_wait(&self) -> bool {
+        matches!(self, Self::Pull | Self::AwaitDependency(_) | Self::AwaitHealth)
+    }
+}
+
+/// The next step. Pure.
+pub fn next(manifest: &Manifest, state: &AttemptState, wanted: Wanted, world: &World) -> Step {
+    match &state.phase {
+        Phase::Preparing | Phase::Switching | Phase::Proving if state.is_poison() => {
+            Step::Restore(Cause::Failed { failure: poison() })
+        }
+        Phase::Preparing | Phase::Switching | Phase::Proving if wanted == Wanted::Stop => {
+            Step::Restore(Cause::Stopped)
+        }
+        Phase::Preparing => prepare(manifest, world),
+        Phase::Switching => switch(manifest, state, world),
+        Phase::Proving => Step::AwaitHealth,
+        Phase::Committing => commit(manifest, world),
+        Phase::Restoring(cause) => restore(manifest, state, cause, world),
+        Phase::Ended(Ending::Succeeded) => world
+            .old
+            .values()
+            .next()
+            .map_or(Step::Clean, |old| Step::RemoveOld(old.id.clone())),
+        Phase::Ended(_) => Step::Clean,
+        Phase::Done => Step::Done,
+    }
+}
+
+fn poison() -> Failure {
+    Failure::new(
+        FailureCode::AgentState,
+        format!("the agent was started {MOST_STARTS} times during this attempt and never came to its end"),
+    )
+}
+
+fn prepare(manifest: &Manifest, world: &World) -> Step {
+    if !world.images {
+        return Step::Pull;
+    }
+    if !world.surroundings {
+        return Step::Surroundings;
+    }
+    let missing = manifest
+        .start_order()
+        .into_iter()
+        .find(|name| !world.complete.contains(*name));
+    missing.map_or(Step::Prepare, |name| Step::Create(name.clone()))
+}
+
+fn switch(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
+    let old = || {
+        state
+            .old
+            .iter()
+            .flatten()
+            .filter_map(|old| world.old.get(&old.id))
+    };
+    if let Some(loud) = old().find(|seen| seen.restart != RestartPolicy::No) {
+        return Step::QuietOld(loud.id.clone());
+    }
+    if let Some(running) = old().filter(|seen| seen.running).last() {
+        return Step::StopOld(running.id.clone());
+    }
+    for name in manifest.start_order() {
+        match world.new.get(name) {
+            None => {
+                let failure = Failure::new(
+                    FailureCode::ContainerRejected,
+                    format!("the new container of service {name} is gone"),
+                );
+                return Step::Restore(Cause::Failed { failure });
+            }
+            Some(seen) if seen.running => {}
+            Some(_) => {
+                let unmet = manifest.services.get(name).and_then(|spec| {
+                    spec.depends_on.iter().find(|(needed, condition)| {
+                        **condition == DependencyCondition::ServiceHealthy && !world.healthy.contains(*needed)
+                    })
+                });
+                return unmet.map_or_else(
+                    || Step::StartNew(name.clone()),
+                    |(needed, _)| Step::AwaitDependency(needed.clone()),
+                );
+            }
+        }
+    }
+    Step::NoteStarted
+}
+
+fn commit(manifest: &Manifest, world: &World) -> Step {
+    let down = manifest
+        .services
+        .keys()
+        .find(|name| !world.new.get(*name).is_some_and(|seen| seen.running));
+    down.map_or(Step::Commit, |name| {
+        let failure = Failure::new(
+            FailureCode::WorkloadExited,
+            format!("service {name} ended while the agent was away"),
+        );
+        Step::Restore(Cause::Failed { failure })
+    })
+}
+
+fn restore(manifest: &Manifest, state: &AttemptState, cause: &Cause, world: &World) -> Step {
+    let order = manifest.start_order();
+    let new = || order.iter().rev().filter(|name| world.new.contains_key(**name));
+    if let Some(name) = new().find(|name| world.new.get(**name).is_some_and(|seen| seen.running)) {
+        return Step::StopNew((*name).clone());
+    }
+    if let Some(name) = new().next() {
+        return Step::RemoveNew((*name).clone());
+    }
+    for old in state.old.iter().flatten() {
+        let Some(seen) = world.old.get(&old.id) else {
+            continue;
+        };
+        if seen.restart != old.restart {
+            return Step::RestorePolicy(old.id.clone(), old.restart);
+        }
+        if old.running && !seen.running {
+            return Step::StartOld(old.id.clone());
+        }
+    }
+    let was_running = state.old.iter().flatten().any(|old| old.running);
+    if was_running && !world.old_checked {
+        Step::CheckOld
+    } else {
+        Step::Conclude(cause.clone())
+    }
+}

@@ -1,0 +1,419 @@
+//! Workshop: everything below the session. Takes orders, checks them, writes them down and has them carried out: one attempt at
+//! a time per target, several targets side by side.
+
+mod check;
+mod work;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use sealift_common::{
+    digest::Digest,
+    id::{AgentId, TargetId, TaskId},
+    inventory::AgentFacts,
+    keys::{PublicKey, SigningKey},
+    observation::TargetObservation,
+    order::{Fence, Order, TargetBinding},
+    spiffe::SpiffeId,
+    time::Clock,
+};
+use sealift_proto::agent::v1::{Accepted, Progressed, report::Event};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    host::Host,
+    journal::{
+        AttemptKey, AttemptState, Journal, JournalError, Phase, Record, ReportDraft, StoredAttempt, Write,
+        steps,
+    },
+    kill,
+    logs::{self, AttemptLog},
+    observe::{self, Observer},
+    outbox::Outbox,
+    runner::Runner,
+    stickers::Stickers,
+    work::LogRecord,
+};
+
+/// Observations that wait for the session.
+const OBSERVATIONS: usize = 64;
+
+/// Who the agent is, as far as orders and packets need it.
+pub struct AgentIdentity {
+    /// Its identifier.
+    pub agent_id: AgentId,
+    /// The targets that it serves.
+    pub bindings: Vec<TargetBinding>,
+    /// Keys of which one must have signed an order.
+    pub order_keys: Vec<PublicKey>,
+    /// The key that signs its packets.
+    pub evidence_key: SigningKey,
+    /// Its identity, as in its certificate.
+    pub spiffe_id: SpiffeId,
+    /// Serial of the certificate that it holds now, lower-case hex.
+    pub certificate_serial: Box<dyn Fn() -> String + Send + Sync>,
+}
+
+impl std::fmt::Debug for AgentIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AgentIdentity")
+            .field("agent_id", &self.agent_id)
+            .field("bindings", &self.bindings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a workshop is made of.
+pub struct WorkshopParts<H> {
+    /// The engine.
+    pub host: H,
+    /// Where the agent keeps its state. Must exist.
+    pub state_dir: PathBuf,
+    /// The present.
+    pub clock: Arc<dyn Clock>,
+    /// Who the agent is.
+    pub identity: AgentIdentity,
+    /// Name of the host, for people.
+    pub hostname: String,
+    /// Ends all work; what is under way goes on when the agent is started again.
+    pub shutdown: CancellationToken,
+    /// Everything runs on it.
+    pub tracker: TaskTracker,
+}
+
+/// What runners and observer share.
+pub(crate) struct Shared<H> {
+    pub(crate) host: H,
+    pub(crate) journal: Journal,
+    pub(crate) stickers: Stickers,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) identity: AgentIdentity,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) observer: Observer,
+    pub(crate) facts: watch::Sender<AgentFacts>,
+    logs: mpsc::Sender<LogRecord>,
+    active: Mutex<BTreeMap<AttemptKey, Active>>,
+}
+
+struct Active {
+    target: TargetId,
+    order: Digest,
+    stop: CancellationToken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<H: Host> Shared<H> {
+    pub(crate) fn attempt_log(&self, key: AttemptKey) -> AttemptLog {
+        AttemptLog::new(key, self.clock.clone(), self.logs.clone())
+    }
+
+    /// Whether an attempt is under way on `target`.
+    pub(crate) fn is_busy(&self, target: TargetId) -> bool {
+        lock(&self.active).values().any(|active| active.target == target)
+    }
+
+    /// Adds (`Some`) or takes away (`None`) the reason of one kind why the agent is not wholly well.
+    pub(crate) fn set_degraded(&self, kind: &str, reason: Option<&str>) {
+        let prefix = format!("{kind}: ");
+        self.facts.send_if_modified(|facts| {
+            let before = facts.degraded.clone();
+            facts.degraded.retain(|entry| !entry.starts_with(&prefix));
+            facts
+                .degraded
+                .extend(reason.map(|reason| format!("{prefix}{reason}")));
+            facts.degraded != before
+        });
+    }
+}
+
+/// Everything below the session; one per agent process.
+pub struct Workshop<H: Host> {
+    shared: Arc<Shared<H>>,
+    outbox: Outbox,
+    tracker: TaskTracker,
+    lanes: Mutex<BTreeMap<TargetId, Arc<tokio::sync::Mutex<()>>>>,
+    offers: tokio::sync::Mutex<()>,
+    log_feed: Mutex<Option<mpsc::Receiver<LogRecord>>>,
+    observation_feed: Mutex<Option<mpsc::Receiver<TargetObservation>>>,
+}
+
+impl<H: Host> Workshop<H> {
+    /// Opens the journal, takes up what it says was left unfinished, and begins to observe. A journal that cannot be used is
+    /// no error: the agent then says that it is degraded and takes no orders.
+    pub async fn start(parts: WorkshopParts<H>) -> Arc<Self> {
+        let dir = parts.state_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || Journal::open(&dir))
+            .await
+            .unwrap_or_else(|panic| Err(JournalError::Damaged(panic.to_string())));
+        let (journal, stored) = match opened.and_then(|journal| Ok((journal.attempts()?, journal))) {
+            Ok((stored, journal)) => (journal, stored),
+            Err(error) => (Journal::damaged(&error), Vec::new()),
+        };
+        let (log_sender, log_feed) = mpsc::channel(logs::QUEUE);
+        let (observation_sender, observation_feed) = mpsc::channel(OBSERVATIONS);
+        let facts = AgentFacts {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: vec!["docker_host".to_owned()],
+            hostname: parts.hostname,
+            ..AgentFacts::default()
+        };
+        let shared = Arc::new(Shared {
+            host: parts.host,
+            stickers: Stickers::new(&parts.state_dir),
+            clock: parts.clock,
+            identity: parts.identity,
+            shutdown: parts.shutdown,
+            observer: Observer::default(),
+            facts: watch::Sender::new(facts),
+            logs: log_sender,
+            active: Mutex::default(),
+            journal,
+        });
+        let workshop = Arc::new(Self {
+            outbox: Outbox::new(shared.journal.clone()),
+            shared: shared.clone(),
+            tracker: parts.tracker.clone(),
+            lanes: Mutex::default(),
+            offers: tokio::sync::Mutex::default(),
+            log_feed: Mutex::new(Some(log_feed)),
+            observation_feed: Mutex::new(Some(observation_feed)),
+        });
+        workshop.note_journal();
+        observe::refresh_facts(&shared).await;
+        for attempt in stored {
+            if let Err(error) = workshop.resume(attempt).await {
+                workshop.journal_failed(&error);
+            }
+        }
+        parts.tracker.spawn(observe::watch_events(shared.clone()));
+        parts.tracker.spawn(observe::run(shared, observation_sender));
+        workshop
+    }
+
+    fn note_journal(&self) {
+        self.shared.set_degraded("journal", self.shared.journal.failure());
+    }
+
+    fn journal_failed(&self, error: &JournalError) {
+        tracing::error!(
+            error = error as &dyn std::error::Error,
+            "the journal cannot be used"
+        );
+        self.note_journal();
+    }
+
+    /// Goes on with an attempt that an earlier run of the agent left unfinished.
+    async fn resume(&self, stored: StoredAttempt) -> Result<(), JournalError> {
+        let mut records = stored.records;
+        let state = AttemptState::fold(&records);
+        if state.phase == Phase::Done {
+            return Ok(());
+        }
+        let order = check::trusted(&stored.order)
+            .map_err(|error| JournalError::Damaged(format!("order of task {}: {error}", stored.key.task)))?;
+        if !matches!(state.phase, Phase::Ended(_)) {
+            let record = Record::Resumed {
+                at: self.shared.clock.now(),
+            };
+            let write = Write::Record(stored.key, record.clone());
+            self.shared.journal.commit(vec![write]).await?;
+            records.push(record);
+        }
+        self.carry_out(stored.key, order, Digest::of(&stored.order), &records);
+        Ok(())
+    }
+
+    /// Takes an order: checks it in the order of the trust page, writes it down, has it carried out. Repeated orders are
+    /// answered with what is known; orders that fail a check are refused and touch nothing.
+    pub async fn offer(&self, task: TaskId, attempt: u32, envelope: Vec<u8>) {
+        kill::at("received");
+        // One at a time: looking at the highest fencing token and raising it belong together.
+        let _turn = self.offers.lock().await;
+        if let Err(error) = self.take(AttemptKey { task, attempt }, envelope).await {
+            self.journal_failed(&error);
+        }
+    }
+
+    async fn take(&self, key: AttemptKey, envelope: Vec<u8>) -> Result<(), JournalError> {
+        let journal = &self.shared.journal;
+        let digest = Digest::of(&envelope);
+        let active = lock(&self.shared.active).get(&key).map(|active| active.order);
+        if let Some(known) = active {
+            if known != digest {
+                tracing::warn!(task.id = %key.task, "another order for an attempt that is under way was dropped");
+            }
+            return Ok(());
+        }
+        if let Some(answer) = journal.answer(key)?
+            && answer.order == digest
+        {
+            let waiting = journal.reports(answer.report.saturating_sub(1), 1)?;
+            if waiting
+                .first()
+                .is_some_and(|report| report.number == answer.report)
+            {
+                return Ok(());
+            }
+            let report = self.draft(key, answer.finished);
+            return journal
+                .commit(vec![Write::Finished {
+                    report,
+                    order: digest,
+                }])
+                .await;
+        }
+        if journal.order(key)?.is_some() {
+            tracing::warn!(task.id = %key.task, "an order for an attempt that is known already was dropped");
+            return Ok(());
+        }
+        let order = match check::check(&self.shared, key, &envelope)? {
+            Ok(order) => order,
+            Err(refusal) => return check::refuse(&self.shared, key, digest, &refusal).await,
+        };
+        kill::at("verified");
+        let at = self.shared.clock.now();
+        let accepted = Record::Accepted { at };
+        let mut writes = vec![
+            Write::Order {
+                key,
+                bytes: envelope,
+                target: order.target_id,
+                fence: order.fence,
+            },
+            Write::Record(key, accepted.clone()),
+            Write::Report(self.draft(key, Event::Accepted(Accepted {}))),
+        ];
+        writes.extend(steps(&accepted).into_iter().map(|(step, _)| {
+            let step = step.as_str().to_owned();
+            Write::Report(self.draft(key, Event::Progressed(Progressed { step })))
+        }));
+        kill::at("journalled.before");
+        journal.commit(writes).await?;
+        kill::at("journalled");
+        self.carry_out(key, order, digest, &[accepted]);
+        Ok(())
+    }
+
+    fn draft(&self, key: AttemptKey, event: Event) -> ReportDraft {
+        ReportDraft {
+            key,
+            at: self.shared.clock.now(),
+            event,
+        }
+    }
+
+    fn carry_out(&self, key: AttemptKey, order: Order, digest: Digest, records: &[Record]) {
+        let target = order.target_id;
+        let stop = CancellationToken::new();
+        let active = Active {
+            target,
+            order: digest,
+            stop: stop.clone(),
+        };
+        lock(&self.shared.active).insert(key, active);
+        let lane = lock(&self.lanes).entry(target).or_default().clone();
+        let shared = self.shared.clone();
+        let runner = Runner::new(shared.clone(), key, order, digest, records, stop);
+        self.tracker.spawn(async move {
+            // R1 on the host's side: whoever came first, goes first.
+            let _lane = lane.lock().await;
+            let result = runner.run().await;
+            lock(&shared.active).remove(&key);
+            if let Err(error) = result {
+                tracing::error!(task.id = %key.task, error = &error as &dyn std::error::Error, "the attempt cannot go on");
+                shared.set_degraded("journal", shared.journal.failure());
+            }
+            shared.observer.request(target);
+        });
+    }
+
+    /// Stops a task: what ran before it runs again, and that is reported. Unknown tasks are left alone.
+    pub async fn stop(&self, task: TaskId) {
+        // After an offer that is being taken right now.
+        let _turn = self.offers.lock().await;
+        for (key, active) in lock(&self.shared.active).iter() {
+            if key.task == task {
+                active.stop.cancel();
+            }
+        }
+    }
+
+    /// Forgets what is kept of finished tasks other than `keep`.
+    pub async fn forget(&self, keep: &[TaskId]) {
+        let journal = &self.shared.journal;
+        let gather = || -> Result<Vec<AttemptKey>, JournalError> {
+            let first_waiting = journal
+                .reports(0, 1)?
+                .first()
+                .map_or(u64::MAX, |report| report.number);
+            let done: BTreeMap<AttemptKey, bool> = journal
+                .attempts()?
+                .into_iter()
+                .map(|stored| {
+                    let state = AttemptState::fold(&stored.records);
+                    (stored.key, state.phase == Phase::Done)
+                })
+                .collect();
+            Ok(journal
+                .answered()?
+                .into_iter()
+                .filter(|(key, report)| {
+                    *report < first_waiting
+                        && !keep.contains(&key.task)
+                        && done.get(key).copied().unwrap_or(true)
+                })
+                .map(|(key, _)| key)
+                .collect())
+        };
+        let result = match gather() {
+            Ok(keys) if keys.is_empty() => Ok(()),
+            Ok(keys) => journal.note(vec![Write::Forget(keys)]).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            self.journal_failed(&error);
+        }
+    }
+
+    /// The reports that wait for the orchestrator.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// What is seen on each target, as it changes. For one taker: `None` the second time.
+    pub fn take_observations(&self) -> Option<mpsc::Receiver<TargetObservation>> {
+        lock(&self.observation_feed).take()
+    }
+
+    /// Lines of logs. For one taker: `None` the second time.
+    pub fn take_logs(&self) -> Option<mpsc::Receiver<LogRecord>> {
+        lock(&self.log_feed).take()
+    }
+
+    /// Observes all targets now and tells it, changed or not.
+    pub fn observe_now(&self) {
+        self.shared.observer.request_all();
+    }
+
+    /// What the agent says about itself.
+    pub fn facts(&self) -> watch::Receiver<AgentFacts> {
+        self.shared.facts.subscribe()
+    }
+
+    /// Highest fencing token seen on each target.
+    pub fn fences(&self) -> Result<Vec<(TargetId, Fence)>, JournalError> {
+        Ok(self.shared.journal.fences()?.into_iter().collect())
+    }
+
+    /// Whether an attempt is under way on any target.
+    pub fn is_busy(&self) -> bool {
+        !lock(&self.shared.active).is_empty()
+    }
+}

@@ -1,0 +1,165 @@
+//! Checks of an order in the order of the trust page (1.2), and what is said when one fails. Nothing is persisted before all
+//! have passed.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use sealift_common::{
+    canonical,
+    digest::Digest,
+    evidence::EngineInfo,
+    failure::{Failure, FailureCode},
+    order::{Order, OrderContext, OrderRefusal, open_order},
+};
+use serde::Deserialize;
+
+use super::Shared;
+use crate::{
+    host::Host,
+    journal::{AttemptKey, AttemptState, Ending, JournalError, ReportDraft, Write},
+    proof::{self, End},
+};
+
+/// An order that failed a check.
+pub(super) struct Refusal {
+    /// The order, if its signature was good.
+    order: Option<Box<Order>>,
+    failure: Failure,
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Size, envelope, signature, address, time, fence, release, limits.
+pub(super) fn check<H: Host>(
+    shared: &Shared<H>,
+    key: AttemptKey,
+    envelope: &[u8],
+) -> Result<Result<Order, Refusal>, JournalError> {
+    let identity = &shared.identity;
+    let order = match open_order(envelope, &identity.order_keys) {
+        Ok(order) => order,
+        Err(error) => {
+            let failure = Failure::new(FailureCode::OrderRefused, error.to_string());
+            return Ok(Err(Refusal {
+                order: None,
+                failure: failure.with_detail(chain(&error)),
+            }));
+        }
+    };
+    if (order.task_id, order.attempt) != (key.task, key.attempt) {
+        let summary = "the order is for another task or attempt than it was offered for";
+        return Ok(Err(Refusal {
+            order: None,
+            failure: Failure::new(FailureCode::OrderRefused, summary),
+        }));
+    }
+    let target = identity
+        .bindings
+        .iter()
+        .find(|binding| binding.target_id == order.target_id);
+    let context = OrderContext {
+        agent_id: identity.agent_id,
+        target,
+        highest: shared.journal.highest(order.target_id)?,
+        now: shared.clock.now(),
+    };
+    if let Err(refusal) = order.check(&context) {
+        let code = match refusal {
+            OrderRefusal::Expired(_) => FailureCode::OrderExpired,
+            _ => FailureCode::OrderRefused,
+        };
+        let failure = Failure::new(code, refusal.to_string()).with_detail(chain(&refusal));
+        return Ok(Err(Refusal {
+            order: Some(Box::new(order)),
+            failure,
+        }));
+    }
+    // The name is a part of file names and labels, so it must be the one that was enrolled.
+    if target.is_some_and(|target| target.target != order.target) {
+        let failure = Failure::new(
+            FailureCode::OrderRefused,
+            format!(
+                "the order calls the target {}, it was enrolled under another name",
+                order.target
+            ),
+        );
+        return Ok(Err(Refusal {
+            order: Some(Box::new(order)),
+            failure,
+        }));
+    }
+    Ok(Ok(order))
+}
+
+/// Reports a refusal. Nothing was touched, so the packet says only that.
+pub(super) async fn refuse<H: Host>(
+    shared: &Shared<H>,
+    key: AttemptKey,
+    digest: Digest,
+    refusal: &Refusal,
+) -> Result<(), JournalError> {
+    tracing::warn!(task.id = %key.task, failure = %refusal.failure, "an order was refused");
+    let at = shared.clock.now();
+    let facts = shared.facts.borrow().clone();
+    let packet = refusal.order.as_ref().and_then(|order| {
+        let end = End {
+            order,
+            order_digest: digest,
+            state: &AttemptState::default(),
+            ending: Ending::Refused,
+            failure: Some(&refusal.failure),
+            running: &[],
+            engine: EngineInfo {
+                name: facts.engine.clone(),
+                version: String::new(),
+                api: facts.engine_api.clone(),
+                platform: facts.platform.clone(),
+            },
+            sticker: None,
+            at,
+        };
+        // An order for somebody else cannot be stated under our name; it is refused without a packet.
+        proof::packet(&shared.identity, &end).ok()
+    });
+    let report = ReportDraft {
+        key,
+        at,
+        event: proof::finished(
+            Ending::Refused,
+            Some(&refusal.failure),
+            packet.unwrap_or_default(),
+            Vec::new(),
+        ),
+    };
+    // What carries no good signature must not settle what a later, good order is answered.
+    let write = match refusal.order {
+        Some(_) => Write::Finished {
+            report,
+            order: digest,
+        },
+        None => Write::Report(report),
+    };
+    shared.journal.commit(vec![write]).await
+}
+
+/// Why a stored order cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored order cannot be read")]
+pub(super) struct Unreadable;
+
+/// Reads an order that passed all checks before it was written to the journal. The keys may have changed since.
+pub(super) fn trusted(envelope: &[u8]) -> Result<Order, Unreadable> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        payload: String,
+    }
+    let envelope: Envelope = serde_json::from_slice(envelope).map_err(|_| Unreadable)?;
+    let payload = STANDARD.decode(envelope.payload).map_err(|_| Unreadable)?;
+    canonical::from_slice(&payload).map_err(|_| Unreadable)
+}
