@@ -9,7 +9,7 @@ use crate::{
     Authenticated, AuthenticatedPrincipal, Certificate, CertificateSubject, Result, StoreError, Tx,
     agents::AgentRow,
     engine::{on, statements},
-    rows::{At, one},
+    rows::{At, all, one},
     users::UserRow,
 };
 
@@ -30,6 +30,10 @@ statements! {
         "FROM certificates c JOIN tenants t ON t.id = c.tenant_id ",
         "LEFT JOIN users u ON u.id = c.user_id LEFT JOIN agents a ON a.id = c.agent_id ",
         "LEFT JOIN agent_heartbeats h ON h.agent_id = c.agent_id WHERE c.serial = $1"
+    };
+    REVOKED_SINCE = {
+        "SELECT id AS user_id, NULL AS agent_id FROM users WHERE revoked_at >= $1 ",
+        "UNION ALL SELECT NULL AS user_id, id AS agent_id FROM agents WHERE revoked_at >= $1"
     };
     RETIRE = {
         "UPDATE certificates SET revoked_at = $2 WHERE agent_id = $1 AND revoked_at IS NULL AND serial NOT IN (",
@@ -66,6 +70,24 @@ impl TryFrom<CertificateRow> for Certificate {
             not_after: row.not_after,
             revoked_at: row.revoked_at,
         })
+    }
+}
+
+#[derive(FromRow)]
+struct SubjectRow {
+    user_id: Option<Uuid>,
+    agent_id: Option<Uuid>,
+}
+
+impl TryFrom<SubjectRow> for CertificateSubject {
+    type Error = StoreError;
+
+    fn try_from(row: SubjectRow) -> Result<Self> {
+        match (row.user_id, row.agent_id) {
+            (Some(user), None) => Ok(Self::User(user.into())),
+            (None, Some(agent)) => Ok(Self::Agent(agent.into())),
+            _ => Err(At::new("certificates", "revoked").corrupt("user_id")),
+        }
     }
 }
 
@@ -169,6 +191,13 @@ impl Tx {
             .fetch_optional(conn)
             .await)?;
         one(row)
+    }
+
+    /// Whoever was revoked at `since` or later, so that replicas can end their live streams.
+    pub async fn revoked_since(&mut self, since: DateTime<Utc>) -> Result<Vec<CertificateSubject>> {
+        let rows: Vec<SubjectRow> =
+            on!(self, |conn| sqlx::query_as(REVOKED_SINCE).bind(since).fetch_all(conn).await)?;
+        all(rows)
     }
 
     /// After a renewal: only the `keep_newest` certificates of the agent count from now on.
