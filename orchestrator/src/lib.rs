@@ -1,6 +1,20 @@
 //! The central orchestrator: decides what runs where, and keeps the proof.
 
+pub mod authz;
 pub mod caller;
+pub mod config;
+pub mod control;
+pub mod gate;
+pub mod gateway;
+pub mod health;
 pub mod identity;
+pub mod mutate;
 pub mod names;
+pub mod orchestrator;
+pub mod paging;
+pub mod revocations;
+pub mod server;
+pub mod state;
 pub mod status;
+
+pub use orchestrator::{Orchestrator, Running, StartError};

@@ -5,6 +5,7 @@
 use std::{collections::HashMap, error::Error as StdError, fmt, time::Duration};
 
 use sealift_common::error::{DOMAIN, Reason};
+use sealift_store::StoreError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt as _};
 
@@ -214,6 +215,44 @@ impl StdError for ApiError {
         self.source
             .as_deref()
             .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict => Self::new(
+                Reason::Conflict,
+                "a concurrent change won",
+                "read the newest state and call again",
+            )
+            .retry_after(Duration::from_millis(100)),
+            StoreError::Duplicate { constraint } => Self::new(
+                Reason::AlreadyExists,
+                "a thing of that name or identity exists already",
+                "choose another name, or use the one that exists",
+            )
+            .meta("constraint", constraint),
+            StoreError::IllegalTransition(transition) => Self::new(
+                Reason::WrongState,
+                format!("the state does not allow this: {transition}"),
+                "read the newest state and decide again",
+            ),
+            StoreError::InvalidCursor => crate::paging::invalid_token(),
+            StoreError::TooLarge(number) => Self::new(
+                Reason::InvalidArgument,
+                format!("the number {number} is too large"),
+                "use a smaller number",
+            ),
+            StoreError::Unavailable(_) | StoreError::Locked(_) => Self::new(
+                Reason::StoreUnavailable,
+                "the orchestrator's database does not answer",
+                "try again in a moment; if it stays so, look at the database server and the orchestrator's log",
+            )
+            .retry_after(Duration::from_secs(2))
+            .caused_by(error),
+            other => Self::internal(other),
+        }
     }
 }
 

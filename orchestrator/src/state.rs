@@ -1,0 +1,56 @@
+//! What every part of the orchestrator shares.
+
+use std::{fmt, sync::Arc};
+
+use sealift_common::{id::ReplicaId, time::Clock};
+use sealift_store::Db;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::Config,
+    gateway::presence::Presence,
+    identity::{Ca, OrchestratorKeys, ServerCertificate},
+    revocations::Revocations,
+};
+
+/// Who this orchestrator is.
+#[derive(Debug)]
+pub struct Identity {
+    /// The certificate authority.
+    pub ca: Arc<Ca>,
+    /// Keys that sign orders and countersign evidence.
+    pub keys: OrchestratorKeys,
+    /// The certificate that clients and agents see.
+    pub server: Arc<ServerCertificate>,
+}
+
+/// What every part of the orchestrator shares. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The store.
+    pub db: Db,
+    /// The present.
+    pub clock: Arc<dyn Clock>,
+    /// CA and keys.
+    pub identity: Arc<Identity>,
+    /// Which agents are connected here.
+    pub presence: Arc<Presence>,
+    /// Settings.
+    pub config: Arc<Config>,
+    /// Ends streams of revoked principals.
+    pub revocations: Arc<Revocations>,
+    /// Cancelled when the orchestrator goes down.
+    pub shutdown: CancellationToken,
+    /// Everything that runs beside calls; waited for at the end.
+    pub tasks: TaskTracker,
+    /// This process.
+    pub replica: ReplicaId,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("replica", &self.replica)
+            .finish_non_exhaustive()
+    }
+}
