@@ -19,11 +19,6 @@ pub fn jittered(interval: Duration, dice: f64) -> Duration {
     interval.mul_f64(0.9 + 0.2 * dice.clamp(0.0, 1.0))
 }
 
-/// When in a certificate's life (`begin`, `life` from it) to renew it: at a random point of 50 to 80 %.
-pub fn renewal_point(life: Duration, dice: f64) -> Duration {
-    life.mul_f64(0.5 + 0.3 * dice.clamp(0.0, 1.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,12 +38,5 @@ mod tests {
         let interval = Duration::from_secs(10);
         assert_eq!(jittered(interval, 0.0), Duration::from_secs(9));
         assert_eq!(jittered(interval, 1.0), Duration::from_secs(11));
-    }
-
-    #[test]
-    fn renewal_lies_between_half_and_four_fifths_of_life() {
-        let life = Duration::from_secs(100);
-        assert_eq!(renewal_point(life, 0.0), Duration::from_secs(50));
-        assert_eq!(renewal_point(life, 1.0), Duration::from_secs(80));
     }
 }

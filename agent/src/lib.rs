@@ -5,6 +5,10 @@
 
 pub mod assignments;
 pub mod backoff;
+pub mod config;
+pub mod connect;
+pub mod credentials;
+pub mod enrol;
 pub mod health;
 pub mod host;
 pub mod identity;

@@ -46,7 +46,7 @@ const OUTGOING: usize = 8;
 /// Clocks that differ by more than this are told of.
 const CLOCK_OFFSET: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
 /// Bounds on what the orchestrator may ask for.
-const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(10);
 
 /// How a session ended.
 #[derive(Debug)]
@@ -143,6 +143,8 @@ pub struct Session<'a, W> {
     pub stop: &'a CancellationToken,
     /// Changes when there is a new certificate.
     pub renewed: watch::Receiver<u64>,
+    /// Called when the orchestrator has welcomed this agent.
+    pub on_welcome: &'a (dyn Fn() + Send + Sync),
 }
 
 /// The open stream and where it stands.
@@ -271,6 +273,7 @@ impl<W: Work> Session<'_, W> {
         let interval = interval(welcome.heartbeat_interval.as_ref())?;
         self.reconcile(&welcome, next_report)?;
         self.memory.welcomed = true;
+        (self.on_welcome)();
         tracing::info!(session.id = welcome.session_id, "connected");
         Ok(Ok(Stream {
             out,
@@ -313,7 +316,7 @@ impl<W: Work> Session<'_, W> {
             Some(Down::Welcome(_)) => return Err(SessionError::Protocol("a second Welcome".to_owned())),
             Some(Down::Goodbye(goodbye)) => return Ok(Some(ended(goodbye))),
             Some(Down::HeartbeatSchedule(schedule)) => {
-                stream.interval = interval(schedule.interval.as_ref())?
+                stream.interval = interval(schedule.interval.as_ref())?;
             }
             Some(Down::ReportAck(ack)) => {
                 let Some((last, _)) = stream.in_flight.take() else {

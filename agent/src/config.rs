@@ -1,0 +1,258 @@
+//! Settings of the agent: a TOML file, environment variables (`SEALIFT_AGENT_*`) over it, flags over both. Unknown names are
+//! refused, and everything is checked before anything starts.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::identity::OrchestratorEndpoint;
+
+/// Largest settings file.
+const FILE_BYTES: u64 = 64 * 1024;
+
+/// Settings as files, variables and flags give them; what is missing gets its default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where identity, journal and stickers are kept. Default `/var/lib/sealift-agent`.
+    pub state_dir: Option<PathBuf>,
+    /// The orchestrator, `https://host:port`. Default: the one that the agent was enrolled at.
+    pub orchestrator: Option<String>,
+    /// The container engine.
+    pub engine: EngineSettings,
+    /// Looking at what runs.
+    pub observe: ObserveSettings,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// Section `[engine]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineSettings {
+    /// Socket of the engine's API: `unix:///var/run/docker.sock` (default) or Podman's.
+    pub socket: Option<String>,
+    /// The Docker configuration file with the registries' credentials. Default: none is used.
+    pub docker_config_file: Option<PathBuf>,
+}
+
+/// Section `[observe]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObserveSettings {
+    /// Seconds between two looks when nothing happens, 5 to 3600. Default 60.
+    pub interval_seconds: Option<u64>,
+}
+
+/// Section `[log]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// What is logged: `info` (default), `debug`, or a filter such as `sealift_agent=debug,warn`.
+    pub level: Option<String>,
+    /// How it is written. Default `text`.
+    pub format: Option<LogFormat>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Checked settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where identity, journal and stickers are kept.
+    pub state_dir: PathBuf,
+    /// The orchestrator, when it is not the one of the enrolment.
+    pub orchestrator: Option<OrchestratorEndpoint>,
+    /// Socket of the engine's API.
+    pub engine_socket: String,
+    /// The Docker configuration file with the registries' credentials.
+    pub docker_config_file: Option<PathBuf>,
+    /// Between two looks when nothing happens.
+    pub observe_interval: Duration,
+    /// What is logged.
+    pub log_level: String,
+    /// How it is written.
+    pub log_format: LogFormat,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is larger than any settings file.
+    #[error("{0} is larger than 64 KiB")]
+    TooLarge(PathBuf),
+    /// The file is not TOML of this shape.
+    #[error("{path} is not a settings file")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why, with line and column.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value is not one that can be used.
+    #[error("{name}: {problem}")]
+    Invalid {
+        /// The setting.
+        name: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Settings {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES {
+            return Err(ConfigError::TooLarge(path.to_owned()));
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// These settings where they say something, `below` elsewhere.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            state_dir: self.state_dir.or(below.state_dir),
+            orchestrator: self.orchestrator.or(below.orchestrator),
+            engine: EngineSettings {
+                socket: self.engine.socket.or(below.engine.socket),
+                docker_config_file: self.engine.docker_config_file.or(below.engine.docker_config_file),
+            },
+            observe: ObserveSettings {
+                interval_seconds: self.observe.interval_seconds.or(below.observe.interval_seconds),
+            },
+            log: LogSettings {
+                level: self.log.level.or(below.log.level),
+                format: self.log.format.or(below.log.format),
+            },
+        }
+    }
+
+    /// Fills in defaults and checks everything.
+    pub fn check(self) -> Result<Config, ConfigError> {
+        let invalid = |name, problem: &str| ConfigError::Invalid {
+            name,
+            problem: problem.to_owned(),
+        };
+        let state_dir = self
+            .state_dir
+            .unwrap_or_else(|| PathBuf::from("/var/lib/sealift-agent"));
+        if !state_dir.is_absolute() {
+            return Err(invalid("state_dir", "must be an absolute path"));
+        }
+        let engine_socket = self
+            .engine
+            .socket
+            .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+        if !engine_socket
+            .strip_prefix("unix://")
+            .is_some_and(|path| Path::new(path).is_absolute())
+        {
+            return Err(invalid("engine.socket", "must be unix:// and an absolute path"));
+        }
+        let seconds = self.observe.interval_seconds.unwrap_or(60);
+        if !(5..=3600).contains(&seconds) {
+            return Err(invalid("observe.interval_seconds", "must be 5 to 3600"));
+        }
+        let orchestrator = self
+            .orchestrator
+            .map(|text| text.parse::<OrchestratorEndpoint>())
+            .transpose()
+            .map_err(|error| invalid("orchestrator", &error.to_string()))?;
+        Ok(Config {
+            state_dir,
+            orchestrator,
+            engine_socket,
+            docker_config_file: self.engine.docker_config_file,
+            observe_interval: Duration::from_secs(seconds),
+            log_level: self.log.level.unwrap_or_else(|| "info".to_owned()),
+            log_format: self.log.format.unwrap_or_default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let config = parse("").unwrap().check().unwrap();
+        assert_eq!(config.state_dir, Path::new("/var/lib/sealift-agent"));
+        assert_eq!(config.engine_socket, "unix:///var/run/docker.sock");
+        assert_eq!(config.observe_interval, Duration::from_mins(1));
+        assert_eq!(config.orchestrator, None);
+    }
+
+    #[test]
+    fn unknown_names_are_refused() {
+        for text in [
+            "statedir = '/x'",
+            "[engine]\nsock = 'x'",
+            "[log]\nlevel = 'info'\ncolour = true",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = parse("orchestrator = 'https://a:1'\n[log]\nformat = 'json'").unwrap();
+        let flags = Settings {
+            orchestrator: Some("https://b:2".into()),
+            ..Settings::default()
+        };
+        let config = flags.over(file).check().unwrap();
+        assert_eq!(config.orchestrator.unwrap().to_string(), "https://b:2");
+        assert_eq!(config.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn values_are_checked() {
+        for text in [
+            "state_dir = 'relative'",
+            "[engine]\nsocket = 'tcp://1.2.3.4:2375'",
+            "[observe]\ninterval_seconds = 0",
+            "orchestrator = 'http://a:1'",
+            "orchestrator = 'https://a'",
+            "orchestrator = 'https://user@a:1'",
+            "orchestrator = 'https://a:1/path'",
+        ] {
+            assert!(parse(text).unwrap().check().is_err(), "{text}");
+        }
+    }
+}

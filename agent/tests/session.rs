@@ -1,0 +1,472 @@
+//! A session against a scripted orchestrator on loopback: what it says, when it says it again, and when it ends.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use chrono::DateTime;
+use sealift_agent::{
+    session::{Ended, Memory, Session, SessionError},
+    work::{Feeds, LogRecord, StateError, Work},
+};
+use sealift_common::{
+    id::{TargetId, TaskId},
+    inventory::AgentFacts,
+    observation::TargetObservation,
+    order::Fence,
+    time::{Clock, TestClock},
+};
+use sealift_proto::agent::v1::{
+    Accepted, Assignment, Assignments, ConnectRequest, ConnectResponse, EnrollRequest, EnrollResponse,
+    Goodbye, RenewCertificateRequest, RenewCertificateResponse, Report, ReportAck, Welcome,
+    connect_request::Message as Up,
+    connect_response::Message as Down,
+    gateway_service_server::{GatewayService, GatewayServiceServer},
+    report::Event,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Channel, Server},
+};
+
+type Outgoing = mpsc::Sender<Result<ConnectResponse, Status>>;
+
+/// Hands each connection's two ends to the test.
+struct Script(mpsc::Sender<(Streaming<ConnectRequest>, Outgoing)>);
+
+#[tonic::async_trait]
+impl GatewayService for Script {
+    type ConnectStream = ReceiverStream<Result<ConnectResponse, Status>>;
+
+    async fn enroll(&self, _: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn renew_certificate(
+        &self,
+        _: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (out, outgoing) = mpsc::channel(8);
+        self.0
+            .send((request.into_inner(), out))
+            .await
+            .map_err(|_| Status::unavailable("over"))?;
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+/// Remembers what it was told.
+struct Desk {
+    reports: Mutex<VecDeque<Report>>,
+    next: Mutex<u64>,
+    tip: watch::Sender<u64>,
+    facts: watch::Sender<AgentFacts>,
+    told: Mutex<Vec<String>>,
+}
+
+impl Desk {
+    fn new(pending: std::ops::Range<u64>) -> Arc<Self> {
+        let next = pending.end;
+        Arc::new(Self {
+            reports: Mutex::new(pending.map(report).collect()),
+            next: Mutex::new(next),
+            tip: watch::Sender::new(next),
+            facts: watch::Sender::new(AgentFacts::default()),
+            told: Mutex::default(),
+        })
+    }
+
+    fn add(&self) {
+        let mut next = self.next.lock().unwrap();
+        self.reports.lock().unwrap().push_back(report(*next));
+        *next += 1;
+        self.tip.send_replace(*next);
+    }
+
+    fn told(&self) -> Vec<String> {
+        self.told.lock().unwrap().clone()
+    }
+
+    fn note(&self, what: String) {
+        self.told.lock().unwrap().push(what);
+    }
+}
+
+fn report(number: u64) -> Report {
+    Report {
+        number,
+        task_id: task().to_string(),
+        attempt: 1,
+        time: None,
+        event: Some(Event::Accepted(Accepted {})),
+    }
+}
+
+fn task() -> TaskId {
+    "018f0000-0000-7000-8000-000000000001".parse().unwrap()
+}
+
+impl Work for Desk {
+    async fn offer(&self, task: TaskId, attempt: u32, _order: Vec<u8>) {
+        self.note(format!("offer {task} {attempt}"));
+    }
+    async fn stop(&self, task: TaskId) {
+        self.note(format!("stop {task}"));
+    }
+    async fn keep(&self, tasks: &[TaskId]) {
+        self.note(format!("keep {}", tasks.len()));
+    }
+    fn next_report(&self) -> u64 {
+        *self.next.lock().unwrap()
+    }
+    fn pending_reports(&self, after: u64, most: usize) -> Result<Vec<Report>, StateError> {
+        let reports = self.reports.lock().unwrap();
+        Ok(reports
+            .iter()
+            .filter(|one| one.number > after)
+            .take(most)
+            .cloned()
+            .collect())
+    }
+    fn acknowledge(&self, number: u64) -> Result<(), StateError> {
+        self.reports.lock().unwrap().retain(|one| one.number > number);
+        Ok(())
+    }
+    fn skip_reports_to(&self, number: u64) -> Result<(), StateError> {
+        self.reports.lock().unwrap().clear();
+        *self.next.lock().unwrap() = number + 1;
+        Ok(())
+    }
+    fn report_tip(&self) -> watch::Receiver<u64> {
+        self.tip.subscribe()
+    }
+    fn facts(&self) -> watch::Receiver<AgentFacts> {
+        self.facts.subscribe()
+    }
+    fn fences(&self) -> Result<Vec<(TargetId, Fence)>, StateError> {
+        Ok(Vec::new())
+    }
+    fn observe_now(&self) {
+        self.note("observe".to_owned());
+    }
+}
+
+/// One agent and its scripted orchestrator.
+struct Stage {
+    desk: Arc<Desk>,
+    clock: TestClock,
+    stop: CancellationToken,
+    renewed: watch::Sender<u64>,
+    sessions: mpsc::Receiver<(Streaming<ConnectRequest>, Outgoing)>,
+    channel: Channel,
+    logs: mpsc::Sender<LogRecord>,
+    feeds: Option<Feeds>,
+    _observations: mpsc::Sender<TargetObservation>,
+}
+
+impl Stage {
+    async fn new(pending: std::ops::Range<u64>) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (connections, sessions) = mpsc::channel(4);
+        let stop = CancellationToken::new();
+        let server = Server::builder()
+            .add_service(GatewayServiceServer::new(Script(connections)))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+        tokio::task::spawn_local(server);
+        let channel = Channel::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        let (observations, seen) = mpsc::channel(4);
+        let (logs, lines) = mpsc::channel(64);
+        Self {
+            desk: Desk::new(pending),
+            clock: TestClock::at(DateTime::from_timestamp(1_800_000_000, 0).unwrap()),
+            stop,
+            renewed: watch::Sender::new(0),
+            sessions,
+            channel,
+            logs,
+            feeds: Some(Feeds {
+                observations: seen,
+                logs: lines,
+            }),
+            _observations: observations,
+        }
+    }
+
+    fn start(&mut self) -> tokio::task::JoinHandle<(Result<Ended, SessionError>, Memory)> {
+        let (desk, clock, stop) = (Arc::clone(&self.desk), self.clock.clone(), self.stop.clone());
+        let (channel, renewed) = (self.channel.clone(), self.renewed.subscribe());
+        let mut feeds = self.feeds.take().unwrap();
+        tokio::task::spawn_local(async move {
+            let mut memory = Memory::default();
+            let session = Session {
+                work: &*desk,
+                feeds: &mut feeds,
+                memory: &mut memory,
+                clock: &clock,
+                dice: &|| 0.5,
+                stop: &stop,
+                renewed,
+                on_welcome: &|| {},
+            };
+            let ended = session.run(channel).await;
+            (ended, memory)
+        })
+    }
+
+    /// The agent's Hello is read and answered.
+    async fn welcome(&mut self, acknowledged: u64) -> (Streaming<ConnectRequest>, Outgoing) {
+        let (mut up, down) = within(self.sessions.recv()).await.unwrap();
+        assert!(matches!(next(&mut up).await, Up::Hello(_)));
+        let welcome = Welcome {
+            session_id: "s".into(),
+            acknowledged_report: acknowledged,
+            heartbeat_interval: Some(sealift_proto::convert::duration(Duration::from_secs(60))),
+            time: Some(sealift_proto::convert::timestamp(self.clock.now())),
+        };
+        say(&down, Down::Welcome(welcome)).await;
+        (up, down)
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .expect("in time")
+}
+
+async fn next(up: &mut Streaming<ConnectRequest>) -> Up {
+    within(up.message()).await.unwrap().unwrap().message.unwrap()
+}
+
+async fn say(down: &Outgoing, message: Down) {
+    down.send(Ok(ConnectResponse {
+        message: Some(message),
+    }))
+    .await
+    .unwrap();
+}
+
+fn numbers(message: Up) -> Vec<u64> {
+    match message {
+        Up::Reports(batch) => batch.reports.iter().map(|report| report.number).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn local<T>(test: impl Future<Output = T>) -> T {
+    tokio::task::LocalSet::new().run_until(test).await
+}
+
+#[tokio::test]
+async fn r9_reports_go_up_one_batch_at_a_time_from_the_first_unacknowledged() {
+    local(async {
+        let mut stage = Stage::new(1..5).await;
+        let session = stage.start();
+        let (mut up, down) = stage.welcome(2).await;
+        assert_eq!(numbers(next(&mut up).await), [3, 4]);
+        stage.desk.add();
+        stage.desk.add();
+        say(&down, Down::ReportAck(ReportAck { number: 4 })).await;
+        assert_eq!(numbers(next(&mut up).await), [5, 6]);
+        say(&down, Down::ReportAck(ReportAck { number: 6 })).await;
+        stage.desk.add();
+        assert_eq!(numbers(next(&mut up).await), [7]);
+        stage.stop.cancel();
+        assert!(matches!(within(session).await.unwrap().0, Ok(Ended::Stopped)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn r9_what_was_not_acknowledged_is_said_again_in_the_next_session() {
+    local(async {
+        let mut stage = Stage::new(1..4).await;
+        let session = stage.start();
+        let (mut up, down) = stage.welcome(0).await;
+        assert_eq!(numbers(next(&mut up).await), [1, 2, 3]);
+        drop((up, down));
+        assert!(matches!(within(session).await.unwrap().0, Err(_)));
+        let (_, seen) = mpsc::channel(1);
+        let (_, lines) = mpsc::channel(1);
+        stage.feeds = Some(Feeds {
+            observations: seen,
+            logs: lines,
+        });
+        let session = stage.start();
+        let (mut up, _down) = stage.welcome(1).await;
+        assert_eq!(numbers(next(&mut up).await), [2, 3]);
+        stage.stop.cancel();
+        within(session).await.unwrap().0.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn f30_state_that_is_older_than_what_was_acknowledged_is_noticed_and_told() {
+    local(async {
+        let mut stage = Stage::new(1..3).await;
+        let session = stage.start();
+        let (mut up, down) = stage.welcome(9).await;
+        stage.desk.add();
+        assert_eq!(numbers(next(&mut up).await), [10]);
+        say(&down, Down::ReportAck(ReportAck { number: 10 })).await;
+        stage.desk.facts.send_modify(|facts| facts.hostname = "h".into());
+        let Up::Heartbeat(beat) = next(&mut up).await else {
+            panic!("no heartbeat")
+        };
+        assert!(beat.facts.unwrap().degraded[0].contains("restored from an older copy"));
+        stage.stop.cancel();
+        within(session).await.unwrap().0.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn f13_a_gap_in_the_assignments_is_answered_with_resync() {
+    local(async {
+        let mut stage = Stage::new(1..1).await;
+        let session = stage.start();
+        let (mut up, down) = stage.welcome(0).await;
+        let upsert = Assignment {
+            task_id: task().to_string(),
+            attempt: 2,
+            order: vec![1],
+            stop: true,
+        };
+        let full = Assignments {
+            version: 1,
+            base: 0,
+            upserts: vec![upsert.clone()],
+            removals: vec![],
+        };
+        say(&down, Down::Assignments(full)).await;
+        let late = Assignments {
+            version: 4,
+            base: 3,
+            upserts: vec![upsert],
+            removals: vec![],
+        };
+        say(&down, Down::Assignments(late)).await;
+        assert!(matches!(next(&mut up).await, Up::Resync(_)));
+        let expected = [
+            "observe",
+            &format!("offer {} 2", task()),
+            &format!("stop {}", task()),
+            "keep 1",
+        ];
+        assert_eq!(stage.desk.told(), expected);
+        stage.stop.cancel();
+        within(session).await.unwrap().0.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn goodbye_ends_the_session_and_a_final_one_dismisses() {
+    local(async {
+        for is_final in [false, true] {
+            let mut stage = Stage::new(1..1).await;
+            let session = stage.start();
+            let (_up, down) = stage.welcome(0).await;
+            say(
+                &down,
+                Down::Goodbye(Goodbye {
+                    reason: "WHY\u{1b}[31m".into(),
+                    r#final: is_final,
+                }),
+            )
+            .await;
+            let reason = match (within(session).await.unwrap().0.unwrap(), is_final) {
+                (Ended::Goodbye { reason }, false) | (Ended::Dismissed { reason }, true) => reason,
+                (other, _) => panic!("{other:?}"),
+            };
+            assert_eq!(reason, "WHY[31m");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn f24_a_new_certificate_ends_the_session_for_the_next_one() {
+    local(async {
+        let mut stage = Stage::new(1..1).await;
+        let session = stage.start();
+        let (up, down) = stage.welcome(0).await;
+        stage.renewed.send_replace(1);
+        drop((up, down));
+        assert!(matches!(within(session).await.unwrap().0, Ok(Ended::Renewed)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_orchestrator_that_breaks_the_protocol_is_left() {
+    local(async {
+        let ack = Down::ReportAck(ReportAck { number: 1 });
+        let empty = Down::Assignments(Assignments {
+            version: 0,
+            base: 0,
+            upserts: vec![],
+            removals: vec![],
+        });
+        for odd in [ack, Down::Welcome(Welcome::default()), empty] {
+            let mut stage = Stage::new(1..1).await;
+            let session = stage.start();
+            let (_up, down) = stage.welcome(0).await;
+            say(&down, odd).await;
+            assert!(matches!(
+                within(session).await.unwrap().0,
+                Err(SessionError::Protocol(_))
+            ));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn log_lines_go_up_by_task_and_attempt_in_order() {
+    local(async {
+        let mut stage = Stage::new(1..1).await;
+        for (attempt, seq) in [(1, 1), (2, 1), (1, 2)] {
+            let line = LogRecord {
+                task_id: task(),
+                attempt,
+                seq,
+                source: "agent".into(),
+                text: "x".into(),
+                at: stage.clock.now(),
+            };
+            stage.logs.send(line).await.unwrap();
+        }
+        let session = stage.start();
+        let (mut up, _down) = stage.welcome(0).await;
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            let Up::Logs(batch) = next(&mut up).await else {
+                panic!("no logs")
+            };
+            seen.extend(batch.lines.iter().map(|line| (batch.attempt, line.seq)));
+        }
+        assert_eq!(seen, [(1, 1), (1, 2), (2, 1)]);
+        stage.stop.cancel();
+        within(session).await.unwrap().0.unwrap();
+    })
+    .await;
+}
