@@ -1,5 +1,7 @@
 //! A session against a scripted orchestrator on loopback: what it says, when it says it again, and when it ends.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},
@@ -324,6 +326,13 @@ async fn f30_state_that_is_older_than_what_was_acknowledged_is_noticed_and_told(
         let mut stage = Stage::new(1..3).await;
         let session = stage.start();
         let (mut up, down) = stage.welcome(9).await;
+        // It asks for observations once it has taken the Welcome in.
+        within(async {
+            while stage.desk.told().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         stage.desk.add();
         assert_eq!(numbers(next(&mut up).await), [10]);
         say(&down, Down::ReportAck(ReportAck { number: 10 })).await;
