@@ -1,0 +1,393 @@
+//! The real binaries, a real engine, a real registry: what a user would have on one machine.
+
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::AsyncWriteExt as _,
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+
+/// Longest wait for anything that is expected to happen.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest run of one command.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(150);
+/// Where every test's project comes from.
+pub const PROJECT: &str = "example.com/acme/shop/web";
+
+/// Which database the orchestrator uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    /// The embedded default.
+    Sqlite,
+    /// A database of its own on the server that `SEALIFT_TEST_POSTGRES_URL` names.
+    Postgres,
+}
+
+/// An image that `tests/run` has pushed to the test registry: `OK_1`, `OK_2`, `UNHEALTHY`.
+pub fn image(name: &str) -> Result<String> {
+    let variable = format!("SEALIFT_TEST_IMAGE_{name}");
+    std::env::var(&variable).with_context(|| format!("{variable} is not set: run this through tests/run"))
+}
+
+/// A compose file with one service that stops quickly.
+pub fn compose(image: &str) -> String {
+    format!("services:\n  web:\n    image: {image}\n    restart: unless-stopped\n    stop_grace_period: 2s\n")
+}
+
+/// A commit that nobody else uses.
+pub fn commit(number: u32) -> String {
+    format!("{number:040x}")
+}
+
+fn binary(name: &str) -> Result<PathBuf> {
+    let folder = match std::env::var_os("SEALIFT_TEST_BIN_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        // target/debug/deps/<test> → target/debug
+        None => {
+            let test = std::env::current_exe()?;
+            test.ancestors().nth(2).context("the test runs outside a target folder")?.to_owned()
+        }
+    };
+    let path = folder.join(name);
+    ensure!(path.exists(), "{} is missing: build with `cargo build --workspace --all-targets`", path.display());
+    Ok(path)
+}
+
+/// A free port on loopback.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Waits until `check` gives something; fails with `what` when patience ends.
+pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = check().await? {
+            return Ok(value);
+        }
+        ensure!(Instant::now() < deadline, "not within {} s: {what}", PATIENCE.as_secs());
+        pause().await;
+    }
+}
+
+/// The pause of a wait with a deadline; never a guess that something is done by then.
+async fn pause() {
+    sleep(Duration::from_millis(50)).await;
+}
+
+/// An agent process with its state folder.
+pub struct Agent {
+    /// `environment/target`.
+    pub target: String,
+    state: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its state folder.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Whether the process is there.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// SIGKILL.
+    pub async fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("the agent does not run")?;
+        match timeout(PATIENCE, child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => bail!("the agent did not end; its log:\n{}", self.log()),
+        }
+    }
+}
+
+/// An orchestrator with its agents. Everything that it started and made ends with [`System::end`].
+pub struct System {
+    folder: TempDir,
+    orchestrator: Option<Child>,
+    port: u16,
+    database_url: Option<String>,
+    database: Option<String>,
+    /// The agents, in the order in which they joined.
+    pub agents: Vec<Agent>,
+}
+
+impl System {
+    /// Starts an orchestrator on an empty database and makes the user `ada` (admin), whom [`System::sealift`] acts as.
+    pub async fn start(database: Database) -> Result<Self> {
+        let folder = TempDir::with_prefix("sealift-e2e-")?;
+        let mut system =
+            Self { folder, orchestrator: None, port: free_port()?, database_url: None, database: None, agents: Vec::new() };
+        if database == Database::Postgres {
+            system.make_database().await?;
+        }
+        system.start_orchestrator().await?;
+        system.issue("ada", "admin").await?;
+        Ok(system)
+    }
+
+    async fn make_database(&mut self) -> Result<()> {
+        let server = std::env::var("SEALIFT_TEST_POSTGRES_URL")
+            .context("SEALIFT_TEST_POSTGRES_URL is not set: run this through tests/run")?;
+        let name = format!("sealift_e2e_{}", self.port).to_lowercase() + &std::process::id().to_string();
+        psql(&server, &format!("CREATE DATABASE {name}")).await?;
+        let (head, _) = server.rsplit_once('/').context("a database URL has a path")?;
+        self.database_url = Some(format!("{head}/{name}"));
+        self.database = Some(name);
+        Ok(())
+    }
+
+    /// The folder of everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the orchestrator listens.
+    pub fn endpoint(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("orchestrator")
+    }
+
+    /// What the orchestrator has logged so far.
+    pub fn orchestrator_log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("orchestrator.log")).unwrap_or_default()
+    }
+
+    /// Starts the orchestrator (again) and waits until it answers.
+    pub async fn start_orchestrator(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.folder.path().join("orchestrator.log"))?;
+        let mut command = Command::new(binary("sealift-orchestrator")?);
+        command.arg("serve").arg("--data-dir").arg(self.data()).arg("--listen").arg(format!("127.0.0.1:{}", self.port));
+        if let Some(url) = &self.database_url {
+            command.arg("--database-url").arg(url);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        self.orchestrator = Some(command.spawn()?);
+        let (socket, port) = (self.data().join("admin.sock"), self.port);
+        let ready = eventually("the orchestrator listens", async || {
+            if let Some(status) = self.orchestrator.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+                bail!("the orchestrator ended with {status}");
+            }
+            let listening = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+            Ok((socket.exists() && listening).then_some(()))
+        });
+        ready.await.with_context(|| self.orchestrator_log())
+    }
+
+    /// SIGKILL for the orchestrator.
+    pub async fn kill_orchestrator(&mut self) -> Result<()> {
+        if let Some(mut child) = self.orchestrator.take() {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Issues a client certificate; its folder is `folder()/user`.
+    pub async fn issue(&self, user: &str, role: &str) -> Result<PathBuf> {
+        let out = self.folder.path().join(user);
+        let mut command = Command::new(binary("sealift-orchestrator")?);
+        command.args(["admin", "--data-dir"]).arg(self.data());
+        if let Some(url) = &self.database_url {
+            command.arg("--database-url").arg(url);
+        }
+        command.args(["issue", user, "--role", role, "--endpoint", &self.endpoint(), "--out"]).arg(&out);
+        let output = run(command, None).await?;
+        ensure!(output.status.success(), "issuing {user} failed: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(out)
+    }
+
+    /// Runs `sealift` as a user and gives exit code, standard output and standard error.
+    pub async fn sealift_as(&self, user: &str, arguments: &[&str]) -> Result<(i32, String, String)> {
+        let mut command = Command::new(binary("sealift")?);
+        command.args(arguments);
+        command.env("SEALIFT_CONTEXT_FILE", self.folder.path().join(user).join("context.toml"));
+        command.env_remove("SEALIFT_CONTEXT").env_remove("SEALIFT_ENDPOINT");
+        let output = run(command, None).await?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
+    }
+
+    /// Runs `sealift` as `ada`; it must succeed.
+    pub async fn sealift(&self, arguments: &[&str]) -> Result<String> {
+        let (code, out, errors) = self.sealift_as("ada", arguments).await?;
+        ensure!(code == 0, "sealift {} ended with {code}:\n{out}{errors}", arguments.join(" "));
+        Ok(out)
+    }
+
+    /// Runs `sealift -o json` as `ada`; it must succeed.
+    pub async fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let mut all = arguments.to_vec();
+        all.extend(["-o", "json"]);
+        Ok(serde_json::from_str(&self.sealift(&all).await?)?)
+    }
+
+    /// Makes an environment.
+    pub async fn environment(&self, name: &str, position: u32) -> Result<()> {
+        self.sealift(&["env", "create", name, "--position", &position.to_string()]).await.map(drop)
+    }
+
+    /// Makes a target, lets an agent join it and starts the agent.
+    pub async fn target(&mut self, target: &str) -> Result<usize> {
+        self.sealift(&["target", "create", target]).await?;
+        let token = self.sealift(&["target", "token", target]).await?;
+        let state = self.folder.path().join("agents").join(target);
+        fs::create_dir_all(&state)?;
+        let mut command = Command::new(binary("sealift-agent")?);
+        command.arg("join").arg("--state-dir").arg(&state);
+        command.args(["--orchestrator", &self.endpoint(), "--token-stdin"]);
+        let output = run(command, Some(&token)).await?;
+        ensure!(output.status.success(), "{target} did not join: {}", String::from_utf8_lossy(&output.stderr));
+        let log = state.with_extension("log");
+        self.agents.push(Agent { target: target.to_owned(), state, log, child: None });
+        let index = self.agents.len() - 1;
+        self.start_agent(index, &[]).await?;
+        Ok(index)
+    }
+
+    /// Starts an agent (again), with further environment variables, and waits until it is online.
+    pub async fn start_agent(&mut self, index: usize, environment: &[(&str, &str)]) -> Result<()> {
+        self.spawn_agent(index, environment)?;
+        let target = self.agents[index].target.clone();
+        eventually(&format!("the agent of {target} is online"), async || {
+            let seen = self.json(&["target", "get", &target]).await?;
+            Ok((seen["agentStatus"] == "online").then_some(()))
+        })
+        .await
+        .with_context(|| format!("agent log:\n{}", self.agents[index].log()))
+    }
+
+    /// Starts an agent (again) without waiting.
+    pub fn spawn_agent(&mut self, index: usize, environment: &[(&str, &str)]) -> Result<()> {
+        let endpoint = self.endpoint();
+        let agent = self.agents.get_mut(index).context("no such agent")?;
+        let log = File::options().create(true).append(true).open(&agent.log)?;
+        let mut command = Command::new(binary("sealift-agent")?);
+        command.arg("run").arg("--state-dir").arg(&agent.state).args(["--orchestrator", &endpoint]);
+        command.envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        agent.child = Some(command.spawn()?);
+        Ok(())
+    }
+
+    /// Makes a release of the one-service compose file and gives its number.
+    pub async fn release(&self, image: &str, commit_number: u32) -> Result<u64> {
+        self.release_of(&compose(image), commit_number).await
+    }
+
+    /// Makes a release of a compose file and gives its number.
+    pub async fn release_of(&self, compose: &str, commit_number: u32) -> Result<u64> {
+        let file = self.folder.path().join(format!("compose-{commit_number}.yaml"));
+        fs::write(&file, compose)?;
+        let source = format!("{PROJECT}@{}", commit(commit_number));
+        let file = file.to_string_lossy().into_owned();
+        let release = self.json(&["release", "create", "-f", &file, "--source", &source]).await?;
+        number(&release["number"])
+    }
+
+    /// Promotes and waits; gives the exit code and everything that was said.
+    pub async fn promote(&self, release: u64, environment: &str, more: &[&str]) -> Result<(i32, String)> {
+        let alias = format!("shop/web#{release}");
+        let mut arguments = vec!["promote", &alias, "--to", environment, "--wait", "--timeout", "2m"];
+        arguments.extend(["--min-healthy", "1s"]);
+        arguments.extend(more);
+        let (code, out, errors) = self.sealift_as("ada", &arguments).await?;
+        Ok((code, out + &errors))
+    }
+
+    /// Identifiers of the running containers of a target, sorted.
+    pub async fn running(&self, target: &str) -> Result<Vec<String>> {
+        let uid = self.json(&["target", "get", target]).await?["uid"].as_str().context("uid")?.to_owned();
+        let filter = format!("label=dev.sealift.target-id={uid}");
+        let output = docker(&["ps", "--no-trunc", "--quiet", "--filter", &filter]).await?;
+        let mut ids: Vec<_> = output.lines().map(str::to_owned).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// References of the images that run on a target, sorted.
+    pub async fn running_images(&self, target: &str) -> Result<Vec<String>> {
+        let mut images = Vec::new();
+        for id in self.running(target).await? {
+            images.push(docker(&["inspect", "--format", "{{.Config.Image}}", &id]).await?.trim().to_owned());
+        }
+        images.sort();
+        Ok(images)
+    }
+
+    /// Ends all processes and takes away everything that they made on the engine.
+    pub async fn end(mut self) -> Result<()> {
+        for agent in &mut self.agents {
+            agent.kill().await?;
+            let mut command = Command::new(binary("sealift-agent")?);
+            command.args(["purge", "--yes", "--state-dir"]).arg(&agent.state);
+            let output = run(command, None).await?;
+            ensure!(output.status.success(), "purge failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        self.kill_orchestrator().await?;
+        if let (Some(name), Ok(server)) = (&self.database, std::env::var("SEALIFT_TEST_POSTGRES_URL")) {
+            psql(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A 64-bit number of proto JSON (a string).
+pub fn number(value: &Value) -> Result<u64> {
+    value.as_str().unwrap_or("0").parse().with_context(|| format!("{value} is not a number"))
+}
+
+/// Runs the engine's command-line tool.
+pub async fn docker(arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new("docker");
+    command.args(arguments);
+    let output = run(command, None).await?;
+    ensure!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+async fn psql(server: &str, statement: &str) -> Result<()> {
+    let mut command = Command::new("psql");
+    command.args(["--no-psqlrc", "--quiet", "--command", statement, server]);
+    let output = run(command, None).await?;
+    ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+async fn run(mut command: Command, input: Option<&str>) -> Result<Output> {
+    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+    let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
+    if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+        stdin.write_all(input.as_bytes()).await?;
+    }
+    Ok(timeout(COMMAND_DEADLINE, child.wait_with_output()).await.context("a command took too long")??)
+}
