@@ -5,7 +5,12 @@
 pub mod convert;
 
 /// What operators and CI systems call.
-#[expect(clippy::all, clippy::pedantic, clippy::allow_attributes, reason = "generated code")]
+#[expect(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("sealift.v1");
     include!(concat!(env!("OUT_DIR"), "/sealift.v1.serde.rs"));
@@ -14,7 +19,12 @@ pub mod v1 {
 /// What agents call.
 pub mod agent {
     /// Version 1.
-    #[expect(clippy::all, clippy::pedantic, clippy::allow_attributes, reason = "generated code")]
+    #[expect(
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes,
+        reason = "generated code"
+    )]
     pub mod v1 {
         tonic::include_proto!("sealift.agent.v1");
         include!(concat!(env!("OUT_DIR"), "/sealift.agent.v1.serde.rs"));

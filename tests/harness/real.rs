@@ -55,11 +55,18 @@ fn binary(name: &str) -> Result<PathBuf> {
         // target/debug/deps/<test> → target/debug
         None => {
             let test = std::env::current_exe()?;
-            test.ancestors().nth(2).context("the test runs outside a target folder")?.to_owned()
+            test.ancestors()
+                .nth(2)
+                .context("the test runs outside a target folder")?
+                .to_owned()
         }
     };
     let path = folder.join(name);
-    ensure!(path.exists(), "{} is missing: build with `cargo build --workspace --all-targets`", path.display());
+    ensure!(
+        path.exists(),
+        "{} is missing: build with `cargo build --workspace --all-targets`",
+        path.display()
+    );
     Ok(path)
 }
 
@@ -75,7 +82,11 @@ pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Result<Op
         if let Some(value) = check().await? {
             return Ok(value);
         }
-        ensure!(Instant::now() < deadline, "not within {} s: {what}", PATIENCE.as_secs());
+        ensure!(
+            Instant::now() < deadline,
+            "not within {} s: {what}",
+            PATIENCE.as_secs()
+        );
         pause().await;
     }
 }
@@ -107,7 +118,9 @@ impl Agent {
 
     /// Whether the process is there.
     pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.child
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// SIGKILL.
@@ -143,8 +156,14 @@ impl System {
     /// Starts an orchestrator on an empty database and makes the user `ada` (admin), whom [`System::sealift`] acts as.
     pub async fn start(database: Database) -> Result<Self> {
         let folder = TempDir::with_prefix("sealift-e2e-")?;
-        let mut system =
-            Self { folder, orchestrator: None, port: free_port()?, database_url: None, database: None, agents: Vec::new() };
+        let mut system = Self {
+            folder,
+            orchestrator: None,
+            port: free_port()?,
+            database_url: None,
+            database: None,
+            agents: Vec::new(),
+        };
         if database == Database::Postgres {
             system.make_database().await?;
         }
@@ -185,17 +204,33 @@ impl System {
 
     /// Starts the orchestrator (again) and waits until it answers.
     pub async fn start_orchestrator(&mut self) -> Result<()> {
-        let log = File::options().create(true).append(true).open(self.folder.path().join("orchestrator.log"))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("orchestrator.log"))?;
         let mut command = Command::new(binary("sealift-orchestrator")?);
-        command.arg("serve").arg("--data-dir").arg(self.data()).arg("--listen").arg(format!("127.0.0.1:{}", self.port));
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(self.data())
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{}", self.port));
         if let Some(url) = &self.database_url {
             command.arg("--database-url").arg(url);
         }
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true);
         self.orchestrator = Some(command.spawn()?);
         let (socket, port) = (self.data().join("admin.sock"), self.port);
         let ready = eventually("the orchestrator listens", async || {
-            if let Some(status) = self.orchestrator.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+            if let Some(status) = self
+                .orchestrator
+                .as_mut()
+                .and_then(|child| child.try_wait().ok().flatten())
+            {
                 bail!("the orchestrator ended with {status}");
             }
             let listening = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
@@ -220,9 +255,23 @@ impl System {
         if let Some(url) = &self.database_url {
             command.arg("--database-url").arg(url);
         }
-        command.args(["issue", user, "--role", role, "--endpoint", &self.endpoint(), "--out"]).arg(&out);
+        command
+            .args([
+                "issue",
+                user,
+                "--role",
+                role,
+                "--endpoint",
+                &self.endpoint(),
+                "--out",
+            ])
+            .arg(&out);
         let output = run(command, None).await?;
-        ensure!(output.status.success(), "issuing {user} failed: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "issuing {user} failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(out)
     }
 
@@ -230,17 +279,30 @@ impl System {
     pub async fn sealift_as(&self, user: &str, arguments: &[&str]) -> Result<(i32, String, String)> {
         let mut command = Command::new(binary("sealift")?);
         command.args(arguments);
-        command.env("SEALIFT_CONTEXT_FILE", self.folder.path().join(user).join("context.toml"));
-        command.env_remove("SEALIFT_CONTEXT").env_remove("SEALIFT_ENDPOINT");
+        command.env(
+            "SEALIFT_CONTEXT_FILE",
+            self.folder.path().join(user).join("context.toml"),
+        );
+        command
+            .env_remove("SEALIFT_CONTEXT")
+            .env_remove("SEALIFT_ENDPOINT");
         let output = run(command, None).await?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
+        Ok((
+            output.status.code().unwrap_or(-1),
+            text(output.stdout),
+            text(output.stderr),
+        ))
     }
 
     /// Runs `sealift` as `ada`; it must succeed.
     pub async fn sealift(&self, arguments: &[&str]) -> Result<String> {
         let (code, out, errors) = self.sealift_as("ada", arguments).await?;
-        ensure!(code == 0, "sealift {} ended with {code}:\n{out}{errors}", arguments.join(" "));
+        ensure!(
+            code == 0,
+            "sealift {} ended with {code}:\n{out}{errors}",
+            arguments.join(" ")
+        );
         Ok(out)
     }
 
@@ -253,7 +315,9 @@ impl System {
 
     /// Makes an environment.
     pub async fn environment(&self, name: &str, position: u32) -> Result<()> {
-        self.sealift(&["env", "create", name, "--position", &position.to_string()]).await.map(drop)
+        self.sealift(&["env", "create", name, "--position", &position.to_string()])
+            .await
+            .map(drop)
     }
 
     /// Makes a target, lets an agent join it and starts the agent.
@@ -266,9 +330,18 @@ impl System {
         command.arg("join").arg("--state-dir").arg(&state);
         command.args(["--orchestrator", &self.endpoint(), "--token-stdin"]);
         let output = run(command, Some(&token)).await?;
-        ensure!(output.status.success(), "{target} did not join: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "{target} did not join: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let log = state.with_extension("log");
-        self.agents.push(Agent { target: target.to_owned(), state, log, child: None });
+        self.agents.push(Agent {
+            target: target.to_owned(),
+            state,
+            log,
+            child: None,
+        });
         let index = self.agents.len() - 1;
         self.start_agent(index, &[]).await?;
         Ok(index)
@@ -292,9 +365,17 @@ impl System {
         let agent = self.agents.get_mut(index).context("no such agent")?;
         let log = File::options().create(true).append(true).open(&agent.log)?;
         let mut command = Command::new(binary("sealift-agent")?);
-        command.arg("run").arg("--state-dir").arg(&agent.state).args(["--orchestrator", &endpoint]);
+        command
+            .arg("run")
+            .arg("--state-dir")
+            .arg(&agent.state)
+            .args(["--orchestrator", &endpoint]);
         command.envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true);
         agent.child = Some(command.spawn()?);
         Ok(())
     }
@@ -310,14 +391,24 @@ impl System {
         fs::write(&file, compose)?;
         let source = format!("{PROJECT}@{}", commit(commit_number));
         let file = file.to_string_lossy().into_owned();
-        let release = self.json(&["release", "create", "-f", &file, "--source", &source]).await?;
+        let release = self
+            .json(&["release", "create", "-f", &file, "--source", &source])
+            .await?;
         number(&release["number"])
     }
 
     /// Promotes and waits; gives the exit code and everything that was said.
     pub async fn promote(&self, release: u64, environment: &str, more: &[&str]) -> Result<(i32, String)> {
         let alias = format!("shop/web#{release}");
-        let mut arguments = vec!["promote", &alias, "--to", environment, "--wait", "--timeout", "2m"];
+        let mut arguments = vec![
+            "promote",
+            &alias,
+            "--to",
+            environment,
+            "--wait",
+            "--timeout",
+            "2m",
+        ];
         arguments.extend(["--min-healthy", "1s"]);
         arguments.extend(more);
         let (code, out, errors) = self.sealift_as("ada", &arguments).await?;
@@ -326,7 +417,10 @@ impl System {
 
     /// Identifiers of the running containers of a target, sorted.
     pub async fn running(&self, target: &str) -> Result<Vec<String>> {
-        let uid = self.json(&["target", "get", target]).await?["uid"].as_str().context("uid")?.to_owned();
+        let uid = self.json(&["target", "get", target]).await?["uid"]
+            .as_str()
+            .context("uid")?
+            .to_owned();
         let filter = format!("label=dev.sealift.target-id={uid}");
         let output = docker(&["ps", "--no-trunc", "--quiet", "--filter", &filter]).await?;
         let mut ids: Vec<_> = output.lines().map(str::to_owned).collect();
@@ -338,7 +432,12 @@ impl System {
     pub async fn running_images(&self, target: &str) -> Result<Vec<String>> {
         let mut images = Vec::new();
         for id in self.running(target).await? {
-            images.push(docker(&["inspect", "--format", "{{.Config.Image}}", &id]).await?.trim().to_owned());
+            images.push(
+                docker(&["inspect", "--format", "{{.Config.Image}}", &id])
+                    .await?
+                    .trim()
+                    .to_owned(),
+            );
         }
         images.sort();
         Ok(images)
@@ -351,7 +450,11 @@ impl System {
             let mut command = Command::new(binary("sealift-agent")?);
             command.args(["purge", "--yes", "--state-dir"]).arg(&agent.state);
             let output = run(command, None).await?;
-            ensure!(output.status.success(), "purge failed: {}", String::from_utf8_lossy(&output.stderr));
+            ensure!(
+                output.status.success(),
+                "purge failed: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         self.kill_orchestrator().await?;
         if let (Some(name), Ok(server)) = (&self.database, std::env::var("SEALIFT_TEST_POSTGRES_URL")) {
@@ -363,7 +466,11 @@ impl System {
 
 /// A 64-bit number of proto JSON (a string).
 pub fn number(value: &Value) -> Result<u64> {
-    value.as_str().unwrap_or("0").parse().with_context(|| format!("{value} is not a number"))
+    value
+        .as_str()
+        .unwrap_or("0")
+        .parse()
+        .with_context(|| format!("{value} is not a number"))
 }
 
 /// Runs the engine's command-line tool.
@@ -371,7 +478,11 @@ pub async fn docker(arguments: &[&str]) -> Result<String> {
     let mut command = Command::new("docker");
     command.args(arguments);
     let output = run(command, None).await?;
-    ensure!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "docker {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -379,15 +490,30 @@ async fn psql(server: &str, statement: &str) -> Result<()> {
     let mut command = Command::new("psql");
     command.args(["--no-psqlrc", "--quiet", "--command", statement, server]);
     let output = run(command, None).await?;
-    ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "psql: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
 async fn run(mut command: Command, input: Option<&str>) -> Result<Output> {
-    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
-    let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let stdin = if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    };
+    let mut child = command
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
     if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
         stdin.write_all(input.as_bytes()).await?;
     }
-    Ok(timeout(COMMAND_DEADLINE, child.wait_with_output()).await.context("a command took too long")??)
+    Ok(timeout(COMMAND_DEADLINE, child.wait_with_output())
+        .await
+        .context("a command took too long")??)
 }

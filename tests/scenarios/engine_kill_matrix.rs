@@ -23,15 +23,31 @@ async fn walk(points: &[&str]) -> Result<()> {
     let mut current = 0;
     for point in points {
         // The steps of restoring are met only by a release that fails.
-        let next = if RESTORE_KILL_POINTS.contains(point) { 2 } else { 1 - current };
+        let next = if RESTORE_KILL_POINTS.contains(point) {
+            2
+        } else {
+            1 - current
+        };
         let outcome = crash_at(&mut system, agent, point, next).await.with_context(|| {
-            format!("killed at {point}; agent log:\n{}\n{}", system.agents[agent].log(), system.orchestrator_log())
+            format!(
+                "killed at {point}; agent log:\n{}\n{}",
+                system.agents[agent].log(),
+                system.orchestrator_log()
+            )
         })?;
         let images_now = system.running_images(TARGET).await?;
         let expected = if outcome == "succeeded" { next } else { current };
-        ensure!(images_now.len() == 1, "killed at {point}: {} containers run: {images_now:?}", images_now.len());
+        ensure!(
+            images_now.len() == 1,
+            "killed at {point}: {} containers run: {images_now:?}",
+            images_now.len()
+        );
         let wanted = digest_of(&system, expected + 1).await?;
-        ensure!(images_now[0].ends_with(&wanted), "killed at {point}: {outcome}, but {} runs", images_now[0]);
+        ensure!(
+            images_now[0].ends_with(&wanted),
+            "killed at {point}: {outcome}, but {} runs",
+            images_now[0]
+        );
         current = expected;
     }
     system.end().await
@@ -41,10 +57,21 @@ async fn walk(points: &[&str]) -> Result<()> {
 async fn crash_at(system: &mut System, agent: usize, point: &str, next: usize) -> Result<String> {
     let packets_before = packets(system).await?;
     system.agents[agent].kill().await?;
-    system.start_agent(agent, &[("SEALIFT_AGENT_KILL_AT", point)]).await?;
+    system
+        .start_agent(agent, &[("SEALIFT_AGENT_KILL_AT", point)])
+        .await?;
     let alias = format!("shop/web#{}", next + 1);
     let promotion = system
-        .json(&["promote", &alias, "--to", "staging", "--min-healthy", "500ms", "--healthy-deadline", "20s"])
+        .json(&[
+            "promote",
+            &alias,
+            "--to",
+            "staging",
+            "--min-healthy",
+            "500ms",
+            "--healthy-deadline",
+            "20s",
+        ])
         .await?;
     let status = system.agents[agent].ended().await?;
     ensure!(!status.success(), "the agent ended by itself with {status}");
@@ -53,30 +80,56 @@ async fn crash_at(system: &mut System, agent: usize, point: &str, next: usize) -
     let id = promotion["uid"].as_str().context("uid")?.to_owned();
     let ended = eventually("the promotion ends", async || {
         let seen = system.json(&["promotion", "get", &id]).await?;
-        Ok(["STATE_DEPLOYED", "STATE_FAILED"].iter().any(|state| seen["state"] == *state).then_some(seen))
+        Ok(["STATE_DEPLOYED", "STATE_FAILED"]
+            .iter()
+            .any(|state| seen["state"] == *state)
+            .then_some(seen))
     })
     .await?;
     let packets_after = packets(system).await?;
-    ensure!(packets_after.len() == packets_before.len() + 1, "{} packets more than before", packets_after.len() - packets_before.len());
+    ensure!(
+        packets_after.len() == packets_before.len() + 1,
+        "{} packets more than before",
+        packets_after.len() - packets_before.len()
+    );
     let result = packets_after[0]["result"].as_str().context("result")?.to_owned();
     let deployed = ended["state"] == "STATE_DEPLOYED";
-    ensure!(deployed == (result == "succeeded"), "the promotion is {}, the packet says {result}", ended["state"]);
+    ensure!(
+        deployed == (result == "succeeded"),
+        "the promotion is {}, the packet says {result}",
+        ended["state"]
+    );
     Ok(result)
 }
 
 async fn packets(system: &System) -> Result<Vec<Value>> {
-    Ok(system.json(&["evidence", "list"]).await?["packets"].as_array().cloned().unwrap_or_default())
+    Ok(system.json(&["evidence", "list"]).await?["packets"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default())
 }
 
 async fn digest_of(system: &System, release: usize) -> Result<String> {
-    let release = system.json(&["release", "get", &format!("shop/web#{release}")]).await?;
-    Ok(release["components"][0]["digest"].as_str().context("digest")?.to_owned())
+    let release = system
+        .json(&["release", "get", &format!("shop/web#{release}")])
+        .await?;
+    Ok(release["components"][0]["digest"]
+        .as_str()
+        .context("digest")?
+        .to_owned())
 }
 
 /// The points in four parts, so that each test stays short.
 fn part(number: usize) -> Vec<&'static str> {
-    let all = KILL_POINTS.iter().chain(RESTORE_KILL_POINTS).chain(SESSION_KILL_POINTS).copied();
-    all.enumerate().filter(|(index, _)| index % 4 == number).map(|(_, point)| point).collect()
+    let all = KILL_POINTS
+        .iter()
+        .chain(RESTORE_KILL_POINTS)
+        .chain(SESSION_KILL_POINTS)
+        .copied();
+    all.enumerate()
+        .filter(|(index, _)| index % 4 == number)
+        .map(|(_, point)| point)
+        .collect()
 }
 
 #[tokio::test]

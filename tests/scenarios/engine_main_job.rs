@@ -14,22 +14,40 @@ async fn main_job(database: Database) -> Result<()> {
     let one = system.release(&image("OK_1")?, 1).await?;
     ensure!(one == 1, "the first release has number {one}");
     let (code, said) = system.promote(one, "staging", &[]).await?;
-    ensure!(code == 0, "release 1 to staging ended with {code}:\n{said}\n{}", system.orchestrator_log());
+    ensure!(
+        code == 0,
+        "release 1 to staging ended with {code}:\n{said}\n{}",
+        system.orchestrator_log()
+    );
     let (code, said) = system.promote(one, "production", &["--rolling", "1"]).await?;
     ensure!(code == 0, "release 1 to production ended with {code}:\n{said}");
 
     // What runs already is left alone.
     let before = system.running("staging/web-1").await?;
     let (code, said) = system.promote(one, "staging", &[]).await?;
-    ensure!(code == 0 && said.contains("already_running"), "a no-op was not one ({code}):\n{said}");
-    ensure!(system.running("staging/web-1").await? == before, "a no-op replaced containers");
+    ensure!(
+        code == 0 && said.contains("already_running"),
+        "a no-op was not one ({code}):\n{said}"
+    );
+    ensure!(
+        system.running("staging/web-1").await? == before,
+        "a no-op replaced containers"
+    );
 
     // R10, R15: a release that never becomes healthy fails and leaves the old set, whole and untouched.
     let two = system.release(&image("UNHEALTHY")?, 2).await?;
     ensure!(two == 2, "the second release has number {two}");
-    let (code, said) = system.promote(two, "staging", &["--healthy-deadline", "30s"]).await?;
-    ensure!(code == 1 && said.contains("UNHEALTHY"), "an unhealthy release ended with {code}:\n{said}");
-    ensure!(system.running("staging/web-1").await? == before, "the old set does not run as before");
+    let (code, said) = system
+        .promote(two, "staging", &["--healthy-deadline", "30s"])
+        .await?;
+    ensure!(
+        code == 1 && said.contains("UNHEALTHY"),
+        "an unhealthy release ended with {code}:\n{said}"
+    );
+    ensure!(
+        system.running("staging/web-1").await? == before,
+        "the old set does not run as before"
+    );
 
     drift(&system).await?;
     evidence(&system).await?;
@@ -37,11 +55,18 @@ async fn main_job(database: Database) -> Result<()> {
 }
 
 async fn drift(system: &System) -> Result<()> {
-    let container = system.running("production/web-1").await?.pop().context("nothing runs on production/web-1")?;
+    let container = system
+        .running("production/web-1")
+        .await?
+        .pop()
+        .context("nothing runs on production/web-1")?;
     docker(&["stop", "--time", "1", &container]).await?;
     eventually("the stopped container is drift", async || {
         let drift = system.json(&["drift", "production/web-1"]).await?;
-        Ok(drift["drift"].as_array().is_some_and(|rows| rows.iter().any(|row| row["kind"] == "KIND_STOPPED")).then_some(()))
+        Ok(drift["drift"]
+            .as_array()
+            .is_some_and(|rows| rows.iter().any(|row| row["kind"] == "KIND_STOPPED"))
+            .then_some(()))
     })
     .await?;
     docker(&["start", &container]).await?;
@@ -57,18 +82,25 @@ async fn evidence(system: &System) -> Result<()> {
     let out = out.to_string_lossy();
     system.sealift(&["evidence", "export", "--out", &out]).await?;
     let trust = format!("{out}/trust.json");
-    let verdicts = system.json(&["evidence", "verify", &out, "--trust", &trust]).await?;
+    let verdicts = system
+        .json(&["evidence", "verify", &out, "--trust", &trust])
+        .await?;
     // R3: each attempt that reached a host left one packet: three successes and one failure.
     let verdicts = verdicts.as_array().context("verdicts")?.clone();
     ensure!(verdicts.len() == 4, "{} packets instead of 4", verdicts.len());
-    ensure!(verdicts.iter().all(|verdict| verdict["verified"] == true), "{verdicts:?}");
+    ensure!(
+        verdicts.iter().all(|verdict| verdict["verified"] == true),
+        "{verdicts:?}"
+    );
 
     let file = verdicts[0]["file"].as_str().context("file")?.to_owned();
     let mut bytes = std::fs::read(&file)?;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&file, bytes)?;
-    let (code, ..) = system.sealift_as("ada", &["evidence", "verify", &file, "--trust", &trust]).await?;
+    let (code, ..) = system
+        .sealift_as("ada", &["evidence", "verify", &file, "--trust", &trust])
+        .await?;
     ensure!(code == 1, "a forged packet ended with {code}");
     Ok(())
 }

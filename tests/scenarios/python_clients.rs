@@ -6,7 +6,8 @@ use tokio::process::Command;
 
 async fn python(script: &str, arguments: &[&str]) -> Result<String> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let interpreter = std::env::var("SEALIFT_TEST_PYTHON").unwrap_or_else(|_| format!("{root}/target/python-venv/bin/python"));
+    let interpreter = std::env::var("SEALIFT_TEST_PYTHON")
+        .unwrap_or_else(|_| format!("{root}/target/python-venv/bin/python"));
     let output = Command::new(&interpreter)
         .arg(format!("{root}/tests/python/{script}"))
         .args(arguments)
@@ -14,7 +15,11 @@ async fn python(script: &str, arguments: &[&str]) -> Result<String> {
         .output()
         .await
         .with_context(|| format!("{interpreter} is missing: run this through tests/run"))?;
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     ensure!(output.status.success(), "{script}:\n{said}");
     Ok(said)
 }
@@ -27,7 +32,11 @@ fn files(folder: &str, ending: &str) -> Result<Vec<String>> {
 
 fn only(folder: &str, ending: &str) -> Result<Vec<String>> {
     let found = files(folder, ending)?;
-    ensure!(found.len() == 1, "{} files with {ending} in {folder}", found.len());
+    ensure!(
+        found.len() == 1,
+        "{} files with {ending} in {folder}",
+        found.len()
+    );
     Ok(found)
 }
 

@@ -195,8 +195,10 @@ impl Tx {
 
     /// Whoever was revoked at `since` or later, so that replicas can end their live streams.
     pub async fn revoked_since(&mut self, since: DateTime<Utc>) -> Result<Vec<CertificateSubject>> {
-        let rows: Vec<SubjectRow> =
-            on!(self, |conn| sqlx::query_as(REVOKED_SINCE).bind(since).fetch_all(conn).await)?;
+        let rows: Vec<SubjectRow> = on!(self, |conn| sqlx::query_as(REVOKED_SINCE)
+            .bind(since)
+            .fetch_all(conn)
+            .await)?;
         all(rows)
     }
 
