@@ -12,6 +12,7 @@ pub mod mutate;
 pub mod names;
 pub mod orchestrator;
 pub mod paging;
+pub mod registry;
 pub mod revocations;
 pub mod server;
 pub mod state;
