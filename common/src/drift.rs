@@ -49,11 +49,19 @@ pub fn compare(recorded: Option<&Recorded>, seen: &ProjectObservation) -> Vec<Fi
     if let Some(recorded) = recorded {
         findings.extend(sticker(recorded, &seen.sticker));
         for (name, spec) in &recorded.manifest.services {
-            let own: Vec<_> = seen
+            let mut own: Vec<_> = seen
                 .containers
                 .iter()
                 .filter(|container| container.service == *name && container.fence == recorded.fence)
                 .collect();
+            // The one that serves is judged, whatever order the engine lists them in; others that run are too many.
+            own.sort_by_key(|container| (rank(container.state), &container.id));
+            findings.extend(
+                own.iter()
+                    .skip(1)
+                    .filter(|container| is_up(container))
+                    .map(|container| extra(container)),
+            );
             findings.extend(service(name, spec.image.digest, spec.config_digest().ok(), &own));
         }
     }
@@ -136,15 +144,24 @@ fn service(
     findings
 }
 
+fn is_up(container: &ContainerObservation) -> bool {
+    rank(container.state) < 2
+}
+
+/// 0 runs, 1 holds on to its resources, 2 is down.
+fn rank(state: ContainerState) -> u8 {
+    match state {
+        ContainerState::Running => 0,
+        ContainerState::Restarting | ContainerState::Paused => 1,
+        _ => 2,
+    }
+}
+
 fn is_extra(recorded: Option<&Recorded>, container: &ContainerObservation) -> bool {
-    let running = matches!(
-        container.state,
-        ContainerState::Running | ContainerState::Restarting | ContainerState::Paused
-    );
     let wanted = recorded.is_some_and(|recorded| {
         recorded.fence == container.fence && recorded.manifest.services.contains_key(&container.service)
     });
-    running && !wanted
+    is_up(container) && !wanted
 }
 
 fn extra(container: &ContainerObservation) -> Finding {

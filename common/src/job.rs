@@ -112,7 +112,7 @@ pub enum JobNext {
     Wait,
     /// Make orders for the pending tasks of this wave.
     OpenWave(u32),
-    /// A wave failed (or the job is to stop): the pending tasks of all later waves are skipped or withdrawn first.
+    /// A task failed or was cancelled (or the job is to stop): the pending tasks of all later waves are skipped or withdrawn first.
     CloseRest,
     /// All has ended: this is how.
     End(JobEvent),
@@ -133,10 +133,12 @@ pub struct TaskSummary {
 pub fn next(tasks: &[TaskSummary], stop: bool) -> JobNext {
     let failure = tasks.iter().find_map(|task| task.failure.clone());
     let failed = tasks.iter().any(|task| task.phase == TaskPhase::Failed);
+    // A task that an agent stopped by itself counts like one that the operator cancelled: its target runs the set before it.
+    let cancelled = tasks.iter().any(|task| task.phase == TaskPhase::Cancelled);
     let pending = tasks.iter().any(|task| task.phase == TaskPhase::Pending);
     let live = tasks.iter().any(|task| task.phase.is_live());
 
-    if (stop || failed) && pending {
+    if (stop || failed || cancelled) && pending {
         return JobNext::CloseRest;
     }
     if live {
@@ -166,7 +168,7 @@ pub fn next(tasks: &[TaskSummary], stop: bool) -> JobNext {
             failure.unwrap_or_else(|| Failure::new(FailureCode::Internal, "a task failed without a cause"));
         return JobNext::End(JobEvent::Failed { failure });
     }
-    if stop && tasks.iter().any(|task| task.phase == TaskPhase::Cancelled) {
+    if cancelled {
         return JobNext::End(JobEvent::Cancelled);
     }
     JobNext::End(JobEvent::Completed)

@@ -200,6 +200,13 @@ impl TaskState {
             ) => Self::Running {
                 step: TaskStep::Received,
             },
+            // Reports are resent until they are acknowledged: the second one is no further failure.
+            (
+                Self::Running {
+                    step: TaskStep::RetryWait,
+                },
+                E::AttemptFailed { .. },
+            ) => return Ok(None),
             (
                 Self::Assigned | Self::Accepted | Self::Running { .. } | Self::Lost,
                 E::AttemptFailed { .. },

@@ -188,4 +188,43 @@ fn parse(image: &str) -> Result<Reference, RegistryError> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_follow_docker_hub_conventions() {
+        for (text, wanted) in [
+            ("redis", "docker.io/library/redis:latest"),
+            ("acme/shop:1", "docker.io/acme/shop:1"),
+            ("localhost:5000/shop", "localhost:5000/shop:latest"),
+            ("registry.acme.com/shop/api:1.4", "registry.acme.com/shop/api:1.4"),
+        ] {
+            assert_eq!(parse(text).unwrap().whole(), wanted);
+        }
+    }
+
+    #[test]
+    fn what_is_no_reference_is_refused() {
+        let short = format!("redis@sha256:{}", "a".repeat(63));
+        let other = format!("redis@sha512:{}", "a".repeat(128));
+        for text in [
+            "",
+            "Redis",
+            "a b",
+            "redis:",
+            "http://redis",
+            "redis:\u{1b}[31m",
+            "../redis",
+            &short,
+            &other,
+        ] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(
+                error.reason(),
+                sealift_common::error::Reason::InvalidImageReference,
+                "{text}"
+            );
+            assert!(!error.to_string().contains('\u{1b}'));
+        }
+    }
+}

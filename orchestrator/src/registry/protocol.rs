@@ -365,16 +365,16 @@ fn basic(request: RequestBuilder, credentials: &Credentials) -> RequestBuilder {
 fn speaks_plain(error: &reqwest::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
-            error
-                .downcast_ref::<std::io::Error>()
-                .and_then(|error| error.get_ref())
-                .and_then(|error| error.downcast_ref())
-        });
-        if let Some(rustls::Error::InvalidMessage(_)) = tls {
+        if let Some(rustls::Error::InvalidMessage(_)) = error.downcast_ref() {
             return true;
         }
-        cause = error.source();
+        // An I/O error passes itself over in `source` and only shows what it wraps here.
+        cause = match error.downcast_ref::<std::io::Error>() {
+            Some(error) => error
+                .get_ref()
+                .map(|inner| inner as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
     }
     false
 }
