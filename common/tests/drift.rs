@@ -1,5 +1,7 @@
 //! Drift and the order in which services start: properties over random hosts.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -87,13 +89,13 @@ fn r14_each_kind_of_drift_is_found_alone() {
         assert_eq!(found, [kind]);
     };
     check(DriftKind::Image, &|seen| {
-        seen.containers[0].digest = Some(Digest::of(b"other"))
+        seen.containers[0].digest = Some(Digest::of(b"other"));
     });
     check(DriftKind::Config, &|seen| seen.containers[0].config = None);
     check(DriftKind::Config, &|seen| seen.containers[0].unchanged = false);
     check(DriftKind::Missing, &|seen| drop(seen.containers.remove(0)));
     check(DriftKind::Stopped, &|seen| {
-        seen.containers[0].state = ContainerState::Exited
+        seen.containers[0].state = ContainerState::Exited;
     });
     check(DriftKind::Extra, &|seen| {
         let mut extra = seen.containers[0].clone();
@@ -107,7 +109,7 @@ fn r14_each_kind_of_drift_is_found_alone() {
         seen.containers.push(old);
     });
     check(DriftKind::StickerMissing, &|seen| {
-        seen.sticker = StickerObservation::Missing
+        seen.sticker = StickerObservation::Missing;
     });
     check(DriftKind::StickerEdited, &|seen| {
         seen.sticker = StickerObservation::Unreadable {

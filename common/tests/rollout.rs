@@ -1,5 +1,7 @@
 //! Waves and what a job does next: properties over random fleets and random fates of tasks.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! The state machines: printed wholly into `docs/`, and checked with random histories.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fmt::Write as _;
 
 use proptest::prelude::*;

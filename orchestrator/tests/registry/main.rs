@@ -1,5 +1,11 @@
 //! Resolving images against Debian's docker-registry and against servers that misbehave.
 
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
 mod server;
 
 use std::time::{Duration, Instant};
