@@ -180,6 +180,10 @@ impl TaskState {
             (Self::Pending, E::Assigned) => Self::Assigned,
             (Self::Pending, E::Skipped { reason }) => Self::Skipped { reason: *reason },
             (Self::Pending, E::Withdrawn) => Self::Cancelled,
+            // Nobody is left who could do it: the agent was revoked or the target put away since the job began.
+            (Self::Pending, E::Failed { failure }) => Self::Failed {
+                failure: failure.clone(),
+            },
             (Self::Pending, _) => return Err(illegal()),
 
             (Self::Assigned, E::Accepted) => Self::Accepted,
