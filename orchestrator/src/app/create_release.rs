@@ -1,16 +1,12 @@
 //! Makes a release: reads the compose file and asks the registries outside any transaction, then numbers and freezes what came
 //! out of it in one.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use sealift_common::{
     bounds,
-    compose::{self, ComposeErrors, EnvFiles},
+    compose::{self, ComposeErrors, ComposeFile, EnvFiles},
     digest::Digest,
     error::Reason,
     id::{ComponentId, ProjectId, ReleaseId, TenantId},
@@ -22,9 +18,6 @@ use sealift_common::{
 use sealift_store::Tx;
 
 use crate::{registry::Registry, status::ApiError};
-
-/// Registries that are asked side by side for one release.
-const RESOLUTIONS_AT_ONCE: usize = 8;
 
 /// Everything that a release is made of, before it is numbered.
 #[derive(Debug, Clone)]
@@ -39,7 +32,7 @@ pub struct Draft {
 
 /// Reads a compose file and resolves its images.
 pub async fn prepare(
-    registry: &Arc<Registry>,
+    registry: &Registry,
     source: SourceRef,
     compose: &[u8],
     env_files: &EnvFiles,
@@ -50,15 +43,7 @@ pub async fn prepare(
     let text = std::str::from_utf8(compose)
         .map_err(|_| ApiError::invalid("compose", "is not UTF-8 text"))?;
     let file = compose::parse(text, env_files).map_err(|errors| refused(&errors))?;
-    let wanted: BTreeSet<String> = file.images().values().map(|image| (*image).to_owned()).collect();
-    let resolved: BTreeMap<String, PinnedImage> = stream::iter(wanted)
-        .map(|image| {
-            let registry = Arc::clone(registry);
-            async move { resolve(&registry, image).await }
-        })
-        .buffer_unordered(RESOLUTIONS_AT_ONCE)
-        .try_collect()
-        .await?;
+    let resolved = resolve(registry, &file).await?;
     let images: BTreeMap<ServiceName, PinnedImage> = file
         .images()
         .into_iter()
@@ -69,24 +54,31 @@ pub async fn prepare(
     Ok(Draft { source, manifest, content })
 }
 
-async fn resolve(registry: &Registry, image: String) -> Result<(String, PinnedImage), ApiError> {
-    let pinned = registry.resolve(&image).await.map_err(ApiError::from)?;
-    Ok((image, pinned))
+/// Every image by its text. All that fail are named in one answer, each at its service.
+async fn resolve(registry: &Registry, file: &ComposeFile) -> Result<BTreeMap<String, PinnedImage>, ApiError> {
+    let images = file.images();
+    let answers = registry.resolve_all(images.values().copied()).await;
+    let mut refusal: Option<ApiError> = None;
+    for (service, image) in images {
+        if let Some(Err(error)) = answers.get(image) {
+            let first = refusal.take().unwrap_or_else(|| {
+                ApiError::new(error.reason(), format!("service {service}: {error}"), error.advice())
+            });
+            refusal = Some(first.field(format!("compose.services.{service}.image"), error.to_string()));
+        }
+    }
+    match refusal {
+        Some(refusal) => Err(refusal),
+        None => Ok(answers
+            .into_iter()
+            .filter_map(|(image, answer)| Some((image, answer.ok()?.pinned)))
+            .collect()),
+    }
 }
 
 /// All errors of the file in one answer, each with its place.
 fn refused(errors: &ComposeErrors) -> ApiError {
-    let advice = errors.errors.first().map(|error| error.advice.clone()).unwrap_or_default();
-    let message = match errors.errors.as_slice() {
-        [first] if errors.more == 0 => first.message_with_place(),
-        [first, ..] => format!(
-            "{} (and {} more)",
-            first.message_with_place(),
-            errors.errors.len() + errors.more - 1
-        ),
-        [] => "the compose file cannot be read".to_owned(),
-    };
-    let start = ApiError::new(errors.reason(), message, advice);
+    let start = ApiError::new(errors.reason(), errors.to_string(), "correct the compose file, then create the release again");
     errors.errors.iter().fold(start, |api, error| {
         let path = if error.path.is_empty() { "compose".to_owned() } else { format!("compose.{}", error.path) };
         api.field(path, error.to_string())

@@ -1,0 +1,135 @@
+//! Lanes: tickets, one at a time, gates asked again.
+
+use chrono::TimeDelta;
+use sealift_common::{
+    decision::DecisionRecord,
+    failure::FailureCode,
+    id::ReplicaId,
+    job::{JobPhase, JobState},
+    promotion::PromotionState,
+    strategy::Strategy,
+    time::Clock as _,
+};
+use sealift_orchestrator::{
+    app::turn::Turn,
+    loops::{
+        driver::{Activity as _, Outcome},
+        scheduler::Scheduler,
+    },
+};
+
+use crate::world::{Act, World};
+
+#[tokio::test]
+async fn r1_jobs_of_a_lane_run_one_by_one_in_the_order_of_their_tickets() {
+    let world = World::new(2).await;
+    let mut jobs = Vec::new();
+    for content in ["v1", "v2", "v3"] {
+        let release = world.release(content).await;
+        jobs.push(world.promote(&release).await);
+    }
+    let mut tickets = Vec::new();
+    for job in &jobs {
+        tickets.push(world.job(*job).await.ticket);
+    }
+    assert_eq!(tickets, [1, 2, 3]);
+    for (index, job) in jobs.iter().enumerate() {
+        world.settle().await;
+        for (other, id) in jobs.iter().enumerate() {
+            let wanted = match other.cmp(&index) {
+                std::cmp::Ordering::Less => JobPhase::Succeeded,
+                std::cmp::Ordering::Equal => JobPhase::Running,
+                std::cmp::Ordering::Greater => JobPhase::Queued,
+            };
+            assert_eq!(world.phase(*id).await, wanted);
+        }
+        assert!(world.live().await.iter().all(|task| task.job_id == *job));
+        world.act(Act::Succeed).await;
+    }
+    world.settle().await;
+    assert_eq!(world.phase(jobs[2]).await, JobPhase::Succeeded);
+}
+
+#[tokio::test]
+async fn the_second_in_the_lane_is_told_its_place() {
+    let world = World::new(1).await;
+    let release = world.release("v1").await;
+    world.promote(&release).await;
+    world.settle().await;
+    let second = world.request(&world.wish(&release, Strategy::AllAtOnce {})).await;
+    let record = DecisionRecord::from_bytes(&second.decision.record).unwrap();
+    let lane = record.gates.last().unwrap();
+    assert_eq!(lane.reason, "LANE_BUSY");
+    assert!(lane.message.contains("place 1"), "{}", lane.message);
+}
+
+#[tokio::test]
+async fn gates_are_asked_again_when_the_turn_comes() {
+    let world = World::new(1).await;
+    let (first, second) = (world.release("v1").await, world.release("v2").await);
+    let job = world.promote(&first).await;
+    let waiting = world.promote(&second).await;
+    world.settle().await;
+    world.act(Act::Succeed).await;
+    world.offline.lock().unwrap().extend(world.targets[0].agent_id);
+    world.settle().await;
+    assert_eq!(world.phase(job).await, JobPhase::Succeeded);
+    assert!(
+        matches!(world.job(waiting).await.state, JobState::Failed { failure } if failure.code == FailureCode::GateClosed)
+    );
+    assert_eq!(world.state(waiting).await, PromotionState::Failed);
+    assert!(world.tasks(waiting).await.is_empty());
+}
+
+#[tokio::test]
+async fn after_a_start_absent_agents_are_waited_for() {
+    let world = World::new(1).await;
+    let release = world.release("v1").await;
+    let job = world.promote(&release).await;
+    world.offline.lock().unwrap().extend(world.targets[0].agent_id);
+    let mut core = world.core.clone();
+    core.rules.reconnect_grace = TimeDelta::seconds(60);
+    let mut scheduler = Scheduler::new(core, ReplicaId::new(world.clock.now()));
+    assert_eq!(scheduler.activate().await.unwrap(), Outcome::Idle);
+    assert_eq!(world.phase(job).await, JobPhase::Queued);
+    world.offline.lock().unwrap().clear();
+    assert_eq!(scheduler.activate().await.unwrap(), Outcome::More);
+    assert_eq!(world.phase(job).await, JobPhase::Running);
+}
+
+#[tokio::test]
+async fn a_plan_that_was_looked_at_is_the_one_that_is_carried_out() {
+    let world = World::new(1).await;
+    let (first, second) = (world.release("v1").await, world.release("v2").await);
+    let mut wish = world.wish(&second, Strategy::AllAtOnce {});
+    let plan = {
+        let mut tx = world.core.db.read().await.unwrap();
+        sealift_orchestrator::app::create_promotion::plan_promotion(&world.core, &mut tx, &wish).await.unwrap()
+    };
+    wish.plan_seen = Some(plan.plan_digest);
+    let job = world.promote(&first).await;
+    let bound = world.request(&wish).await.job.unwrap().id;
+    world.finish(job).await;
+    world.settle().await;
+    let failure = world.promotion(bound).await.failure.unwrap();
+    assert_eq!(failure.code, FailureCode::GateClosed);
+    assert!(failure.summary.contains("plan"), "{}", failure.summary);
+}
+
+#[tokio::test]
+async fn i10_a_scheduler_that_was_paused_beyond_its_lease_writes_nothing() {
+    let world = World::new(1).await;
+    let release = world.release("v1").await;
+    let job = world.promote(&release).await;
+    let now = world.clock.now();
+    let mut paused = Turn::new(world.core.db.clone(), "scheduler", ReplicaId::new(now));
+    assert!(paused.hold(now).await.unwrap());
+    let mut other = Turn::new(world.core.db.clone(), "scheduler", ReplicaId::new(now));
+    assert!(!other.hold(now).await.unwrap(), "one at a time");
+    world.clock.advance(TimeDelta::seconds(30));
+    assert!(other.hold(world.clock.now()).await.unwrap());
+    // It still believes that it holds the lease.
+    assert!(paused.write().await.is_err());
+    assert!(other.write().await.is_ok());
+    assert_eq!(world.phase(job).await, JobPhase::Queued);
+}
