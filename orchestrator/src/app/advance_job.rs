@@ -11,10 +11,7 @@ use sealift_common::{
     promotion::PromotionEvent,
     task::{SkipReason, TaskEvent, TaskPhase, TaskState, Wanted},
 };
-use sealift_store::{
-    Tx,
-    records::{Job, Task},
-};
+use sealift_store::{    Tx,     Job, Task, };
 
 use crate::{
     app::{

@@ -11,10 +11,7 @@ use sealift_common::{
     strategy::Limits,
     task::{TaskEvent, TaskPhase, TaskState, TaskStep},
 };
-use sealift_store::{
-    Tx,
-    records::{Job, Task},
-};
+use sealift_store::{    Tx,     Job, Task, };
 
 use crate::{
     app::{Core, ORCHESTRATOR},

@@ -7,7 +7,7 @@ use sealift_common::{
     strategy::Limits,
     task::{TaskEvent, Wanted},
 };
-use sealift_store::records::Task;
+use sealift_store::Task;
 
 /// Wait before the second attempt; each further one waits twice as long.
 const FIRST_WAIT: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use sealift_common::{
     job::{JobEvent, JobPhase},
     promotion::PromotionEvent,
 };
-use sealift_store::{Tx, records::Promotion};
+use sealift_store::{Tx, Promotion};
 
 use crate::status::ApiError;
 

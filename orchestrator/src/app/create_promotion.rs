@@ -12,10 +12,7 @@ use sealift_common::{
     release::Release,
     strategy::{Limits, Strategy},
 };
-use sealift_store::{
-    Tx,
-    records::{DecisionRow, Job, Promotion},
-};
+use sealift_store::{    Tx,     DecisionRow, Job, Promotion, };
 
 use crate::{
     app::{

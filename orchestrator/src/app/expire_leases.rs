@@ -7,7 +7,7 @@ use sealift_common::{
     inventory::AgentIntent,
     task::TaskEvent,
 };
-use sealift_store::{Tx, records::Task};
+use sealift_store::{Tx, Task};
 
 use crate::{
     app::{ORCHESTRATOR, advance_job::BATCH},

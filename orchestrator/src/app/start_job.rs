@@ -11,10 +11,7 @@ use sealift_common::{
     promotion::PromotionEvent,
     task::{SkipReason, TaskEvent, TaskState, Wanted},
 };
-use sealift_store::{
-    Tx,
-    records::{Job, Promotion, Task},
-};
+use sealift_store::{    Tx,     Job, Promotion, Task, };
 
 use crate::{
     app::{

@@ -10,10 +10,7 @@ use sealift_proto::v1::{
     GetJobRequest, GetJobResponse, ListJobsRequest, ListJobsResponse, StreamJobLogsRequest,
     StreamJobLogsResponse, WatchJobRequest, WatchJobResponse, job_service_server::JobService,
 };
-use sealift_store::{
-    Change, Tx,
-    records::{LogCursor, Task},
-};
+use sealift_store::{    Change, Tx,     LogCursor, Task, };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};

@@ -12,7 +12,7 @@ use sealift_proto::v1::{
     ListPromotionsResponse, PlanPromotionRequest, PlanPromotionResponse, WatchPromotionRequest,
     WatchPromotionResponse, promotion_service_server::PromotionService,
 };
-use sealift_store::{Change, Tx, records::Promotion};
+use sealift_store::{Change, Tx, Promotion};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};

@@ -8,10 +8,7 @@ use sealift_common::{
     release::Release,
 };
 use sealift_proto::v1 as pb;
-use sealift_store::{
-    Tx,
-    records::{EntityKind, Job, Promotion, Task},
-};
+use sealift_store::{    Tx,     EntityKind, Job, Promotion, Task, };
 
 use crate::{
     convert::{

@@ -9,7 +9,7 @@ use sealift_common::{
     task::{TaskPhase, TaskState},
 };
 use sealift_proto::v1::{self as pb, job::State as WireJob, task::State as WireTask};
-use sealift_store::records::{Job, StoredLogLine, Task, Transition};
+use sealift_store::{Job, StoredLogLine, Task, Transition};
 
 use crate::{
     convert::{failure, time, transition},

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sealift_common::{digest::Digest, plan::Plan, promotion::PromotionState, release::Release};
 use sealift_proto::v1::{self as pb, promotion::State as Wire};
-use sealift_store::records::{DecisionRow, Job, Promotion, Transition};
+use sealift_store::{DecisionRow, Job, Promotion, Transition};
 
 use crate::{
     convert::{decision, failure, limits, plan, time, transition},

@@ -1,7 +1,7 @@
 //! Histories.
 
 use sealift_proto::v1 as pb;
-use sealift_store::records::Transition;
+use sealift_store::Transition;
 
 use crate::convert::time;
 

@@ -22,7 +22,7 @@ mod logs;
 mod observations;
 mod pages;
 mod promotions;
-mod records;
+pub mod records;
 mod releases;
 mod rows;
 mod targets;

@@ -38,7 +38,10 @@ async fn r14_cancel_while_running_withdraws_what_waits_and_stops_what_runs() {
     world.cancel(job).await.unwrap();
     world.settle().await;
     use TaskPhase::{Cancelled, Running, Succeeded};
-    assert_eq!(world.phases(job).await, [Succeeded, Succeeded, Running, Running, Cancelled]);
+    assert_eq!(
+        world.phases(job).await,
+        [Succeeded, Succeeded, Running, Running, Cancelled]
+    );
     let live = world.live().await;
     assert!(live.iter().all(|task| task.wanted == Wanted::Stop));
     assert_eq!(world.phase(job).await, JobPhase::Running, "agents restore first");
@@ -46,7 +49,10 @@ async fn r14_cancel_while_running_withdraws_what_waits_and_stops_what_runs() {
     // This one was faster than the message: it tells what is true.
     world.act_on(&live[1], Act::Succeed).await;
     world.settle().await;
-    assert_eq!(world.phases(job).await, [Succeeded, Succeeded, Cancelled, Succeeded, Cancelled]);
+    assert_eq!(
+        world.phases(job).await,
+        [Succeeded, Succeeded, Cancelled, Succeeded, Cancelled]
+    );
     assert_eq!(world.phase(job).await, JobPhase::Cancelled);
     let promotion = world.promotion(job).await;
     assert_eq!(promotion.state, PromotionState::Cancelled);
@@ -57,7 +63,10 @@ async fn r14_cancel_while_running_withdraws_what_waits_and_stops_what_runs() {
 #[tokio::test]
 async fn r14_cancel_between_two_attempts_needs_no_agent() {
     let mut world = World::new(1).await;
-    world.limits = Limits { max_attempts: 3, ..Limits::default() };
+    world.limits = Limits {
+        max_attempts: 3,
+        ..Limits::default()
+    };
     let release = world.release("v1").await;
     let job = world.promote(&release).await;
     world.settle().await;

@@ -104,7 +104,9 @@ async fn a_plan_that_was_looked_at_is_the_one_that_is_carried_out() {
     let mut wish = world.wish(&second, Strategy::AllAtOnce {});
     let plan = {
         let mut tx = world.core.db.read().await.unwrap();
-        sealift_orchestrator::app::create_promotion::plan_promotion(&world.core, &mut tx, &wish).await.unwrap()
+        sealift_orchestrator::app::create_promotion::plan_promotion(&world.core, &mut tx, &wish)
+            .await
+            .unwrap()
     };
     wish.plan_seen = Some(plan.plan_digest);
     let job = world.promote(&first).await;

@@ -12,7 +12,9 @@ async fn r6_release_numbers_are_gapless_also_when_creations_fail() {
     for round in 1..=5_u64 {
         let mut tx = world.core.db.write().await.unwrap();
         let draft = world.draft(&format!("lost {round}"));
-        let lost = create_release(&mut tx, world.tenant, draft, "user/ci", now).await.unwrap();
+        let lost = create_release(&mut tx, world.tenant, draft, "user/ci", now)
+            .await
+            .unwrap();
         assert_eq!(lost.number, round);
         // The call fails after the number was taken.
         drop(tx);
@@ -41,7 +43,9 @@ async fn r16_the_same_commit_gives_the_same_release_and_other_content_is_refused
     let mut other = world.draft("v2");
     other.source = world.draft("v1").source;
     let mut tx = world.core.db.write().await.unwrap();
-    let error = create_release(&mut tx, world.tenant, other, "user/ci", world.clock.now()).await.unwrap_err();
+    let error = create_release(&mut tx, world.tenant, other, "user/ci", world.clock.now())
+        .await
+        .unwrap_err();
     assert_eq!(error.reason(), Reason::AlreadyExists);
 }
 
@@ -51,8 +55,12 @@ async fn short_names_find_the_one_project_that_they_fit() {
     let release = world.release("v1").await;
     let mut tx = world.core.db.write().await.unwrap();
     let mut twin = world.draft("twin");
-    twin.source = format!("gitlab.com/other/shop/api@{}", twin.source.commit).parse().unwrap();
-    create_release(&mut tx, world.tenant, twin, "user/ci", world.clock.now()).await.unwrap();
+    twin.source = format!("gitlab.com/other/shop/api@{}", twin.source.commit)
+        .parse()
+        .unwrap();
+    create_release(&mut tx, world.tenant, twin, "user/ci", world.clock.now())
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
 
     let mut tx = world.core.db.read().await.unwrap();
@@ -63,12 +71,17 @@ async fn short_names_find_the_one_project_that_they_fit() {
         format!("shop/api@{}", release.source.commit),
         format!("github.com/acme/shop/api/{}", release.source.commit),
     ] {
-        let found = resolve_release(&mut tx, world.tenant, &alias.parse().unwrap()).await.unwrap();
+        let found = resolve_release(&mut tx, world.tenant, &alias.parse().unwrap())
+            .await
+            .unwrap();
         assert_eq!(found.id, release.id, "{alias}");
     }
     let reason = async |tx: &mut sealift_store::Tx, alias: &str| {
         let alias: ReleaseAlias = alias.parse().unwrap();
-        resolve_release(tx, world.tenant, &alias).await.unwrap_err().reason()
+        resolve_release(tx, world.tenant, &alias)
+            .await
+            .unwrap_err()
+            .reason()
     };
     assert_eq!(reason(&mut tx, "shop/api#1").await, Reason::AmbiguousRelease);
     assert_eq!(reason(&mut tx, "acme/shop/api#2").await, Reason::NotFound);
@@ -85,7 +98,9 @@ async fn components_are_registered_with_the_shortest_free_name() {
     }
     other.content = other.manifest.content_digest().unwrap();
     let mut tx = world.core.db.write().await.unwrap();
-    let second = create_release(&mut tx, world.tenant, other, "user/ci", world.clock.now()).await.unwrap();
+    let second = create_release(&mut tx, world.tenant, other, "user/ci", world.clock.now())
+        .await
+        .unwrap();
     let name = |release: &sealift_common::release::Release| {
         release.components.values().next().unwrap().component.to_string()
     };

@@ -45,7 +45,10 @@ async fn r14_a_cancel_survives_a_restart_at_any_point() {
     for steps in 0..12 {
         let (phase, tasks) = die_after(steps, true).await;
         assert!(phase.is_terminal(), "after {steps} steps");
-        assert!(tasks.iter().all(|task| task.is_terminal()), "after {steps} steps: {tasks:?}");
+        assert!(
+            tasks.iter().all(|task| task.is_terminal()),
+            "after {steps} steps: {tasks:?}"
+        );
     }
 }
 

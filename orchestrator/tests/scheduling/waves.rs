@@ -37,14 +37,20 @@ async fn orders_are_signed_addressed_fenced_and_expire() {
     let key = sealift_common::keys::SigningKey::from_seed(&[7; 32]);
     let order = open_order(task.order.as_deref().unwrap(), &[key.public()]).unwrap();
     assert_eq!(order.agent_id, world.targets[0].agent_id.unwrap());
-    assert_eq!((order.target_id, order.job_id, order.task_id), (world.targets[0].id, job, task.id));
+    assert_eq!(
+        (order.target_id, order.job_id, order.task_id),
+        (world.targets[0].id, job, task.id)
+    );
     assert_eq!((order.attempt, order.fence), (1, task.fence));
     assert_eq!(order.expires_at - order.not_before, TimeDelta::minutes(15));
     assert_eq!(order.release.content, release.content);
     let promotion = world.promotion(job).await;
     assert_eq!(order.decision.plan, promotion.plan_digest);
     let mut tx = world.core.db.read().await.unwrap();
-    assert_eq!(order.decision.record, tx.latest_decision(promotion.id).await.unwrap().unwrap().digest);
+    assert_eq!(
+        order.decision.record,
+        tx.latest_decision(promotion.id).await.unwrap().unwrap().digest
+    );
 }
 
 #[tokio::test]
@@ -68,14 +74,28 @@ async fn i18_a_wave_starts_when_the_last_one_is_healthy_and_a_failing_one_stops_
     assert!(second.iter().all(|task| task.wave == 1) && second.len() == 2);
     world.act_on(&second[0], Act::Fail(FailureCode::Unhealthy)).await;
     world.settle().await;
-    assert_eq!(world.phase(job).await, JobPhase::Running, "the other one of the wave still works");
+    assert_eq!(
+        world.phase(job).await,
+        JobPhase::Running,
+        "the other one of the wave still works"
+    );
     world.act_on(&second[1], Act::Succeed).await;
     world.settle().await;
     use TaskPhase::{Failed, Skipped, Succeeded};
-    assert_eq!(world.phases(job).await, [Succeeded, Succeeded, Failed, Succeeded, Skipped]);
+    assert_eq!(
+        world.phases(job).await,
+        [Succeeded, Succeeded, Failed, Succeeded, Skipped]
+    );
     let rest = world.tasks(job).await.pop().unwrap();
-    assert_eq!(rest.state, TaskState::Skipped { reason: SkipReason::EarlierWaveFailed });
-    assert!(matches!(world.job(job).await.state, JobState::Failed { failure } if failure.code == FailureCode::Unhealthy));
+    assert_eq!(
+        rest.state,
+        TaskState::Skipped {
+            reason: SkipReason::EarlierWaveFailed
+        }
+    );
+    assert!(
+        matches!(world.job(job).await.state, JobState::Failed { failure } if failure.code == FailureCode::Unhealthy)
+    );
     let promotion = world.promotion(job).await;
     assert_eq!(promotion.state, PromotionState::Failed);
     assert_eq!(promotion.failure.unwrap().code, FailureCode::Unhealthy);
@@ -119,7 +139,9 @@ async fn a_target_that_runs_the_wanted_set_stays_untouched() {
     let again = world.promote(&release).await;
     world.settle().await;
     assert_eq!(world.phase(again).await, JobPhase::Succeeded, "nothing to do");
-    let skipped = TaskState::Skipped { reason: SkipReason::AlreadyRunning };
+    let skipped = TaskState::Skipped {
+        reason: SkipReason::AlreadyRunning,
+    };
     assert!(world.tasks(again).await.iter().all(|task| task.state == skipped));
     let plan: Plan = serde_json::from_str(&world.promotion(again).await.plan_json).unwrap();
     assert_eq!(plan.touched(), 0);
@@ -128,26 +150,49 @@ async fn a_target_that_runs_the_wanted_set_stays_untouched() {
 #[tokio::test]
 async fn a_failure_that_may_mend_itself_is_tried_again_with_a_higher_fence() {
     let mut world = World::new(1).await;
-    world.limits = Limits { max_attempts: 2, ..Limits::default() };
+    world.limits = Limits {
+        max_attempts: 2,
+        ..Limits::default()
+    };
     let release = world.release("v1").await;
     let job = world.promote(&release).await;
     world.settle().await;
     let first = world.live().await.pop().unwrap();
-    world.act_on(&first, Act::Fail(FailureCode::RegistryUnavailable)).await;
+    world
+        .act_on(&first, Act::Fail(FailureCode::RegistryUnavailable))
+        .await;
     world.settle().await;
     let waiting = world.tasks(job).await.pop().unwrap();
-    assert_eq!(waiting.state, TaskState::Running { step: TaskStep::RetryWait });
+    assert_eq!(
+        waiting.state,
+        TaskState::Running {
+            step: TaskStep::RetryWait
+        }
+    );
     assert_eq!(waiting.attempt, 1);
     world.clock.advance(TimeDelta::seconds(3));
     world.settle().await;
     let second = world.tasks(job).await.pop().unwrap();
     assert_eq!(second.attempt, 2);
     assert!(second.fence > first.fence);
-    world.act_on(&second, Act::Fail(FailureCode::RegistryUnavailable)).await;
+    world
+        .act_on(&second, Act::Fail(FailureCode::RegistryUnavailable))
+        .await;
     world.settle().await;
     assert_eq!(world.phase(job).await, JobPhase::Failed, "no third attempt");
-    let attempts = world.core.db.read().await.unwrap().attempts(second.id).await.unwrap();
-    assert_eq!(attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2]);
+    let attempts = world
+        .core
+        .db
+        .read()
+        .await
+        .unwrap()
+        .attempts(second.id)
+        .await
+        .unwrap();
+    assert_eq!(
+        attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(),
+        [1, 2]
+    );
 }
 
 #[tokio::test]
@@ -163,7 +208,11 @@ async fn a_lost_task_keeps_its_target_until_the_host_tells() {
     world.settle().await;
     assert_eq!(world.phases(job).await, [TaskPhase::Lost]);
     assert_eq!(world.phase(job).await, JobPhase::Running);
-    assert_eq!(world.phase(next).await, JobPhase::Queued, "nothing else may touch the target");
+    assert_eq!(
+        world.phase(next).await,
+        JobPhase::Queued,
+        "nothing else may touch the target"
+    );
     world.act(Act::Succeed).await;
     world.settle().await;
     assert_eq!(world.phase(job).await, JobPhase::Succeeded);
@@ -186,7 +235,9 @@ async fn i21_a_revoked_agent_does_not_keep_a_job_for_ever() {
         }
         let now = sealift_common::time::Clock::now(&world.clock);
         let mut tx = world.core.db.write().await.unwrap();
-        tx.revoke_agent(live[1].agent_id.unwrap(), "stolen", now).await.unwrap();
+        tx.revoke_agent(live[1].agent_id.unwrap(), "stolen", now)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         world.reap().await;
         world.settle().await;
@@ -208,13 +259,26 @@ async fn i16_every_stored_decision_evaluates_to_its_own_bytes() {
     assert_eq!(refused.promotion.state, PromotionState::Rejected);
     assert!(refused.job.is_none() && !refused.decision.passed);
     let mut tx = world.core.db.read().await.unwrap();
-    let started = tx.latest_decision(world.promotion(job).await.id).await.unwrap().unwrap();
+    let started = tx
+        .latest_decision(world.promotion(job).await.id)
+        .await
+        .unwrap()
+        .unwrap();
     for row in [&started, &refused.decision] {
         let record = DecisionRecord::from_bytes(&row.record).unwrap();
-        assert_eq!(sealift_common::decision::evaluate(record.inputs.clone()).to_bytes().unwrap(), row.record);
+        assert_eq!(
+            sealift_common::decision::evaluate(record.inputs.clone())
+                .to_bytes()
+                .unwrap(),
+            row.record
+        );
     }
     let record = DecisionRecord::from_bytes(&refused.decision.record).unwrap();
-    let failing: Vec<_> = record.gates.iter().filter(|answer| answer.verdict == Verdict::Fail).collect();
+    let failing: Vec<_> = record
+        .gates
+        .iter()
+        .filter(|answer| answer.verdict == Verdict::Fail)
+        .collect();
     assert_eq!(failing.len(), 1);
     assert_eq!(failing[0].reason, "AGENT_OFFLINE");
 }

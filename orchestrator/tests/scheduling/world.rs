@@ -14,7 +14,8 @@ use sealift_common::{
     failure::{Failure, FailureCode},
     id::{AgentId, EnvironmentId, JobId, ReplicaId, TargetId, TenantId},
     inventory::{
-        Agent, AgentFacts, AgentIntent, AgentStatus, Environment, EnvironmentClass, Target, TargetKind, Tenant,
+        Agent, AgentFacts, AgentIntent, AgentStatus, Environment, EnvironmentClass, Target, TargetKind,
+        Tenant,
     },
     job::JobPhase,
     keys::SigningKey,
@@ -44,10 +45,7 @@ use sealift_orchestrator::{
         scheduler::Scheduler,
     },
 };
-use sealift_store::{
-    Db, StoreConfig,
-    records::{Job, Promotion, Task},
-};
+use sealift_store::{Db, Job, Promotion, StoreConfig, Task};
 
 /// What an agent does with an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,11 +94,18 @@ fn core(db: Db, clock: &TestClock, offline: &Arc<Mutex<BTreeSet<AgentId>>>) -> C
         clock: Arc::new(clock.clone()),
         status_of: Arc::new(move |agent: &Agent| {
             let away = agent.intent == AgentIntent::Revoked || offline.lock().unwrap().contains(&agent.id);
-            if away { AgentStatus::Offline } else { AgentStatus::Online }
+            if away {
+                AgentStatus::Offline
+            } else {
+                AgentStatus::Online
+            }
         }),
         lease_of: Arc::new(|| Duration::from_secs(60)),
         sign_order: Arc::new(move |order| sign_order(order, &key)),
-        rules: Rules { reconnect_grace: TimeDelta::zero(), ..Rules::default() },
+        rules: Rules {
+            reconnect_grace: TimeDelta::zero(),
+            ..Rules::default()
+        },
     }
 }
 
@@ -112,7 +117,11 @@ impl World {
         let offline = Arc::default();
         let core = core(open(directory.path()).await, &clock, &offline);
         let now = clock.now();
-        let tenant = Tenant { id: TenantId::new(now), name: "acme".parse().unwrap(), created_at: now };
+        let tenant = Tenant {
+            id: TenantId::new(now),
+            name: "acme".parse().unwrap(),
+            created_at: now,
+        };
         let environment = environment(&tenant, "staging", now);
         let mut tx = core.db.write().await.unwrap();
         tx.insert_tenant(&tenant).await.unwrap();
@@ -173,7 +182,10 @@ impl World {
         tx.insert_agent(&agent).await.unwrap();
         tx.bind_target(target.id, agent.id, now).await.unwrap();
         tx.commit().await.unwrap();
-        Target { agent_id: Some(agent.id), ..target }
+        Target {
+            agent_id: Some(agent.id),
+            ..target
+        }
     }
 
     /// What a release is made of; `content` says which image.
@@ -195,7 +207,9 @@ impl World {
         };
         let commit = &Digest::of(format!("commit {content}").as_bytes()).to_hex()[..40];
         Draft {
-            source: format!("github.com/acme/shop/{project}@{commit}").parse().unwrap(),
+            source: format!("github.com/acme/shop/{project}@{commit}")
+                .parse()
+                .unwrap(),
             content: manifest.content_digest().unwrap(),
             manifest,
         }
@@ -205,7 +219,9 @@ impl World {
     pub async fn release(&self, content: &str) -> Release {
         let mut tx = self.core.db.write().await.unwrap();
         let draft = self.draft(content);
-        let release = create_release(&mut tx, self.tenant, draft, "user/ci", self.clock.now()).await.unwrap();
+        let release = create_release(&mut tx, self.tenant, draft, "user/ci", self.clock.now())
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         release
     }
@@ -219,7 +235,10 @@ impl World {
             limits: self.limits,
             change_summary: String::new(),
             plan_seen: None,
-            requester: Requester { actor: "user/alice".into(), role: Role::Deployer },
+            requester: Requester {
+                actor: "user/alice".into(),
+                role: Role::Deployer,
+            },
         }
     }
 
@@ -234,14 +253,21 @@ impl World {
 
     /// Requests a promotion of the release to all targets at once; answers its job.
     pub async fn promote(&self, release: &Release) -> JobId {
-        self.request(&self.wish(release, Strategy::AllAtOnce {})).await.job.unwrap().id
+        self.request(&self.wish(release, Strategy::AllAtOnce {}))
+            .await
+            .job
+            .unwrap()
+            .id
     }
 
     /// One activation of the scheduler.
     pub async fn step(&self) -> Outcome {
-        let mut scheduler = self.scheduler.lock().unwrap().take().unwrap_or_else(|| {
-            Scheduler::new(self.core.clone(), ReplicaId::new(self.clock.now()))
-        });
+        let mut scheduler = self
+            .scheduler
+            .lock()
+            .unwrap()
+            .take()
+            .unwrap_or_else(|| Scheduler::new(self.core.clone(), ReplicaId::new(self.clock.now())));
         let outcome = scheduler.activate().await.unwrap();
         *self.scheduler.lock().unwrap() = Some(scheduler);
         outcome
@@ -265,8 +291,17 @@ impl World {
 
     /// A new process over the same database file, as after `kill -9`.
     pub async fn restart(self) -> Self {
-        let Self { core: old, clock, tenant, environment, targets, offline, directory, limits, scheduler } =
-            self;
+        let Self {
+            core: old,
+            clock,
+            tenant,
+            environment,
+            targets,
+            offline,
+            directory,
+            limits,
+            scheduler,
+        } = self;
         drop(scheduler);
         old.db.clone().close().await;
         drop(old);
@@ -287,7 +322,15 @@ impl World {
     }
 
     pub async fn job(&self, id: JobId) -> Job {
-        self.core.db.read().await.unwrap().job_by_id(id).await.unwrap().unwrap()
+        self.core
+            .db
+            .read()
+            .await
+            .unwrap()
+            .job_by_id(id)
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     pub async fn phase(&self, id: JobId) -> JobPhase {
@@ -299,13 +342,20 @@ impl World {
     }
 
     pub async fn phases(&self, id: JobId) -> Vec<TaskPhase> {
-        self.tasks(id).await.iter().map(|task| task.state.phase()).collect()
+        self.tasks(id)
+            .await
+            .iter()
+            .map(|task| task.state.phase())
+            .collect()
     }
 
     pub async fn promotion(&self, id: JobId) -> Promotion {
         let mut tx = self.core.db.read().await.unwrap();
         let job = tx.job_by_id(id).await.unwrap().unwrap();
-        tx.promotion(job.tenant_id, job.promotion_id).await.unwrap().unwrap()
+        tx.promotion(job.tenant_id, job.promotion_id)
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     pub async fn state(&self, id: JobId) -> PromotionState {
@@ -314,8 +364,18 @@ impl World {
 
     /// What the environment runs: component to digest.
     pub async fn active(&self) -> BTreeMap<String, Digest> {
-        let rows = self.core.db.read().await.unwrap().active(self.environment.id).await.unwrap();
-        rows.into_iter().map(|row| (row.component.name.to_string(), row.digest)).collect()
+        let rows = self
+            .core
+            .db
+            .read()
+            .await
+            .unwrap()
+            .active(self.environment.id)
+            .await
+            .unwrap();
+        rows.into_iter()
+            .map(|row| (row.component.name.to_string(), row.digest))
+            .collect()
     }
 
     /// Every live task that an agent has heard of, in the order of targets.
@@ -343,7 +403,12 @@ impl World {
         let actor = format!("agent/{}", task.agent_id.unwrap());
         let mut tx = self.core.db.write().await.unwrap();
         let mut task = tx.task(task.id).await.unwrap().unwrap();
-        let mut events = vec![TaskEvent::Accepted, TaskEvent::Progressed { step: TaskStep::Pulling }];
+        let mut events = vec![
+            TaskEvent::Accepted,
+            TaskEvent::Progressed {
+                step: TaskStep::Pulling,
+            },
+        ];
         match act {
             Act::Begin => {}
             Act::Succeed => events.push(TaskEvent::Succeeded),
@@ -361,9 +426,18 @@ impl World {
             let release = tx.release(self.tenant, job.release_id).await.unwrap().unwrap();
             let sticker = Digest::of(task.id.to_string().as_bytes());
             let project = &release.source.project;
-            tx.set_current(task.target_id, project, job.id, task.id, release.id, task.fence, sticker, now)
-                .await
-                .unwrap();
+            tx.set_current(
+                task.target_id,
+                project,
+                job.id,
+                task.id,
+                release.id,
+                task.fence,
+                sticker,
+                now,
+            )
+            .await
+            .unwrap();
             let seen = observation(&task, &release, sticker, now);
             tx.put_observation(&seen, now).await.unwrap();
         }
@@ -389,9 +463,14 @@ impl World {
         let promotion = self.promotion(id).await;
         let mut tx = self.core.db.write().await.unwrap();
         let now = self.clock.now();
-        let cancelled =
-            sealift_orchestrator::app::cancel_promotion::cancel_promotion(&mut tx, promotion, "", "user/alice", now)
-                .await?;
+        let cancelled = sealift_orchestrator::app::cancel_promotion::cancel_promotion(
+            &mut tx,
+            promotion,
+            "",
+            "user/alice",
+            now,
+        )
+        .await?;
         tx.commit().await.unwrap();
         Ok(cancelled)
     }
@@ -413,7 +492,12 @@ pub fn environment(tenant: &Tenant, name: &str, now: DateTime<chrono::Utc>) -> E
 }
 
 /// What the host looks like after the task.
-fn observation(task: &Task, release: &Release, sticker: Digest, now: DateTime<chrono::Utc>) -> TargetObservation {
+fn observation(
+    task: &Task,
+    release: &Release,
+    sticker: Digest,
+    now: DateTime<chrono::Utc>,
+) -> TargetObservation {
     let containers = release
         .manifest
         .services
@@ -430,7 +514,11 @@ fn observation(task: &Task, release: &Release, sticker: Digest, now: DateTime<ch
             health: ContainerHealth::Healthy,
         })
         .collect();
-    let sticker = StickerObservation::Present { digest: sticker, release: release.content, fence: task.fence };
+    let sticker = StickerObservation::Present {
+        digest: sticker,
+        release: release.content,
+        fence: task.fence,
+    };
     let project = ProjectObservation { sticker, containers };
     TargetObservation {
         target_id: task.target_id,
