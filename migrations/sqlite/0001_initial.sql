@@ -53,6 +53,7 @@ CREATE TABLE agents (
     CONSTRAINT agent_tenant UNIQUE (tenant_id, id)
 ) STRICT;
 CREATE INDEX agents_by_name ON agents (tenant_id, name, id);
+CREATE INDEX agents_revoked ON agents (id) WHERE intent = 'revoked';
 
 -- Heartbeats have a table of their own: they are written in bulk all the time and must not touch the agents' rows.
 CREATE TABLE agent_heartbeats (

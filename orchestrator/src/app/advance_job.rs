@@ -136,7 +136,7 @@ async fn attend(core: &Core, turn: &Turn, job: &Job, tasks: &[Task]) -> Result<A
         let mut tx = turn.write().await?;
         for task in undated {
             let wait = TimeDelta::from_std(attempts::retry_wait(task.attempt)).unwrap_or(TimeDelta::minutes(1));
-            tx.set_task_retry(task, now + wait).await?;
+            tx.set_task_retry(task, now + wait, ORCHESTRATOR, now).await?;
         }
         tx.commit().await?;
         return Ok(Advance::Worked);
@@ -158,7 +158,7 @@ async fn stop(core: &Core, turn: &Turn, tasks: &[Task]) -> Result<Advance, ApiEr
         if is_between_attempts(task) {
             tx.apply_task_event(task, &TaskEvent::Withdrawn, ORCHESTRATOR, now).await?;
         } else {
-            tx.set_task_wanted(task, Wanted::Stop, now).await?;
+            tx.set_task_wanted(task, Wanted::Stop, ORCHESTRATOR, now).await?;
         }
     }
     tx.commit().await?;

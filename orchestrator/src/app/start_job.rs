@@ -69,7 +69,7 @@ pub async fn start_job(
     let promotion = if promotion.plan_digest == survey.plan_digest {
         promotion
     } else {
-        tx.update_promotion_plan(&promotion, &survey.plan_json, survey.plan_digest).await?
+        tx.update_promotion_plan(&promotion, &survey.plan_json, survey.plan_digest, ORCHESTRATOR, now).await?
     };
     make_tasks(tx, &job, &survey, now).await?;
     tx.apply_job_event(&job, &JobEvent::Started, ORCHESTRATOR, now).await?;

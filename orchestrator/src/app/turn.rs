@@ -49,7 +49,7 @@ impl Turn {
     pub async fn write(&self) -> Result<Tx, ApiError> {
         let (epoch, _) = self.held.ok_or_else(|| self.lost())?;
         let mut tx = self.db.write().await?;
-        if tx.check_lease(self.name, self.holder, epoch).await? { Ok(tx) } else { Err(self.lost()) }
+        if tx.check_lease(self.name, &self.holder, epoch).await? { Ok(tx) } else { Err(self.lost()) }
     }
 
     /// A read transaction.

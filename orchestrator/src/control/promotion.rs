@@ -85,12 +85,7 @@ impl Promotions {
         let tenant = tenant_of(caller)?;
         let resource = request.environment.clone();
         let method = "sealift.v1.PromotionService/CreatePromotion";
-        mutate(&self.app, caller, method, &request.request_id, &request, &resource, async |tx| {
-            let wanted = to_new_promotion(tx, tenant, caller, &request).await?;
-            let requested = create_promotion(&self.core, tx, &wanted).await?;
-            let promotion = promotion_message(tx, &requested.promotion, Detail::Whole).await?;
-            Ok(CreatePromotionResponse { promotion: Some(promotion) })
-        })
+        mutate(&self.app, caller, method, &request.request_id, &request, &resource, @@C@@
         .await
     }
 

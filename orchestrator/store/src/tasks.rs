@@ -54,6 +54,10 @@ statements! {
         "SELECT ", columns!(""), " FROM tasks WHERE lease_until IS NOT NULL AND lease_until < $1 ",
         "ORDER BY lease_until LIMIT $2"
     };
+    LIVE_OF_REVOKED = {
+        "SELECT ", columns!("t."), " FROM agents g JOIN tasks t ON t.agent_id = g.id AND t.", live!(),
+        " WHERE g.intent = 'revoked' ORDER BY t.id LIMIT $1"
+    };
     DUE_RETRIES = {
         "SELECT ", columns!(""), " FROM tasks WHERE retry_at IS NOT NULL AND retry_at <= $1 ORDER BY retry_at LIMIT $2"
     };
@@ -186,6 +190,13 @@ impl Tx {
             .bind(i64::from(limit))
             .fetch_all(conn)
             .await)?;
+        all(rows)
+    }
+
+    /// Live tasks of agents that were revoked: nobody will ever report on them.
+    pub async fn live_tasks_of_revoked_agents(&mut self, limit: u32) -> Result<Vec<Task>> {
+        let rows: Vec<TaskRow> =
+            on!(self, |conn| sqlx::query_as(LIVE_OF_REVOKED).bind(i64::from(limit)).fetch_all(conn).await)?;
         all(rows)
     }
 
