@@ -10,6 +10,8 @@ use crate::{
     config::Config,
     gateway::presence::Presence,
     identity::{Ca, OrchestratorKeys, ServerCertificate},
+    loops::health::LoopHealth,
+    registry::Registry,
     revocations::Revocations,
 };
 
@@ -35,6 +37,10 @@ pub struct App {
     pub identity: Arc<Identity>,
     /// Which agents are connected here.
     pub presence: Arc<Presence>,
+    /// Image registries.
+    pub registry: Arc<Registry>,
+    /// How the background loops are.
+    pub loops: LoopHealth,
     /// Settings.
     pub config: Arc<Config>,
     /// Ends streams of revoked principals.

@@ -73,11 +73,7 @@ impl Watch {
     }
 
     /// Sends; an error says that nobody listens any more or that the caller was revoked meanwhile.
-    pub async fn send<T>(
-        &mut self,
-        to: &mpsc::Sender<Result<T, Status>>,
-        message: T,
-    ) -> Result<(), Status> {
+    pub async fn send<T>(&mut self, to: &mpsc::Sender<Result<T, Status>>, message: T) -> Result<(), Status> {
         let sent = tokio::select! {
             () = self.revoked.cancelled() => return Err(revoked()),
             () = self.shutdown.cancelled() => return Err(shutting_down()),
@@ -110,9 +106,13 @@ fn revoked() -> Status {
 }
 
 fn shutting_down() -> Status {
-    ApiError::new(Reason::ShuttingDown, "the orchestrator is going down", "connect again")
-        .retry_after(Duration::from_secs(1))
-        .into()
+    ApiError::new(
+        Reason::ShuttingDown,
+        "the orchestrator is going down",
+        "connect again",
+    )
+    .retry_after(Duration::from_secs(1))
+    .into()
 }
 
 /// Runs `serve` beside the call and hands out what it sends. `serve` ends when nobody listens; its error is the stream's last word.

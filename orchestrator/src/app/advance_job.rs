@@ -11,7 +11,7 @@ use sealift_common::{
     promotion::PromotionEvent,
     task::{SkipReason, TaskEvent, TaskPhase, TaskState, Wanted},
 };
-use sealift_store::{    Tx,     Job, Task, };
+use sealift_store::{Job, Task, Tx};
 
 use crate::{
     app::{
@@ -40,7 +40,11 @@ pub enum Advance {
 /// Does the next piece of work of the job.
 pub async fn advance_job(core: &Core, turn: &Turn, id: JobId) -> Result<Advance, ApiError> {
     let mut tx = turn.read().await?;
-    let Some(job) = tx.job_by_id(id).await?.filter(|job| job.state.phase() == JobPhase::Running) else {
+    let Some(job) = tx
+        .job_by_id(id)
+        .await?
+        .filter(|job| job.state.phase() == JobPhase::Running)
+    else {
         return Ok(Advance::Idle);
     };
     let tasks = tx.tasks_of_job(id).await?;
@@ -53,8 +57,12 @@ pub async fn advance_job(core: &Core, turn: &Turn, id: JobId) -> Result<Advance,
         }
         JobNext::CloseRest => close_rest(core, turn, &job, &tasks).await,
         JobNext::OpenWave(wave) => {
-            let opened = order(core, turn, &job, tasks.iter().filter(|task| task.wave == wave)).await?;
-            if opened == Advance::Idle { attend(core, turn, &job, &tasks).await } else { Ok(opened) }
+            let opened = order(core, turn, &job, &tasks, |task, wave| task.wave == wave, wave).await?;
+            if opened == Advance::Idle {
+                attend(core, turn, &job, &tasks).await
+            } else {
+                Ok(opened)
+            }
         }
         JobNext::Wait => attend(core, turn, &job, &tasks).await,
     }
@@ -82,30 +90,38 @@ fn summaries(tasks: &[Task]) -> Vec<TaskSummary> {
 }
 
 /// Makes orders for the first batch of those that want one.
-async fn order<'a>(
+async fn order(
     core: &Core,
     turn: &Turn,
     job: &Job,
-    tasks: impl Iterator<Item = &'a Task>,
+    tasks: &[Task],
+    among: fn(&Task, u32) -> bool,
+    wave: u32,
 ) -> Result<Advance, ApiError> {
     let now = core.clock.now();
-    let mut waiting = tasks.filter(|task| wants_order(task, now)).peekable();
-    if waiting.peek().is_none() {
+    let waiting: Vec<&Task> = tasks
+        .iter()
+        .filter(|task| among(task, wave) && wants_order(task, now))
+        .collect();
+    if waiting.is_empty() {
         return Ok(Advance::Idle);
     }
     let mut tx = turn.write().await?;
     let orders = Orders::of(&mut tx, job).await?;
     // Targets that are still occupied must not keep those behind them waiting.
     let mut changed = 0;
-    while changed < BATCH {
-        let batch: Vec<&Task> = waiting.by_ref().take(BATCH).collect();
-        if batch.is_empty() {
+    for batch in waiting.chunks(BATCH) {
+        changed += assign_tasks(core, &mut tx, &orders, batch).await?;
+        if changed >= BATCH {
             break;
         }
-        changed += assign_tasks(core, &mut tx, &orders, &batch).await?;
     }
     tx.commit().await?;
-    Ok(if changed == 0 { Advance::Idle } else { Advance::Worked })
+    Ok(if changed == 0 {
+        Advance::Idle
+    } else {
+        Advance::Worked
+    })
 }
 
 /// After a failure or a cancel: what has not begun never begins.
@@ -113,11 +129,17 @@ async fn close_rest(core: &Core, turn: &Turn, job: &Job, tasks: &[Task]) -> Resu
     let event = if job.stop {
         TaskEvent::Withdrawn
     } else {
-        TaskEvent::Skipped { reason: SkipReason::EarlierWaveFailed }
+        TaskEvent::Skipped {
+            reason: SkipReason::EarlierWaveFailed,
+        }
     };
     let now = core.clock.now();
     let mut tx = turn.write().await?;
-    for task in tasks.iter().filter(|task| task.state.phase() == TaskPhase::Pending).take(BATCH) {
+    for task in tasks
+        .iter()
+        .filter(|task| task.state.phase() == TaskPhase::Pending)
+        .take(BATCH)
+    {
         tx.apply_task_event(task, &event, ORCHESTRATOR, now).await?;
     }
     tx.commit().await?;
@@ -130,25 +152,27 @@ async fn attend(core: &Core, turn: &Turn, job: &Job, tasks: &[Task]) -> Result<A
         return stop(core, turn, tasks).await;
     }
     let now = core.clock.now();
-    let undated: Vec<_> =
-        tasks.iter().filter(|task| is_between_attempts(task) && task.retry_at.is_none()).take(BATCH).collect();
+    let undated: Vec<_> = tasks
+        .iter()
+        .filter(|task| is_between_attempts(task) && task.retry_at.is_none())
+        .take(BATCH)
+        .collect();
     if !undated.is_empty() {
         let mut tx = turn.write().await?;
         for task in undated {
-            let wait = TimeDelta::from_std(attempts::retry_wait(task.attempt)).unwrap_or(TimeDelta::minutes(1));
+            let wait =
+                TimeDelta::from_std(attempts::retry_wait(task.attempt)).unwrap_or(TimeDelta::minutes(1));
             tx.set_task_retry(task, now + wait, ORCHESTRATOR, now).await?;
         }
         tx.commit().await?;
         return Ok(Advance::Worked);
     }
-    order(core, turn, job, tasks.iter().filter(|task| is_between_attempts(task))).await
+    order(core, turn, job, tasks, |task, _| is_between_attempts(task), 0).await
 }
 
 async fn stop(core: &Core, turn: &Turn, tasks: &[Task]) -> Result<Advance, ApiError> {
     let now = core.clock.now();
-    let told = |task: &&Task| {
-        is_between_attempts(task) || (reaches_host(task) && task.wanted == Wanted::Run)
-    };
+    let told = |task: &&Task| is_between_attempts(task) || (reaches_host(task) && task.wanted == Wanted::Run);
     let batch: Vec<_> = tasks.iter().filter(told).take(BATCH).collect();
     if batch.is_empty() {
         return Ok(Advance::Idle);
@@ -156,7 +180,8 @@ async fn stop(core: &Core, turn: &Turn, tasks: &[Task]) -> Result<Advance, ApiEr
     let mut tx = turn.write().await?;
     for task in batch {
         if is_between_attempts(task) {
-            tx.apply_task_event(task, &TaskEvent::Withdrawn, ORCHESTRATOR, now).await?;
+            tx.apply_task_event(task, &TaskEvent::Withdrawn, ORCHESTRATOR, now)
+                .await?;
         } else {
             tx.set_task_wanted(task, Wanted::Stop, ORCHESTRATOR, now).await?;
         }
@@ -183,7 +208,8 @@ async fn end_job(core: &Core, turn: &Turn, job: &Job, event: &JobEvent) -> Resul
         JobEvent::Started => return Err(ApiError::internal("a running job cannot end by starting")),
     };
     let ended = tx.apply_job_event(job, event, ORCHESTRATOR, now).await?;
-    tx.apply_promotion_event(&promotion, outcome, failure.as_ref(), ORCHESTRATOR, now).await?;
+    tx.apply_promotion_event(&promotion, outcome, failure.as_ref(), ORCHESTRATOR, now)
+        .await?;
     if ended.state.phase() == JobPhase::Succeeded {
         activate(&mut tx, &ended, now).await?;
     }
@@ -196,15 +222,20 @@ async fn activate(tx: &mut Tx, job: &Job, now: chrono::DateTime<chrono::Utc>) ->
         .release(job.tenant_id, job.release_id)
         .await?
         .ok_or_else(|| ApiError::internal("a job without its release"))?;
-    let active: BTreeMap<ComponentId, ReleaseId> =
-        tx.active(job.environment_id).await?.into_iter().map(|row| (row.component.id, row.release)).collect();
+    let active: BTreeMap<ComponentId, ReleaseId> = tx
+        .active(job.environment_id)
+        .await?
+        .into_iter()
+        .map(|row| (row.component.id, row.release))
+        .collect();
     let is_active = release
         .components
         .values()
         .all(|component| active.get(&component.component_id) == Some(&release.id));
     // Promoting what is active already keeps "since when" true.
     if !is_active {
-        tx.activate_release(job.environment_id, &release, job.id, now).await?;
+        tx.activate_release(job.environment_id, &release, job.id, now)
+            .await?;
     }
     Ok(())
 }

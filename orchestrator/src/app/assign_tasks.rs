@@ -11,7 +11,7 @@ use sealift_common::{
     strategy::Limits,
     task::{TaskEvent, TaskPhase, TaskState, TaskStep},
 };
-use sealift_store::{    Tx,     Job, Task, };
+use sealift_store::{Job, Task, Tx};
 
 use crate::{
     app::{Core, ORCHESTRATOR},
@@ -32,10 +32,18 @@ impl Orders {
     pub async fn of(tx: &mut Tx, job: &Job) -> Result<Self, ApiError> {
         let missing = |what| ApiError::internal(format!("a job without its {what}"));
         let tenant = tx.tenant(job.tenant_id).await?.ok_or_else(|| missing("tenant"))?;
-        let promotion =
-            tx.promotion(job.tenant_id, job.promotion_id).await?.ok_or_else(|| missing("promotion"))?;
-        let decision = tx.latest_decision(promotion.id).await?.ok_or_else(|| missing("decision"))?;
-        let release = tx.release(job.tenant_id, job.release_id).await?.ok_or_else(|| missing("release"))?;
+        let promotion = tx
+            .promotion(job.tenant_id, job.promotion_id)
+            .await?
+            .ok_or_else(|| missing("promotion"))?;
+        let decision = tx
+            .latest_decision(promotion.id)
+            .await?
+            .ok_or_else(|| missing("decision"))?;
+        let release = tx
+            .release(job.tenant_id, job.release_id)
+            .await?
+            .ok_or_else(|| missing("release"))?;
         Ok(Self {
             tenant: tenant.name,
             decision: DecisionRef {
@@ -69,7 +77,8 @@ pub async fn assign_tasks(
         match server_of(tx, target.as_ref()).await? {
             Ok((target, agent)) => assign(core, tx, orders, task, target, agent, now).await?,
             Err(failure) => {
-                tx.apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now).await?;
+                tx.apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now)
+                    .await?;
             }
         }
         changed += 1;
@@ -84,7 +93,10 @@ async fn server_of<'a>(
     target: Option<&'a Target>,
 ) -> Result<Result<(&'a Target, AgentId), Failure>, ApiError> {
     let Some(target) = target.filter(|target| target.archived_at.is_none()) else {
-        return Ok(Err(Failure::new(FailureCode::AgentLost, "the target was archived")));
+        return Ok(Err(Failure::new(
+            FailureCode::AgentLost,
+            "the target was archived",
+        )));
     };
     let agent = match target.agent_id {
         Some(id) => tx.agent_by_id(id).await?,
@@ -92,8 +104,14 @@ async fn server_of<'a>(
     };
     Ok(match agent {
         Some(agent) if agent.intent == AgentIntent::Active => Ok((target, agent.id)),
-        Some(_) => Err(Failure::new(FailureCode::AgentRevoked, format!("the agent of {} was revoked", target.name))),
-        None => Err(Failure::new(FailureCode::AgentLost, format!("no agent is enrolled for {}", target.name))),
+        Some(_) => Err(Failure::new(
+            FailureCode::AgentRevoked,
+            format!("the agent of {} was revoked", target.name),
+        )),
+        None => Err(Failure::new(
+            FailureCode::AgentLost,
+            format!("no agent is enrolled for {}", target.name),
+        )),
     })
 }
 
@@ -128,7 +146,8 @@ async fn assign(
     };
     let signed = (core.sign_order)(&order).map_err(ApiError::internal)?;
     let lease = core.lease_until(now);
-    tx.assign_task(task, agent_id, attempt, fence, &signed, lease, ORCHESTRATOR, now).await?;
+    tx.assign_task(task, agent_id, attempt, fence, &signed, lease, ORCHESTRATOR, now)
+        .await?;
     Ok(())
 }
 
@@ -136,7 +155,9 @@ async fn assign(
 pub fn wants_order(task: &Task, now: DateTime<Utc>) -> bool {
     match &task.state {
         TaskState::Pending => true,
-        TaskState::Running { step: TaskStep::RetryWait } => task.retry_at.is_some_and(|at| at <= now),
+        TaskState::Running {
+            step: TaskStep::RetryWait,
+        } => task.retry_at.is_some_and(|at| at <= now),
         TaskState::Running { .. }
         | TaskState::Assigned
         | TaskState::Accepted
@@ -156,5 +177,10 @@ pub fn reaches_host(task: &Task) -> bool {
 /// Whether it waits between two attempts: nothing of it is on the host then.
 pub fn is_between_attempts(task: &Task) -> bool {
     task.state.phase() == TaskPhase::Running
-        && matches!(task.state, TaskState::Running { step: TaskStep::RetryWait })
+        && matches!(
+            task.state,
+            TaskState::Running {
+                step: TaskStep::RetryWait
+            }
+        )
 }

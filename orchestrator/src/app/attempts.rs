@@ -24,9 +24,13 @@ fn decide(wanted: Wanted, attempt: u32, failure: &Failure, limits: &Limits) -> T
     // A target that could not be restored is in an unknown state: another attempt would build on sand.
     let hopeless = !failure.code.retryable() || failure.code == FailureCode::RestoreFailed;
     if hopeless || wanted == Wanted::Stop || attempt >= limits.max_attempts {
-        TaskEvent::Failed { failure: failure.clone() }
+        TaskEvent::Failed {
+            failure: failure.clone(),
+        }
     } else {
-        TaskEvent::AttemptFailed { failure: failure.clone() }
+        TaskEvent::AttemptFailed {
+            failure: failure.clone(),
+        }
     }
 }
 
@@ -42,7 +46,10 @@ mod tests {
 
     #[test]
     fn only_what_may_mend_itself_is_tried_again_and_only_so_often() {
-        let limits = Limits { max_attempts: 3, ..Limits::default() };
+        let limits = Limits {
+            max_attempts: 3,
+            ..Limits::default()
+        };
         let flaky = Failure::new(FailureCode::RegistryUnavailable, "registry away");
         let broken = Failure::new(FailureCode::Unhealthy, "sick");
         let name = |wanted, attempt, failure| decide(wanted, attempt, failure, &limits).name();

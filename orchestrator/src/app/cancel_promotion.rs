@@ -8,7 +8,7 @@ use sealift_common::{
     job::{JobEvent, JobPhase},
     promotion::PromotionEvent,
 };
-use sealift_store::{Tx, Promotion};
+use sealift_store::{Promotion, Tx};
 
 use crate::status::ApiError;
 
@@ -33,11 +33,14 @@ pub async fn cancel_promotion(
             tx.apply_job_event(&job, &JobEvent::Cancelled, actor, now).await?;
             let failure = Failure::new(FailureCode::Cancelled, summary(reason, actor));
             let event = PromotionEvent::JobCancelled;
-            Ok(tx.apply_promotion_event(&promotion, event, Some(&failure), actor, now).await?)
+            Ok(tx
+                .apply_promotion_event(&promotion, event, Some(&failure), actor, now)
+                .await?)
         }
         JobPhase::Running => {
             if !job.stop {
-                tx.request_job_stop(&job, &summary(reason, actor), actor, now).await?;
+                tx.request_job_stop(&job, &summary(reason, actor), actor, now)
+                    .await?;
             }
             Ok(promotion)
         }
@@ -46,7 +49,11 @@ pub async fn cancel_promotion(
 }
 
 fn summary(reason: &str, actor: &str) -> String {
-    if reason.is_empty() { format!("cancelled by {actor}") } else { format!("cancelled by {actor}: {reason}") }
+    if reason.is_empty() {
+        format!("cancelled by {actor}")
+    } else {
+        format!("cancelled by {actor}: {reason}")
+    }
 }
 
 fn ended(promotion: &Promotion) -> ApiError {
@@ -55,5 +62,9 @@ fn ended(promotion: &Promotion) -> ApiError {
         format!("the promotion has ended already: it is {}", promotion.state),
         "nothing is left to cancel; see sealift promotion get",
     )
-    .precondition("PROMOTION_ENDED", format!("promotions/{}", promotion.id), promotion.state.as_str())
+    .precondition(
+        "PROMOTION_ENDED",
+        format!("promotions/{}", promotion.id),
+        promotion.state.as_str(),
+    )
 }

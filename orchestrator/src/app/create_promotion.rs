@@ -12,7 +12,7 @@ use sealift_common::{
     release::Release,
     strategy::{Limits, Strategy},
 };
-use sealift_store::{    Tx,     DecisionRow, Job, Promotion, };
+use sealift_store::{DecisionRow, Job, Promotion, Tx};
 
 use crate::{
     app::{
@@ -105,11 +105,18 @@ pub async fn create_promotion(
     if !survey.record.passed() {
         let failure = Failure::new(FailureCode::GateClosed, survey.record.refusal());
         let event = PromotionEvent::GatesRefused;
-        let promotion = tx.apply_promotion_event(&promotion, event, Some(&failure), ORCHESTRATOR, now).await?;
-        return Ok(Requested { promotion, decision, job: None });
+        let promotion = tx
+            .apply_promotion_event(&promotion, event, Some(&failure), ORCHESTRATOR, now)
+            .await?;
+        return Ok(Requested {
+            promotion,
+            decision,
+            job: None,
+        });
     }
-    let promotion =
-        tx.apply_promotion_event(&promotion, PromotionEvent::GatesPassed, None, ORCHESTRATOR, now).await?;
+    let promotion = tx
+        .apply_promotion_event(&promotion, PromotionEvent::GatesPassed, None, ORCHESTRATOR, now)
+        .await?;
     let job = Job {
         id: JobId::new(now),
         tenant_id: promotion.tenant_id,
@@ -127,7 +134,11 @@ pub async fn create_promotion(
         finished_at: None,
     };
     tx.insert_job(&job).await?;
-    Ok(Requested { promotion, decision, job: Some(job) })
+    Ok(Requested {
+        promotion,
+        decision,
+        job: Some(job),
+    })
 }
 
 /// The row of a survey's decision.

@@ -40,8 +40,7 @@ pub async fn prepare(
     if compose.is_empty() {
         return Err(ApiError::invalid("compose", "is missing"));
     }
-    let text = std::str::from_utf8(compose)
-        .map_err(|_| ApiError::invalid("compose", "is not UTF-8 text"))?;
+    let text = std::str::from_utf8(compose).map_err(|_| ApiError::invalid("compose", "is not UTF-8 text"))?;
     let file = compose::parse(text, env_files).map_err(|errors| refused(&errors))?;
     let resolved = resolve(registry, &file).await?;
     let images: BTreeMap<ServiceName, PinnedImage> = file
@@ -51,7 +50,11 @@ pub async fn prepare(
         .collect();
     let manifest = file.pin(&images).map_err(ApiError::internal)?;
     let content = manifest.content_digest().map_err(ApiError::internal)?;
-    Ok(Draft { source, manifest, content })
+    Ok(Draft {
+        source,
+        manifest,
+        content,
+    })
 }
 
 /// Every image by its text. All that fail are named in one answer, each at its service.
@@ -62,7 +65,11 @@ async fn resolve(registry: &Registry, file: &ComposeFile) -> Result<BTreeMap<Str
     for (service, image) in images {
         if let Some(Err(error)) = answers.get(image) {
             let first = refusal.take().unwrap_or_else(|| {
-                ApiError::new(error.reason(), format!("service {service}: {error}"), error.advice())
+                ApiError::new(
+                    error.reason(),
+                    format!("service {service}: {error}"),
+                    error.advice(),
+                )
             });
             refusal = Some(first.field(format!("compose.services.{service}.image"), error.to_string()));
         }
@@ -78,9 +85,17 @@ async fn resolve(registry: &Registry, file: &ComposeFile) -> Result<BTreeMap<Str
 
 /// All errors of the file in one answer, each with its place.
 fn refused(errors: &ComposeErrors) -> ApiError {
-    let start = ApiError::new(errors.reason(), errors.to_string(), "correct the compose file, then create the release again");
+    let start = ApiError::new(
+        errors.reason(),
+        errors.to_string(),
+        "correct the compose file, then create the release again",
+    );
     errors.errors.iter().fold(start, |api, error| {
-        let path = if error.path.is_empty() { "compose".to_owned() } else { format!("compose.{}", error.path) };
+        let path = if error.path.is_empty() {
+            "compose".to_owned()
+        } else {
+            format!("compose.{}", error.path)
+        };
         api.field(path, error.to_string())
     })
 }
@@ -106,7 +121,16 @@ pub async fn create_release(
         }
     }
     let number = tx.next_release_number(project).await?;
-    let release = assemble(tenant, project, number, ReleaseState::Ready, draft, &components, actor, now);
+    let release = assemble(
+        tenant,
+        project,
+        number,
+        ReleaseState::Ready,
+        draft,
+        &components,
+        actor,
+        now,
+    );
     tx.insert_release(&release).await?;
     Ok(release)
 }
@@ -133,7 +157,16 @@ pub async fn preview_release(
         components.insert(repository, component);
     }
     let project = ProjectId::new(now);
-    Ok(assemble(tenant, project, 0, ReleaseState::Draft, draft, &components, actor, now))
+    Ok(assemble(
+        tenant,
+        project,
+        0,
+        ReleaseState::Draft,
+        draft,
+        &components,
+        actor,
+        now,
+    ))
 }
 
 fn same_or_refused(existing: Release, draft: &Draft) -> Result<Release, ApiError> {
@@ -155,7 +188,11 @@ fn same_or_refused(existing: Release, draft: &Draft) -> Result<Release, ApiError
 }
 
 fn repositories(manifest: &Manifest) -> BTreeSet<String> {
-    manifest.services.values().map(|spec| spec.image.repository.clone()).collect()
+    manifest
+        .services
+        .values()
+        .map(|spec| spec.image.repository.clone())
+        .collect()
 }
 
 /// Components of all images; those that are new are registered.
@@ -192,7 +229,10 @@ async fn new_component(
             ApiError::new(
                 Reason::InvalidImageReference,
                 error.to_string(),
-                format!("use an image repository of at most 255 bytes; {} services share the limit", bounds::SERVICES),
+                format!(
+                    "use an image repository of at most 255 bytes; {} services share the limit",
+                    bounds::SERVICES
+                ),
             )
         })
     };

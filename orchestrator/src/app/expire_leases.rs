@@ -7,7 +7,7 @@ use sealift_common::{
     inventory::AgentIntent,
     task::TaskEvent,
 };
-use sealift_store::{Tx, Task};
+use sealift_store::{Task, Tx};
 
 use crate::{
     app::{ORCHESTRATOR, advance_job::BATCH},
@@ -29,7 +29,8 @@ pub async fn expire_leases(tx: &mut Tx, now: DateTime<Utc>) -> Result<usize, Api
         };
         // Revoked ones are in the first list; one that was revoked meanwhile is there next time.
         if agent.is_some_and(|agent| agent.intent == AgentIntent::Active) {
-            tx.apply_task_event(&task, &TaskEvent::LeaseExpired, ORCHESTRATOR, now).await?;
+            tx.apply_task_event(&task, &TaskEvent::LeaseExpired, ORCHESTRATOR, now)
+                .await?;
             changed += 1;
         }
     }
@@ -39,9 +40,12 @@ pub async fn expire_leases(tx: &mut Tx, now: DateTime<Utc>) -> Result<usize, Api
 async fn abandon(tx: &mut Tx, task: &Task, now: DateTime<Utc>) -> Result<(), ApiError> {
     let summary = format!("the agent of {} was revoked while it worked on it", task.target);
     let failure = Failure::new(FailureCode::AgentRevoked, summary);
-    let ended = tx.apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now).await?;
+    let ended = tx
+        .apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now)
+        .await?;
     if ended.version != task.version {
-        tx.finish_attempt(task.id, task.attempt, "abandoned", None, now).await?;
+        tx.finish_attempt(task.id, task.attempt, "abandoned", None, now)
+            .await?;
     }
     Ok(())
 }

@@ -19,10 +19,12 @@ use chrono::TimeDelta;
 use sealift_common::{
     bounds,
     inventory::{Agent, AgentStatus},
-    order::{Order, OrderError},
+    order::{Order, OrderError, sign_order},
     time::Clock,
 };
 use sealift_store::Db;
+
+use crate::state::App;
 
 /// Who acts when no person does.
 pub const ORCHESTRATOR: &str = "orchestrator";
@@ -81,11 +83,33 @@ pub struct Core {
 
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("rules", &self.rules).finish_non_exhaustive()
+        f.debug_struct("Core")
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
     }
 }
 
 impl Core {
+    /// Over the parts of an orchestrator.
+    pub fn of(app: &App) -> Self {
+        let (presence, lease, identity) = (
+            Arc::clone(&app.presence),
+            Arc::clone(&app.presence),
+            Arc::clone(&app.identity),
+        );
+        Self {
+            db: app.db.clone(),
+            clock: Arc::clone(&app.clock),
+            status_of: Arc::new(move |agent| {
+                let degraded = !agent.facts.degraded.is_empty();
+                presence.status(agent.id, agent.intent, agent.last_seen_at, degraded)
+            }),
+            lease_of: Arc::new(move || lease.lease()),
+            sign_order: Arc::new(move |order| sign_order(order, &identity.keys.order)),
+            rules: app.config.scheduling.rules(),
+        }
+    }
+
     /// When a lease that begins now ends.
     pub fn lease_until(&self, now: chrono::DateTime<chrono::Utc>) -> chrono::DateTime<chrono::Utc> {
         now + TimeDelta::from_std((self.lease_of)()).unwrap_or(TimeDelta::minutes(1))

@@ -37,9 +37,7 @@ pub async fn resolve_release(
             found.pop()
         }
     };
-    found.ok_or_else(|| {
-        ApiError::not_found(format!("release {alias}"), "sealift release list")
-    })
+    found.ok_or_else(|| ApiError::not_found(format!("release {alias}"), "sealift release list"))
 }
 
 /// The one project whose last segments are `wanted`.
@@ -64,11 +62,18 @@ async fn candidates(
 ) -> Result<Vec<(ProjectId, ProjectRef)>, ApiError> {
     let last = wanted.rsplit('/').next().unwrap_or(wanted);
     let named = tx.projects_named(tenant, last).await?;
-    let exact: Vec<_> = named.iter().filter(|(_, project)| project.to_string() == wanted).cloned().collect();
+    let exact: Vec<_> = named
+        .iter()
+        .filter(|(_, project)| project.to_string() == wanted)
+        .cloned()
+        .collect();
     if !exact.is_empty() {
         return Ok(exact);
     }
-    Ok(named.into_iter().filter(|(_, project)| project.ends_with(wanted)).collect())
+    Ok(named
+        .into_iter()
+        .filter(|(_, project)| project.ends_with(wanted))
+        .collect())
 }
 
 fn ambiguous(alias: &dyn std::fmt::Display, mut names: Vec<String>) -> ApiError {

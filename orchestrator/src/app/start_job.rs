@@ -11,7 +11,7 @@ use sealift_common::{
     promotion::PromotionEvent,
     task::{SkipReason, TaskEvent, TaskState, Wanted},
 };
-use sealift_store::{    Tx,     Job, Promotion, Task, };
+use sealift_store::{Job, Promotion, Task, Tx};
 
 use crate::{
     app::{
@@ -57,32 +57,40 @@ pub async fn start_job(
     if patient && only_offline(&survey.record) {
         return Ok(Started::NotYet);
     }
-    tx.insert_decision(&decision_row(&survey, promotion.id, now)).await?;
+    tx.insert_decision(&decision_row(&survey, promotion.id, now))
+        .await?;
     if !survey.record.passed() {
         let failure = Failure::new(FailureCode::GateClosed, survey.record.refusal());
-        let event = JobEvent::Failed { failure: failure.clone() };
+        let event = JobEvent::Failed {
+            failure: failure.clone(),
+        };
         tx.apply_job_event(&job, &event, ORCHESTRATOR, now).await?;
         let event = PromotionEvent::JobFailed;
-        tx.apply_promotion_event(&promotion, event, Some(&failure), ORCHESTRATOR, now).await?;
+        tx.apply_promotion_event(&promotion, event, Some(&failure), ORCHESTRATOR, now)
+            .await?;
         return Ok(Started::Refused);
     }
     let promotion = if promotion.plan_digest == survey.plan_digest {
         promotion
     } else {
-        tx.update_promotion_plan(&promotion, &survey.plan_json, survey.plan_digest, ORCHESTRATOR, now).await?
+        tx.update_promotion_plan(
+            &promotion,
+            &survey.plan_json,
+            survey.plan_digest,
+            ORCHESTRATOR,
+            now,
+        )
+        .await?
     };
     make_tasks(tx, &job, &survey, now).await?;
-    tx.apply_job_event(&job, &JobEvent::Started, ORCHESTRATOR, now).await?;
-    tx.apply_promotion_event(&promotion, PromotionEvent::JobStarted, None, ORCHESTRATOR, now).await?;
+    tx.apply_job_event(&job, &JobEvent::Started, ORCHESTRATOR, now)
+        .await?;
+    tx.apply_promotion_event(&promotion, PromotionEvent::JobStarted, None, ORCHESTRATOR, now)
+        .await?;
     Ok(Started::Running)
 }
 
-async fn look_again(
-    core: &Core,
-    tx: &mut Tx,
-    job: &Job,
-    promotion: &Promotion,
-) -> Result<Survey, ApiError> {
+async fn look_again(core: &Core, tx: &mut Tx, job: &Job, promotion: &Promotion) -> Result<Survey, ApiError> {
     let environment = tx
         .environment(job.tenant_id, job.environment_id)
         .await?
@@ -104,22 +112,32 @@ async fn look_again(
         limits: promotion.limits,
         promotion: Some(promotion.id),
         stage: Stage::Start,
-        requester: Requester { actor: promotion.requested_by.clone(), role: promotion.requester_role },
+        requester: Requester {
+            actor: promotion.requested_by.clone(),
+            role: promotion.requester_role,
+        },
         plan_seen: before.inputs.plan_seen,
     };
     survey(core, tx, ask).await
 }
 
 fn only_offline(record: &DecisionRecord) -> bool {
-    let mut failing = record.gates.iter().filter(|answer| answer.verdict == Verdict::Fail);
-    failing.next().is_some_and(|answer| {
-        answer.gate == Gate::AgentsPresent && answer.reason == "AGENT_OFFLINE"
-    }) && failing.next().is_none()
+    let mut failing = record
+        .gates
+        .iter()
+        .filter(|answer| answer.verdict == Verdict::Fail);
+    failing
+        .next()
+        .is_some_and(|answer| answer.gate == Gate::AgentsPresent && answer.reason == "AGENT_OFFLINE")
+        && failing.next().is_none()
 }
 
 async fn make_tasks(tx: &mut Tx, job: &Job, survey: &Survey, now: DateTime<Utc>) -> Result<(), ApiError> {
-    let agents: std::collections::BTreeMap<_, _> =
-        survey.targets.iter().map(|target| (target.id, target.agent_id)).collect();
+    let agents: std::collections::BTreeMap<_, _> = survey
+        .targets
+        .iter()
+        .map(|target| (target.id, target.agent_id))
+        .collect();
     let tasks: Vec<_> = survey
         .plan
         .targets
@@ -147,7 +165,9 @@ async fn make_tasks(tx: &mut Tx, job: &Job, survey: &Survey, now: DateTime<Utc>)
         })
         .collect();
     tx.insert_tasks(&tasks).await?;
-    let skip = TaskEvent::Skipped { reason: SkipReason::AlreadyRunning };
+    let skip = TaskEvent::Skipped {
+        reason: SkipReason::AlreadyRunning,
+    };
     for (task, planned) in tasks.iter().zip(&survey.plan.targets) {
         if planned.no_op {
             tx.apply_task_event(task, &skip, ORCHESTRATOR, now).await?;

@@ -94,14 +94,20 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
     let plan = Plan::new(ask.release, ask.environment.id, ask.strategy, ask.limits, &places);
     let plan_bytes = canonical::to_vec(&plan).map_err(ApiError::internal)?;
     let plan_digest = Digest::of(&plan_bytes);
-    let no_ops: BTreeMap<TargetId, bool> =
-        plan.targets.iter().map(|planned| (planned.target_id, planned.no_op)).collect();
+    let no_ops: BTreeMap<TargetId, bool> = plan
+        .targets
+        .iter()
+        .map(|planned| (planned.target_id, planned.no_op))
+        .collect();
 
     let situations = targets.iter().map(|target| {
         let situation = Situation {
             kind: target.kind,
             no_op: no_ops.get(&target.id).copied().unwrap_or(false),
-            agent: target.agent_id.and_then(|id| agents.get(&id)).map(|agent| situation(core, agent)),
+            agent: target
+                .agent_id
+                .and_then(|id| agents.get(&id))
+                .map(|agent| situation(core, agent)),
         };
         (target.name.clone(), situation)
     });
@@ -141,7 +147,10 @@ async fn recorded(
     let mut found = BTreeMap::new();
     for target in targets {
         let all = tx.recorded(target.id).await?;
-        if let Some((_, recorded)) = all.into_iter().find(|(project, _)| *project == ask.release.source.project) {
+        if let Some((_, recorded)) = all
+            .into_iter()
+            .find(|(project, _)| *project == ask.release.source.project)
+        {
             found.insert(target.id, recorded);
         }
     }

@@ -24,7 +24,12 @@ pub struct Turn {
 impl Turn {
     /// Not held yet.
     pub const fn new(db: Db, name: &'static str, holder: ReplicaId) -> Self {
-        Self { db, name, holder, held: None }
+        Self {
+            db,
+            name,
+            holder,
+            held: None,
+        }
     }
 
     /// Takes or renews the lease when that is due; whether it is ours.
@@ -49,7 +54,11 @@ impl Turn {
     pub async fn write(&self) -> Result<Tx, ApiError> {
         let (epoch, _) = self.held.ok_or_else(|| self.lost())?;
         let mut tx = self.db.write().await?;
-        if tx.check_lease(self.name, &self.holder, epoch).await? { Ok(tx) } else { Err(self.lost()) }
+        if tx.check_lease(self.name, &self.holder, epoch).await? {
+            Ok(tx)
+        } else {
+            Err(self.lost())
+        }
     }
 
     /// A read transaction.
@@ -58,6 +67,10 @@ impl Turn {
     }
 
     fn lost(&self) -> ApiError {
-        ApiError::new(Reason::Conflict, format!("another replica holds the lease {}", self.name), "")
+        ApiError::new(
+            Reason::Conflict,
+            format!("another replica holds the lease {}", self.name),
+            "",
+        )
     }
 }

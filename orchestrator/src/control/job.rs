@@ -10,7 +10,7 @@ use sealift_proto::v1::{
     GetJobRequest, GetJobResponse, ListJobsRequest, ListJobsResponse, StreamJobLogsRequest,
     StreamJobLogsResponse, WatchJobRequest, WatchJobResponse, job_service_server::JobService,
 };
-use sealift_store::{    Change, Tx,     LogCursor, Task, };
+use sealift_store::{Change, LogCursor, Task, Tx};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -46,7 +46,9 @@ impl Jobs {
         let id = names::job("name", &request.name)?;
         let mut tx = self.app.db.read().await?;
         let found = find_job(&mut tx, tenant, id).await?;
-        Ok(GetJobResponse { job: Some(job_message(&mut tx, &found, true).await?) })
+        Ok(GetJobResponse {
+            job: Some(job_message(&mut tx, &found, true).await?),
+        })
     }
 
     async fn list(&self, caller: &Caller, request: &ListJobsRequest) -> Result<ListJobsResponse, ApiError> {
@@ -62,7 +64,10 @@ impl Jobs {
             // Without tasks: a page of large jobs would not fit into a message.
             jobs.push(job::job(item, &release, &[], &JobExtras::default()));
         }
-        Ok(ListJobsResponse { jobs, next_page_token: next_token(found.next, &bound) })
+        Ok(ListJobsResponse {
+            jobs,
+            next_page_token: next_token(found.next, &bound),
+        })
     }
 
     async fn watch(
@@ -75,7 +80,9 @@ impl Jobs {
         let watch = Watch::new(&self.app, caller);
         find_job(&mut self.app.db.read().await?, tenant, id).await?;
         let app = self.app.clone();
-        Ok(stream(&self.app, move |sender| follow(app, watch, tenant, id, sender)))
+        Ok(stream(&self.app, move |sender| {
+            follow(app, watch, tenant, id, sender)
+        }))
     }
 
     async fn logs(
@@ -154,7 +161,10 @@ async fn look(
     let found = find_job(&mut tx, tenant, id).await?;
     let tasks = tx.tasks_of_job(id).await?;
     let ended = found.state.phase().is_terminal();
-    let now = Some((found.version, tasks.iter().map(|task| task.version.saturating_add(1)).sum()));
+    let now = Some((
+        found.version,
+        tasks.iter().map(|task| task.version.saturating_add(1)).sum(),
+    ));
     if *seen == now {
         return Ok((WatchJobResponse::default(), ended));
     }
@@ -229,7 +239,9 @@ impl Logs {
             let target = self.targets.get(&line.task_id).cloned().unwrap_or_default();
             job::log_line(line, names::of_task(self.job, line.task_id), target)
         });
-        Ok(Some(StreamJobLogsResponse { lines: lines.collect() }))
+        Ok(Some(StreamJobLogsResponse {
+            lines: lines.collect(),
+        }))
     }
 }
 
@@ -239,7 +251,11 @@ async fn targets(tx: &mut Tx, job: JobId) -> Result<BTreeMap<TaskId, String>, Ap
 }
 
 fn tenant_of(caller: &Caller) -> Result<TenantId, ApiError> {
-    caller.tenant.as_ref().map(|(id, _)| *id).ok_or_else(crate::caller::certificate_missing)
+    caller
+        .tenant
+        .as_ref()
+        .map(|(id, _)| *id)
+        .ok_or_else(crate::caller::certificate_missing)
 }
 
 #[tonic::async_trait]

@@ -7,12 +7,12 @@ use sealift_common::{
     id::{PromotionId, TenantId},
 };
 use sealift_proto::v1::{
-    CancelPromotionRequest, CancelPromotionResponse, CreatePromotionRequest,
-    CreatePromotionResponse, GetPromotionRequest, GetPromotionResponse, ListPromotionsRequest,
-    ListPromotionsResponse, PlanPromotionRequest, PlanPromotionResponse, WatchPromotionRequest,
-    WatchPromotionResponse, promotion_service_server::PromotionService,
+    CancelPromotionRequest, CancelPromotionResponse, CreatePromotionRequest, CreatePromotionResponse,
+    GetPromotionRequest, GetPromotionResponse, ListPromotionsRequest, ListPromotionsResponse,
+    PlanPromotionRequest, PlanPromotionResponse, WatchPromotionRequest, WatchPromotionResponse,
+    promotion_service_server::PromotionService,
 };
-use sealift_store::{Change, Tx, Promotion};
+use sealift_store::{Change, Promotion, Tx};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -85,7 +85,25 @@ impl Promotions {
         let tenant = tenant_of(caller)?;
         let resource = request.environment.clone();
         let method = "sealift.v1.PromotionService/CreatePromotion";
-        mutate(&self.app, caller, method, &request.request_id, &request, &resource, @@C@@
+        mutate(
+            &self.app,
+            caller,
+            method,
+            &request.request_id,
+            &request,
+            &resource,
+            |tx, _| {
+                Box::pin(async {
+                    let tx = tx;
+                    let wanted = to_new_promotion(tx, tenant, caller, &request).await?;
+                    let requested = create_promotion(&self.core, tx, &wanted).await?;
+                    let promotion = promotion_message(tx, &requested.promotion, Detail::Whole).await?;
+                    Ok(CreatePromotionResponse {
+                        promotion: Some(promotion),
+                    })
+                })
+            },
+        )
         .await
     }
 
@@ -99,7 +117,9 @@ impl Promotions {
         let mut tx = self.app.db.read().await?;
         let found = find(&mut tx, tenant, id).await?;
         let promotion = promotion_message(&mut tx, &found, Detail::History).await?;
-        Ok(GetPromotionResponse { promotion: Some(promotion) })
+        Ok(GetPromotionResponse {
+            promotion: Some(promotion),
+        })
     }
 
     async fn list(
@@ -111,13 +131,17 @@ impl Promotions {
         let bound = ["ListPromotions", request.environment.as_str()];
         let page = page_request(request.page_size, &request.page_token, &bound)?;
         let mut tx = self.app.db.read().await?;
-        let environment = crate::control::views::environment_filter(&mut tx, tenant, &request.environment).await?;
+        let environment =
+            crate::control::views::environment_filter(&mut tx, tenant, &request.environment).await?;
         let found = tx.list_promotions(tenant, environment, &page).await?;
         let mut promotions = Vec::with_capacity(found.items.len());
         for item in &found.items {
             promotions.push(promotion_message(&mut tx, item, Detail::Listed).await?);
         }
-        Ok(ListPromotionsResponse { promotions, next_page_token: next_token(found.next, &bound) })
+        Ok(ListPromotionsResponse {
+            promotions,
+            next_page_token: next_token(found.next, &bound),
+        })
     }
 
     async fn cancel(
@@ -130,14 +154,27 @@ impl Promotions {
         text("reason", &request.reason)?;
         let method = "sealift.v1.PromotionService/CancelPromotion";
         let actor = caller.actor();
-        mutate(&self.app, caller, method, &request.request_id, &request, &request.name, async |tx| {
-            let found = find(tx, tenant, id).await?;
-            check_etag(&request.etag, &found)?;
-            let now = self.app.clock.now();
-            let cancelled = cancel_promotion(tx, found, &request.reason, &actor, now).await?;
-            let promotion = promotion_message(tx, &cancelled, Detail::Whole).await?;
-            Ok(CancelPromotionResponse { promotion: Some(promotion) })
-        })
+        mutate(
+            &self.app,
+            caller,
+            method,
+            &request.request_id,
+            &request,
+            &request.name,
+            |tx, _| {
+                Box::pin(async {
+                    let tx = tx;
+                    let found = find(tx, tenant, id).await?;
+                    check_etag(&request.etag, &found)?;
+                    let now = self.app.clock.now();
+                    let cancelled = cancel_promotion(tx, found, &request.reason, &actor, now).await?;
+                    let promotion = promotion_message(tx, &cancelled, Detail::Whole).await?;
+                    Ok(CancelPromotionResponse {
+                        promotion: Some(promotion),
+                    })
+                })
+            },
+        )
         .await
     }
 
@@ -152,7 +189,9 @@ impl Promotions {
         // A name that does not exist is an error of the call, not of the stream.
         find(&mut self.app.db.read().await?, tenant, id).await?;
         let app = self.app.clone();
-        Ok(stream(&self.app, move |sender| follow(app, watch, tenant, id, sender)))
+        Ok(stream(&self.app, move |sender| {
+            follow(app, watch, tenant, id, sender)
+        }))
     }
 }
 
@@ -201,7 +240,9 @@ impl Scope {
             Change::Promotion(other) => *other == id,
             Change::Job(job) | Change::Task { job, .. } => Some(*job) == self.job,
             Change::Lane(lane) => *lane == self.lane,
-            Change::Agent(_) | Change::User(_) | Change::Target(_) | Change::Logs(_) | Change::Drift(_) => false,
+            Change::Agent(_) | Change::User(_) | Change::Target(_) | Change::Logs(_) | Change::Drift(_) => {
+                false
+            }
         }
     }
 }
@@ -225,18 +266,28 @@ async fn look(
     }
     if let Some(job) = &job {
         let tasks = tx.tasks_of_job(job.id).await?;
-        let now = Some((job.version, tasks.iter().map(|task| task.version.saturating_add(1)).sum()));
+        let now = Some((
+            job.version,
+            tasks.iter().map(|task| task.version.saturating_add(1)).sum(),
+        ));
         if seen.job != now {
             message.job = Some(job::watched(job, &tasks));
             seen.job = now;
         }
     }
-    let scope = Scope { job: job.map(|job| job.id), lane: promotion.environment_id };
+    let scope = Scope {
+        job: job.map(|job| job.id),
+        lane: promotion.environment_id,
+    };
     Ok((message, promotion.state.is_terminal(), scope))
 }
 
 fn tenant_of(caller: &Caller) -> Result<TenantId, ApiError> {
-    caller.tenant.as_ref().map(|(id, _)| *id).ok_or_else(crate::caller::certificate_missing)
+    caller
+        .tenant
+        .as_ref()
+        .map(|(id, _)| *id)
+        .ok_or_else(crate::caller::certificate_missing)
 }
 
 async fn find(tx: &mut Tx, tenant: TenantId, id: PromotionId) -> Result<Promotion, ApiError> {
@@ -258,7 +309,10 @@ fn check_etag(etag: &str, promotion: &Promotion) -> Result<(), ApiError> {
 
 fn text(field: &str, value: &str) -> Result<(), ApiError> {
     if value.len() > bounds::TEXT_BYTES {
-        return Err(ApiError::invalid(field, format!("has more than {} bytes", bounds::TEXT_BYTES)));
+        return Err(ApiError::invalid(
+            field,
+            format!("has more than {} bytes", bounds::TEXT_BYTES),
+        ));
     }
     if value.chars().any(|c| c.is_control() && c != '\n') {
         return Err(ApiError::invalid(field, "holds control characters"));
@@ -279,7 +333,11 @@ async fn to_new_promotion(
     let plan_seen = to_plan_digest("plan_digest", &request.plan_digest)?;
     text("change_summary", &request.change_summary)?;
     let role = caller.user_role().ok_or_else(|| {
-        ApiError::new(Reason::RoleMissing, "only users request promotions", "call with a user's certificate")
+        ApiError::new(
+            Reason::RoleMissing,
+            "only users request promotions",
+            "call with a user's certificate",
+        )
     })?;
     let environment = tx
         .environment_by_name(tenant, &name)
@@ -294,7 +352,10 @@ async fn to_new_promotion(
         limits,
         change_summary: request.change_summary.clone(),
         plan_seen,
-        requester: Requester { actor: caller.actor(), role },
+        requester: Requester {
+            actor: caller.actor(),
+            role,
+        },
     })
 }
 

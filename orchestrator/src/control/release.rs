@@ -1,9 +1,6 @@
 //! `sealift.v1.ReleaseService`.
 
-use sealift_common::{
-    bounds,
-    compose::EnvFiles,
-};
+use sealift_common::{bounds, compose::EnvFiles};
 use sealift_proto::v1::{
     self as pb, CreateReleaseRequest, CreateReleaseResponse, GetReleaseRequest, GetReleaseResponse,
     ListReleasesRequest, ListReleasesResponse, release_service_server::ReleaseService,
@@ -41,7 +38,10 @@ impl Releases {
         caller: &Caller,
         request: CreateReleaseRequest,
     ) -> Result<CreateReleaseResponse, ApiError> {
-        let (tenant, _) = caller.tenant.clone().ok_or_else(crate::caller::certificate_missing)?;
+        let (tenant, _) = caller
+            .tenant
+            .clone()
+            .ok_or_else(crate::caller::certificate_missing)?;
         let source = to_source(request.source.as_ref())?;
         let env_files = to_env_files(&request)?;
         caller.about(&format!("releases/{source}"));
@@ -56,18 +56,38 @@ impl Releases {
         }
         let resource = format!("releases/{}", draft.source);
         let method = "sealift.v1.ReleaseService/CreateRelease";
-        mutate(&self.app, caller, method, &request.request_id, &request, &resource, async |tx| {
-            created(&create_release(tx, tenant, draft.clone(), &actor, now).await?)
-        })
+        mutate(
+            &self.app,
+            caller,
+            method,
+            &request.request_id,
+            &request,
+            &resource,
+            |tx, _| {
+                Box::pin(async {
+                    let tx = tx;
+                    created(&create_release(tx, tenant, draft.clone(), &actor, now).await?)
+                })
+            },
+        )
         .await
     }
 
-    async fn get(&self, caller: &Caller, request: &GetReleaseRequest) -> Result<GetReleaseResponse, ApiError> {
-        let (tenant, _) = caller.tenant.clone().ok_or_else(crate::caller::certificate_missing)?;
+    async fn get(
+        &self,
+        caller: &Caller,
+        request: &GetReleaseRequest,
+    ) -> Result<GetReleaseResponse, ApiError> {
+        let (tenant, _) = caller
+            .tenant
+            .clone()
+            .ok_or_else(crate::caller::certificate_missing)?;
         let alias = names::release("name", &request.name)?;
         let mut tx = self.app.db.read().await?;
         let found = resolve_release(&mut tx, tenant, &alias).await?;
-        Ok(GetReleaseResponse { release: Some(release(&found, true).map_err(ApiError::internal)?) })
+        Ok(GetReleaseResponse {
+            release: Some(release(&found, true).map_err(ApiError::internal)?),
+        })
     }
 
     async fn list(
@@ -75,7 +95,10 @@ impl Releases {
         caller: &Caller,
         request: &ListReleasesRequest,
     ) -> Result<ListReleasesResponse, ApiError> {
-        let (tenant, _) = caller.tenant.clone().ok_or_else(crate::caller::certificate_missing)?;
+        let (tenant, _) = caller
+            .tenant
+            .clone()
+            .ok_or_else(crate::caller::certificate_missing)?;
         let bound = ["ListReleases", request.project.as_str()];
         let page = page_request(request.page_size, &request.page_token, &bound)?;
         let mut tx = self.app.db.read().await?;
@@ -89,7 +112,11 @@ impl Releases {
             Some(id)
         };
         let found = tx.list_releases(tenant, project, &page).await?;
-        let releases = found.items.iter().map(|item| release(item, false)).collect::<Result<_, _>>();
+        let releases = found
+            .items
+            .iter()
+            .map(|item| release(item, false))
+            .collect::<Result<_, _>>();
         Ok(ListReleasesResponse {
             releases: releases.map_err(ApiError::internal)?,
             next_page_token: next_token(found.next, &bound),
@@ -98,7 +125,9 @@ impl Releases {
 }
 
 fn created(made: &sealift_common::release::Release) -> Result<CreateReleaseResponse, ApiError> {
-    Ok(CreateReleaseResponse { release: Some(release(made, true).map_err(ApiError::internal)?) })
+    Ok(CreateReleaseResponse {
+        release: Some(release(made, true).map_err(ApiError::internal)?),
+    })
 }
 
 fn to_env_files(request: &CreateReleaseRequest) -> Result<EnvFiles, ApiError> {
@@ -106,18 +135,24 @@ fn to_env_files(request: &CreateReleaseRequest) -> Result<EnvFiles, ApiError> {
         let rule = format!("at most {} files", bounds::SERVICES);
         return Err(ApiError::invalid("env_files", rule));
     }
-    let files = request.env_files.iter().map(|(path, variables): (&String, &pb::Variables)| {
-        if path.len() > bounds::TEXT_BYTES || variables.values.len() > bounds::SERVICE_ENTRIES {
-            let rule = format!(
-                "paths have at most {} bytes, files at most {} variables",
-                bounds::TEXT_BYTES,
-                bounds::SERVICE_ENTRIES
-            );
-            return Err(ApiError::invalid("env_files", rule));
-        }
-        let values = variables.values.iter().map(|(key, value)| (key.clone(), value.clone()));
-        Ok((path.clone(), values.collect()))
-    });
+    let files = request
+        .env_files
+        .iter()
+        .map(|(path, variables): (&String, &pb::Variables)| {
+            if path.len() > bounds::TEXT_BYTES || variables.values.len() > bounds::SERVICE_ENTRIES {
+                let rule = format!(
+                    "paths have at most {} bytes, files at most {} variables",
+                    bounds::TEXT_BYTES,
+                    bounds::SERVICE_ENTRIES
+                );
+                return Err(ApiError::invalid("env_files", rule));
+            }
+            let values = variables
+                .values
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()));
+            Ok((path.clone(), values.collect()))
+        });
     files.collect()
 }
 

@@ -8,7 +8,7 @@ use sealift_common::{
     release::Release,
 };
 use sealift_proto::v1 as pb;
-use sealift_store::{    Tx,     EntityKind, Job, Promotion, Task, };
+use sealift_store::{EntityKind, Job, Promotion, Task, Tx};
 
 use crate::{
     convert::{
@@ -67,7 +67,9 @@ pub async fn release_of(
     tenant: TenantId,
     id: sealift_common::id::ReleaseId,
 ) -> Result<Release, ApiError> {
-    tx.release(tenant, id).await?.ok_or_else(|| ApiError::internal("a promotion without its release"))
+    tx.release(tenant, id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a promotion without its release"))
 }
 
 /// Place in the lane and the estimate of the wait.
@@ -77,8 +79,8 @@ pub async fn wait(tx: &mut Tx, job: Option<&Job>) -> Result<(u32, Option<Duratio
     };
     let position = tx.lane_position(job).await?;
     let recent = tx.recent_job_seconds(job.environment_id, RECENT_JOBS).await?;
-    let estimate = median(recent)
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds * f64::from(position)).ok());
+    let estimate =
+        median(recent).and_then(|seconds| Duration::try_from_secs_f64(seconds * f64::from(position)).ok());
     Ok((position, estimate))
 }
 
@@ -92,7 +94,11 @@ fn median(mut seconds: Vec<f64>) -> Option<f64> {
 pub async fn job_message(tx: &mut Tx, item: &Job, history: bool) -> Result<pb::Job, ApiError> {
     let release = release_of(tx, item.tenant_id, item.release_id).await?;
     let tasks = tx.tasks_of_job(item.id).await?;
-    let extras = if history { extras(tx, item, &tasks).await? } else { JobExtras::default() };
+    let extras = if history {
+        extras(tx, item, &tasks).await?
+    } else {
+        JobExtras::default()
+    };
     Ok(job::job(item, &release, &tasks, &extras))
 }
 
@@ -105,8 +111,14 @@ async fn extras(tx: &mut Tx, item: &Job, tasks: &[Task]) -> Result<JobExtras, Ap
         return Ok(extras);
     }
     for task in tasks {
-        extras.task_transitions.insert(task.id, tx.transitions(EntityKind::Task, task.id.uuid()).await?);
-        let packets = tx.attempts(task.id).await?.into_iter().filter_map(|attempt| attempt.packet_id);
+        extras
+            .task_transitions
+            .insert(task.id, tx.transitions(EntityKind::Task, task.id.uuid()).await?);
+        let packets = tx
+            .attempts(task.id)
+            .await?
+            .into_iter()
+            .filter_map(|attempt| attempt.packet_id);
         extras.packets.insert(task.id, packets.collect());
     }
     Ok(extras)

@@ -40,7 +40,10 @@ mod tests {
         for code in FailureCode::ALL {
             let wire = failure(&Failure::new(*code, "summary"));
             assert_eq!(wire.code.parse(), Ok(*code));
-            assert_eq!(serde_json::to_value(code.category()).unwrap(), wire.category.as_str());
+            assert_eq!(
+                serde_json::to_value(code.category()).unwrap(),
+                wire.category.as_str()
+            );
             assert!(!wire.advice.is_empty());
         }
     }

@@ -55,8 +55,16 @@ pub fn job(job: &Job, release: &Release, tasks: &[Task], extras: &JobExtras) -> 
 /// Writes a task.
 pub fn task(task: &Task, extras: &JobExtras) -> pb::Task {
     let parts = Parts::of(&task.state);
-    let packets = extras.packets.get(&task.id).map(Vec::as_slice).unwrap_or_default();
-    let history = extras.task_transitions.get(&task.id).map(Vec::as_slice).unwrap_or_default();
+    let packets = extras
+        .packets
+        .get(&task.id)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let history = extras
+        .task_transitions
+        .get(&task.id)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     pb::Task {
         name: names::of_task(task.job_id, task.id),
         uid: task.id.to_string(),
@@ -109,9 +117,18 @@ struct Parts {
 impl Parts {
     fn of(state: &TaskState) -> Self {
         match state {
-            TaskState::Running { step } => Self { step: step.as_str().to_owned(), ..Self::default() },
-            TaskState::Skipped { reason } => Self { skip_reason: reason.as_str().to_owned(), ..Self::default() },
-            TaskState::Failed { failure } => Self { failure: Some(failure::failure(failure)), ..Self::default() },
+            TaskState::Running { step } => Self {
+                step: step.as_str().to_owned(),
+                ..Self::default()
+            },
+            TaskState::Skipped { reason } => Self {
+                skip_reason: reason.as_str().to_owned(),
+                ..Self::default()
+            },
+            TaskState::Failed { failure } => Self {
+                failure: Some(failure::failure(failure)),
+                ..Self::default()
+            },
             TaskState::Pending
             | TaskState::Assigned
             | TaskState::Accepted
@@ -167,10 +184,16 @@ mod tests {
     #[test]
     fn every_state_keeps_its_name_on_the_wire() {
         for phase in JobPhase::ALL {
-            assert_eq!(job_state(*phase).as_str_name(), format!("STATE_{}", phase.as_str().to_uppercase()));
+            assert_eq!(
+                job_state(*phase).as_str_name(),
+                format!("STATE_{}", phase.as_str().to_uppercase())
+            );
         }
         for phase in TaskPhase::ALL {
-            assert_eq!(task_state(*phase).as_str_name(), format!("STATE_{}", phase.as_str().to_uppercase()));
+            assert_eq!(
+                task_state(*phase).as_str_name(),
+                format!("STATE_{}", phase.as_str().to_uppercase())
+            );
         }
     }
 }

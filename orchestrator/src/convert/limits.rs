@@ -14,7 +14,10 @@ pub fn to_strategy(wire: Option<&pb::Strategy>) -> Result<Strategy, ApiError> {
         return Ok(Strategy::AllAtOnce {});
     };
     match &wire.kind {
-        None => Err(ApiError::invalid("strategy.kind", "must be all_at_once or rolling")),
+        None => Err(ApiError::invalid(
+            "strategy.kind",
+            "must be all_at_once or rolling",
+        )),
         Some(Kind::AllAtOnce(_)) => Ok(Strategy::AllAtOnce {}),
         Some(Kind::Rolling(rolling)) => {
             let most = u32::try_from(rolling.max_parallel).unwrap_or(0);
@@ -46,7 +49,11 @@ pub fn to_limits(wire: Option<&pb::Limits>) -> Result<Limits, ApiError> {
         return Ok(default);
     };
     let limits = Limits {
-        min_healthy_ms: time::to_millis("limits.min_healthy", wire.min_healthy.as_ref(), default.min_healthy_ms)?,
+        min_healthy_ms: time::to_millis(
+            "limits.min_healthy",
+            wire.min_healthy.as_ref(),
+            default.min_healthy_ms,
+        )?,
         healthy_deadline_ms: time::to_millis(
             "limits.healthy_deadline",
             wire.healthy_deadline.as_ref(),
@@ -87,16 +94,31 @@ mod tests {
         for value in [Strategy::AllAtOnce {}, Strategy::Rolling { max_parallel: 3 }] {
             assert_eq!(to_strategy(Some(&strategy(value))).unwrap(), value);
         }
-        let value = Limits { min_healthy_ms: 1_500, healthy_deadline_ms: 2_000, pull_deadline_ms: 1, max_attempts: 3 };
+        let value = Limits {
+            min_healthy_ms: 1_500,
+            healthy_deadline_ms: 2_000,
+            pull_deadline_ms: 1,
+            max_attempts: 3,
+        };
         assert_eq!(to_limits(Some(&limits(&value))).unwrap(), value);
         assert_eq!(to_limits(None).unwrap(), Limits::default());
-        assert_eq!(to_limits(Some(&pb::Limits::default())).unwrap(), Limits::default());
+        assert_eq!(
+            to_limits(Some(&pb::Limits::default())).unwrap(),
+            Limits::default()
+        );
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let rolling = |max_parallel| pb::Strategy { kind: Some(Kind::Rolling(pb::strategy::Rolling { max_parallel })) };
-        for wire in [pb::Strategy::default(), rolling(0), rolling(-1), rolling(i32::MAX)] {
+        let rolling = |max_parallel| pb::Strategy {
+            kind: Some(Kind::Rolling(pb::strategy::Rolling { max_parallel })),
+        };
+        for wire in [
+            pb::Strategy::default(),
+            rolling(0),
+            rolling(-1),
+            rolling(i32::MAX),
+        ] {
             assert!(to_strategy(Some(&wire)).is_err(), "{wire:?}");
         }
         let mut wire = limits(&Limits::default());

@@ -13,7 +13,11 @@ use crate::names;
 pub fn plan(plan: &Plan, digest: Digest, environment: &Name) -> pb::Plan {
     pb::Plan {
         digest: digest.to_string(),
-        targets: plan.targets.iter().map(|planned| target(planned, environment)).collect(),
+        targets: plan
+            .targets
+            .iter()
+            .map(|planned| target(planned, environment))
+            .collect(),
     }
 }
 
@@ -30,7 +34,11 @@ fn change(change: &Change) -> pb::PlanChange {
     let text = |digest: Option<Digest>| digest.map(|digest| digest.to_string()).unwrap_or_default();
     pb::PlanChange {
         service: change.service.to_string(),
-        component: change.component.as_ref().map(names::of_component).unwrap_or_default(),
+        component: change
+            .component
+            .as_ref()
+            .map(names::of_component)
+            .unwrap_or_default(),
         digest_now: text(change.digest_now),
         digest_next: text(change.digest_next),
         action: action(change.action).into(),

@@ -36,8 +36,11 @@ pub struct PromotionView<'a> {
 /// Writes a promotion.
 pub fn promotion(view: &PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
     let promotion = view.promotion;
-    let mut decided =
-        view.decision.map(|row| decision::decision(&row.record)).transpose().map_err(ApiError::internal)?;
+    let mut decided = view
+        .decision
+        .map(|row| decision::decision(&row.record))
+        .transpose()
+        .map_err(ApiError::internal)?;
     if let Some(decided) = decided.as_mut().filter(|_| !view.whole) {
         decided.record.clear();
     }
@@ -67,10 +70,17 @@ pub fn promotion(view: &PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
 
 fn planned(promotion: &Promotion, whole: bool) -> Result<Option<pb::Plan>, ApiError> {
     if !whole {
-        return Ok(Some(pb::Plan { digest: promotion.plan_digest.to_string(), targets: Vec::new() }));
+        return Ok(Some(pb::Plan {
+            digest: promotion.plan_digest.to_string(),
+            targets: Vec::new(),
+        }));
     }
     let stored: Plan = serde_json::from_str(&promotion.plan_json).map_err(ApiError::internal)?;
-    Ok(Some(plan::plan(&stored, promotion.plan_digest, &promotion.environment)))
+    Ok(Some(plan::plan(
+        &stored,
+        promotion.plan_digest,
+        &promotion.environment,
+    )))
 }
 
 /// Writes the state of a promotion.
@@ -102,10 +112,16 @@ mod tests {
 
     #[test]
     fn every_state_has_a_number_of_its_own_in_the_order_of_the_states() {
-        let numbers: Vec<i32> = PromotionState::ALL.iter().map(|value| state(*value).into()).collect();
+        let numbers: Vec<i32> = PromotionState::ALL
+            .iter()
+            .map(|value| state(*value).into())
+            .collect();
         assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
         for value in PromotionState::ALL {
-            assert_eq!(state(*value).as_str_name(), format!("STATE_{}", value.as_str().to_uppercase()));
+            assert_eq!(
+                state(*value).as_str_name(),
+                format!("STATE_{}", value.as_str().to_uppercase())
+            );
         }
     }
 }

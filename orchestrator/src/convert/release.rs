@@ -22,7 +22,10 @@ pub fn to_source(wire: Option<&pb::Source>) -> Result<SourceRef, ApiError> {
         }
     }
     if wire.project.contains('/') {
-        return Err(ApiError::invalid("source.project", "must be one path segment, for example api"));
+        return Err(ApiError::invalid(
+            "source.project",
+            "must be one path segment, for example api",
+        ));
     }
     format!("{}/{}@{}", wire.repository, wire.project, wire.commit)
         .parse()
@@ -31,8 +34,15 @@ pub fn to_source(wire: Option<&pb::Source>) -> Result<SourceRef, ApiError> {
 
 /// Writes where a release came from.
 pub fn source(source: &SourceRef) -> pb::Source {
-    let SourceRef { project: ProjectRef { repository, project }, commit } = source.clone();
-    pb::Source { repository, project, commit }
+    let SourceRef {
+        project: ProjectRef { repository, project },
+        commit,
+    } = source.clone();
+    pb::Source {
+        repository,
+        project,
+        commit,
+    }
 }
 
 /// Writes a release, with its manifest when `whole`.

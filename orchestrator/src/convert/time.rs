@@ -35,11 +35,17 @@ pub fn to_millis(field: &str, value: Option<&pbjson_types::Duration>, default: u
     let Some(value) = value else {
         return Ok(default);
     };
-    let nanos = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    let nanos = u32::try_from(value.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000);
     let millis = u64::try_from(value.seconds)
         .ok()
         .zip(nanos)
-        .and_then(|(seconds, nanos)| seconds.checked_mul(1000)?.checked_add(u64::from(nanos / 1_000_000)))
+        .and_then(|(seconds, nanos)| {
+            seconds
+                .checked_mul(1000)?
+                .checked_add(u64::from(nanos / 1_000_000))
+        })
         .and_then(|millis| u32::try_from(millis).ok());
     millis.ok_or_else(|| ApiError::invalid(field, "must be a duration from 0 to 24 hours"))
 }

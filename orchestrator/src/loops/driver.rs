@@ -127,7 +127,11 @@ async fn pause(wait: Duration, shutdown: &CancellationToken) {
 }
 
 fn backoff(errors: u32) -> Duration {
-    jittered(FIRST_BACKOFF.saturating_mul(1 << errors.min(10)).min(LONGEST_BACKOFF))
+    jittered(
+        FIRST_BACKOFF
+            .saturating_mul(1 << errors.min(10))
+            .min(LONGEST_BACKOFF),
+    )
 }
 
 /// Between 75 and 125 percent, so that replicas do not march in step.
@@ -163,7 +167,11 @@ mod tests {
         async fn activate(&mut self) -> Result<Outcome, ApiError> {
             let run = self.runs.fetch_add(1, Ordering::SeqCst) + 1;
             let _ = self.ran.try_send(run);
-            if run <= self.failing { Err(ApiError::internal("broken")) } else { Ok(Outcome::Idle) }
+            if run <= self.failing {
+                Err(ApiError::internal("broken"))
+            } else {
+                Ok(Outcome::Idle)
+            }
         }
     }
 
@@ -173,7 +181,11 @@ mod tests {
         let (ran, mut runs) = tokio::sync::mpsc::channel(100);
         let shutdown = CancellationToken::new();
         let health = LoopHealth::default();
-        let activity = Counting { runs: Arc::default(), failing: 2, ran };
+        let activity = Counting {
+            runs: Arc::default(),
+            failing: 2,
+            ran,
+        };
         let driven = tokio::spawn(drive(activity, changes, shutdown.clone(), health.clone()));
         for run in 1..=3 {
             assert_eq!(runs.recv().await, Some(run), "tried again after an error");
@@ -190,10 +202,18 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        assert!(tokio::time::timeout(Duration::from_secs(10), woken).await.unwrap() >= 4);
+        assert!(
+            tokio::time::timeout(Duration::from_secs(10), woken)
+                .await
+                .unwrap()
+                >= 4
+        );
         assert!(health.report().is_empty());
         shutdown.cancel();
-        tokio::time::timeout(Duration::from_secs(10), driven).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), driven)
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     #[test]

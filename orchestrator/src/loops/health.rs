@@ -22,7 +22,10 @@ impl LoopHealth {
 
     /// Loops whose last activation failed, with the error; empty when all are well.
     pub fn report(&self) -> Vec<(&'static str, String)> {
-        self.lock().iter().map(|(name, error)| (*name, error.clone())).collect()
+        self.lock()
+            .iter()
+            .map(|(name, error)| (*name, error.clone()))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {

@@ -42,7 +42,8 @@ impl Activity for Housekeeping {
 
     async fn activate(&mut self) -> Result<Outcome, ApiError> {
         let mut tx = self.core.db.write().await?;
-        tx.purge_idempotent_answers(self.core.clock.now() - ANSWERS_KEPT).await?;
+        tx.purge_idempotent_answers(self.core.clock.now() - ANSWERS_KEPT)
+            .await?;
         tx.commit().await?;
         Ok(Outcome::Idle)
     }

@@ -60,6 +60,10 @@ impl Activity for LeaseReaper {
         };
         let changed = expire_leases(&mut tx, self.core.clock.now()).await?;
         tx.commit().await?;
-        Ok(if changed == 0 { Outcome::Idle } else { Outcome::More })
+        Ok(if changed == 0 {
+            Outcome::Idle
+        } else {
+            Outcome::More
+        })
     }
 }

@@ -34,7 +34,11 @@ impl Scheduler {
     pub fn new(core: Core, replica: ReplicaId) -> Self {
         let turn = Turn::new(core.db.clone(), "scheduler", replica);
         let started_at = core.clock.now();
-        Self { core, turn, started_at }
+        Self {
+            core,
+            turn,
+            started_at,
+        }
     }
 
     async fn start_lanes(&self) -> Result<bool, ApiError> {
@@ -100,9 +104,11 @@ impl Activity for Scheduler {
     fn wants(&self, change: &Change) -> bool {
         match change {
             Change::Job(_) | Change::Task { .. } | Change::Lane(_) | Change::Agent(_) => true,
-            Change::Promotion(_) | Change::User(_) | Change::Target(_) | Change::Logs(_) | Change::Drift(_) => {
-                false
-            }
+            Change::Promotion(_)
+            | Change::User(_)
+            | Change::Target(_)
+            | Change::Logs(_)
+            | Change::Drift(_) => false,
         }
     }
 
