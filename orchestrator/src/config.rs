@@ -5,7 +5,6 @@ mod database;
 mod identity;
 mod limits;
 mod registry;
-mod scheduling;
 mod server;
 
 use std::{
@@ -20,7 +19,6 @@ pub use self::{
     identity::{IdentityConfig, JOIN_TOKEN_MOST, USER_CERTIFICATE_MOST},
     limits::LimitsConfig,
     registry::RegistryConfig,
-    scheduling::SchedulingConfig,
     server::ServerConfig,
 };
 
@@ -39,8 +37,6 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// Image registries.
     pub registry: RegistryConfig,
-    /// Lanes and orders.
-    pub scheduling: SchedulingConfig,
     /// Lives of certificates and tokens.
     pub identity: IdentityConfig,
     /// Limits.
@@ -54,7 +50,6 @@ impl Default for Config {
             server: ServerConfig::default(),
             database: DatabaseConfig::default(),
             registry: RegistryConfig::default(),
-            scheduling: SchedulingConfig::default(),
             identity: IdentityConfig::default(),
             limits: LimitsConfig::default(),
         }
@@ -146,7 +141,6 @@ impl Config {
         self.server.validate()?;
         self.database.validate()?;
         self.registry.validate()?;
-        self.scheduling.validate()?;
         self.identity.validate()?;
         self.limits.validate()
     }

@@ -6,7 +6,7 @@
 mod authenticate;
 mod respond;
 
-pub(crate) use authenticate::DEFAULT_TENANT;
+pub use authenticate::DEFAULT_TENANT;
 use authenticate::Evidence;
 
 use std::{

@@ -16,14 +16,12 @@ use tokio_util::{
 };
 
 use crate::{
-    app::Core,
     config::{Config, ConfigError},
     gate::DEFAULT_TENANT,
     gateway::presence::Presence,
     health::Health,
     identity::{self, Ca, IdentityError, OrchestratorKeys, ServerCertificate},
-    loops::{self, health::LoopHealth},
-    registry::{Registry, RegistryConfig, RegistryError},
+    registry::{Registry, RegistryError},
     server::{self, AdminSocket, ReflectionError},
     state::{App, Identity},
     status::Chain,
@@ -68,8 +66,8 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// Registries cannot be reached from this machine at all.
-    #[error("cannot speak to image registries")]
+    /// The registry client cannot be made.
+    #[error("cannot prepare the registry client")]
     Registry(#[from] RegistryError),
     /// Reflection cannot be served.
     #[error("cannot serve reflection")]
@@ -104,6 +102,7 @@ pub struct Running {
     pub app: App,
     health: (CancellationToken, JoinHandle<()>),
     accept: CancellationToken,
+    failed: CancellationToken,
     servers: Vec<JoinHandle<()>>,
     _guards: [DropGuard; 3],
 }
@@ -134,9 +133,8 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
     let app = App {
         db,
         identity,
+        registry: Arc::new(Registry::new(config.registry.client())?),
         presence: Presence::new(Arc::clone(&clock)),
-        registry: Arc::new(open_registry(&config)?),
-        loops: LoopHealth::default(),
         config: Arc::new(config),
         revocations: Arc::default(),
         shutdown: CancellationToken::new(),
@@ -148,6 +146,7 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
     let health = Health::default();
     let (routes, names) = server::services(&app, &health)?;
     let accept = CancellationToken::new();
+    let failed = CancellationToken::new();
     let mut servers = Vec::new();
 
     let path = app.config.admin_socket();
@@ -155,18 +154,18 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
         .await
         .map_err(|source| StartError::Socket { path, source })?;
     let local = server::serve_local(app.clone(), routes.clone(), socket, accept.clone());
-    servers.push(app.tasks.spawn(report("admin socket", local)));
+    servers.push(app.tasks.spawn(report("admin socket", local, failed.clone())));
 
     let address = match part {
         Part::Admin => None,
         Part::Whole => {
             let wanted = app.config.server.listen;
-            let failed = |source| StartError::Listen {
+            let refused = |source| StartError::Listen {
                 address: wanted,
                 source,
             };
-            let listener = TcpListener::bind(wanted).await.map_err(failed)?;
-            let address = listener.local_addr().map_err(failed)?;
+            let listener = TcpListener::bind(wanted).await.map_err(refused)?;
+            let address = listener.local_addr().map_err(refused)?;
             let tls = identity::server_config(
                 &app.identity.ca,
                 Arc::clone(&app.identity.server),
@@ -174,7 +173,7 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
             )?;
             spawn_loops(&app);
             let served = server::serve_tls(app.clone(), routes, listener, tls, accept.clone());
-            servers.push(app.tasks.spawn(report("TLS port", served)));
+            servers.push(app.tasks.spawn(report("TLS port", served, failed.clone())));
             Some(address)
         }
     };
@@ -193,6 +192,7 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
         app,
         health: (health_stop, health_loop),
         accept,
+        failed,
         servers,
         _guards: guards,
     })
@@ -202,7 +202,6 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
 fn spawn_loops(app: &App) {
     let tasks = &app.tasks;
     tasks.spawn(Arc::clone(&app.identity.server).keep_fresh(Arc::clone(&app.clock), app.shutdown.clone()));
-    loops::start(app, &Core::of(app));
     tasks.spawn(Arc::clone(&app.revocations).run(
         app.db.clone(),
         Arc::clone(&app.clock),
@@ -210,9 +209,14 @@ fn spawn_loops(app: &App) {
     ));
 }
 
-async fn report(what: &'static str, served: impl Future<Output = Result<(), tonic::transport::Error>>) {
+async fn report(
+    what: &'static str,
+    served: impl Future<Output = Result<(), tonic::transport::Error>>,
+    failed: CancellationToken,
+) {
     if let Err(error) = served.await {
         tracing::error!(error = %Chain(&error), "the {what} ended");
+        failed.cancel();
     }
 }
 
@@ -227,15 +231,6 @@ fn make_data_dir(config: &Config) -> Result<(), StartError> {
         .mode(0o700)
         .create(&config.data_dir)
         .map_err(failed)
-}
-
-fn open_registry(config: &Config) -> Result<Registry, RegistryError> {
-    Registry::new(RegistryConfig {
-        docker_config: config.registry.docker_config_file.clone(),
-        insecure: config.registry.plain_http.clone(),
-        deadline: Duration::from_secs(config.registry.deadline_seconds),
-        ..RegistryConfig::default()
-    })
 }
 
 async fn open_identity(config: &Config, clock: &Arc<dyn Clock>) -> Result<Identity, StartError> {
@@ -274,6 +269,16 @@ async fn ensure_default_tenant(db: &Db, clock: &dyn Clock) -> Result<(), StartEr
 }
 
 impl Running {
+    /// Waits until a listener ends by itself, which it should not.
+    pub async fn ended(&self) {
+        self.failed.cancelled().await;
+    }
+
+    /// Whether a listener ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.failed.is_cancelled()
+    }
+
     /// Goes down in order, within the configured deadline: health says so, no new connections, streams are told and loops stop,
     /// calls under way end, the store is closed. Gives whether everything ended in time.
     pub async fn stop(self) -> bool {

@@ -10,7 +10,6 @@ use crate::{
     config::Config,
     gateway::presence::Presence,
     identity::{Ca, OrchestratorKeys, ServerCertificate},
-    loops::health::LoopHealth,
     registry::Registry,
     revocations::Revocations,
 };
@@ -35,12 +34,10 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     /// CA and keys.
     pub identity: Arc<Identity>,
-    /// Which agents are connected here.
-    pub presence: Arc<Presence>,
     /// Image registries.
     pub registry: Arc<Registry>,
-    /// How the background loops are.
-    pub loops: LoopHealth,
+    /// Which agents are connected here.
+    pub presence: Arc<Presence>,
     /// Settings.
     pub config: Arc<Config>,
     /// Ends streams of revoked principals.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The tenant that is made at first start.
-pub(crate) const DEFAULT_TENANT: &str = "default";
+pub const DEFAULT_TENANT: &str = "default";
 
 /// What a request brings to say who sent it. Taken out first: a request's body cannot be held while waiting.
 pub(super) struct Evidence {

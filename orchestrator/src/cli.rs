@@ -1,0 +1,139 @@
+//! The command line of `sealift-orchestrator`.
+
+pub mod admin;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use sealift_orchestrator::config::{Config, ConfigError};
+
+/// The central orchestrator of Sealift.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sealift-orchestrator",
+    version,
+    after_help = "Exit codes: 0 as asked; 1 failed; 2 wrong usage; 3 a setting is wrong; 4 something needed is not there \
+                  (database, port, files); 5 went down but not everything ended in time."
+)]
+pub struct Options {
+    /// How to write logs (to standard error; RUST_LOG chooses what).
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SEALIFT_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to write logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the orchestrator until SIGTERM or SIGINT.
+    Serve(ServeFlags),
+    /// Administration on the orchestrator's host: through its socket while it runs, else directly.
+    Admin(admin::Admin),
+    /// Checks the settings and prints them, without secrets.
+    CheckConfig(ServeFlags),
+    /// Prints the version.
+    Version,
+}
+
+/// Where settings come from. Flags win over the environment, that over the file, that over defaults.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ServeFlags {
+    /// Configuration file (TOML).
+    #[arg(long, env = "SEALIFT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where keys, the embedded database and the admin socket live.
+    #[arg(long, env = "SEALIFT_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address of the TLS port, for example 0.0.0.0:8443.
+    #[arg(long, env = "SEALIFT_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// DNS name or address by which clients and agents call the orchestrator; may be given several times.
+    #[arg(
+        long = "public-name",
+        env = "SEALIFT_PUBLIC_NAMES",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub public_names: Vec<String>,
+    /// postgres://… or sqlite:PATH. A URL with a password is better kept in a file (database.url_file).
+    #[arg(
+        long,
+        env = "SEALIFT_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub database_url: Option<String>,
+}
+
+impl ServeFlags {
+    /// The settings, checked.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        Ok(self.read()?)
+    }
+
+    fn read(&self) -> Result<Config, ConfigError> {
+        let mut config = match &self.config {
+            Some(path) => Config::from_file(path)?,
+            None => Config::default(),
+        };
+        if let Some(data_dir) = &self.data_dir {
+            config.data_dir.clone_from(data_dir);
+        }
+        if let Some(listen) = self.listen {
+            config.server.listen = listen;
+        }
+        if !self.public_names.is_empty() {
+            config.server.public_names.clone_from(&self.public_names);
+        }
+        if let Some(url) = &self.database_url {
+            config.database.url = Some(url.clone());
+            config.database.url_file = None;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(
+            &file,
+            "data_dir = \"/from-file\"\n[database]\nurl_file = \"/x\"\n",
+        )
+        .unwrap();
+        let flags = ServeFlags {
+            config: Some(file),
+            listen: Some("127.0.0.1:1".parse().unwrap()),
+            database_url: Some("sqlite:/y".to_owned()),
+            ..ServeFlags::default()
+        };
+        let config = flags.config().unwrap();
+        assert_eq!(config.data_dir, PathBuf::from("/from-file"));
+        assert_eq!(config.server.listen.port(), 1);
+        assert_eq!(config.database_url().unwrap(), "sqlite:/y");
+    }
+}
