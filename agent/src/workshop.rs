@@ -417,3 +417,6 @@ impl<H: Host> Workshop<H> {
         !lock(&self.shared.active).is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,9 +120,9 @@ impl<H: Host> Runner<H> {
             };
             let (result, ()) = tokio::join!(pull, self.tell_progress(lines));
             result?;
-            kill::at("pull_done");
             there = host.image(&reference).await?;
         }
+        kill::at("pull_done");
         let Some(local) = there else {
             let summary =
                 format!("{reference} was pulled, but the engine does not have it under that digest");
