@@ -5,6 +5,7 @@ mod database;
 mod identity;
 mod limits;
 mod registry;
+mod scheduling;
 mod server;
 
 use std::{
@@ -19,6 +20,7 @@ pub use self::{
     identity::{IdentityConfig, JOIN_TOKEN_MOST, USER_CERTIFICATE_MOST},
     limits::LimitsConfig,
     registry::RegistryConfig,
+    scheduling::SchedulingConfig,
     server::ServerConfig,
 };
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// Image registries.
     pub registry: RegistryConfig,
+    /// Lanes and orders.
+    pub scheduling: SchedulingConfig,
     /// Lives of certificates and tokens.
     pub identity: IdentityConfig,
     /// Limits.
@@ -50,6 +54,7 @@ impl Default for Config {
             server: ServerConfig::default(),
             database: DatabaseConfig::default(),
             registry: RegistryConfig::default(),
+            scheduling: SchedulingConfig::default(),
             identity: IdentityConfig::default(),
             limits: LimitsConfig::default(),
         }
@@ -141,6 +146,7 @@ impl Config {
         self.server.validate()?;
         self.database.validate()?;
         self.registry.validate()?;
+        self.scheduling.validate()?;
         self.identity.validate()?;
         self.limits.validate()
     }

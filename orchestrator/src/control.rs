@@ -7,11 +7,15 @@ pub mod component;
 pub mod drift;
 pub mod environment;
 pub mod evidence;
+pub mod job;
+pub mod promotion;
+pub mod release;
 pub mod server;
 pub mod status;
 pub mod target;
 pub mod tenant;
 pub mod user;
+pub mod views;
 
 use chrono::{DateTime, Utc};
 use pbjson_types::{FieldMask, Timestamp};

@@ -16,12 +16,14 @@ use tokio_util::{
 };
 
 use crate::{
+    app::Core,
     config::{Config, ConfigError},
     gate::DEFAULT_TENANT,
     gateway::presence::Presence,
     health::Health,
     identity::{self, Ca, IdentityError, OrchestratorKeys, ServerCertificate},
-    registry::{Registry, RegistryError},
+    loops::{self, health::LoopHealth},
+    registry::{Registry, RegistryConfig, RegistryError},
     server::{self, AdminSocket, ReflectionError},
     state::{App, Identity},
     status::Chain,
@@ -66,8 +68,8 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// The registry client cannot be made.
-    #[error("cannot prepare the registry client")]
+    /// Registries cannot be reached from this machine at all.
+    #[error("cannot speak to image registries")]
     Registry(#[from] RegistryError),
     /// Reflection cannot be served.
     #[error("cannot serve reflection")]
@@ -133,8 +135,9 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
     let app = App {
         db,
         identity,
-        registry: Arc::new(Registry::new(config.registry.client())?),
         presence: Presence::new(Arc::clone(&clock)),
+        registry: Arc::new(open_registry(&config)?),
+        loops: LoopHealth::default(),
         config: Arc::new(config),
         revocations: Arc::default(),
         shutdown: CancellationToken::new(),
@@ -202,6 +205,7 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
 fn spawn_loops(app: &App) {
     let tasks = &app.tasks;
     tasks.spawn(Arc::clone(&app.identity.server).keep_fresh(Arc::clone(&app.clock), app.shutdown.clone()));
+    loops::start(app, &Core::of(app));
     tasks.spawn(Arc::clone(&app.revocations).run(
         app.db.clone(),
         Arc::clone(&app.clock),
@@ -231,6 +235,15 @@ fn make_data_dir(config: &Config) -> Result<(), StartError> {
         .mode(0o700)
         .create(&config.data_dir)
         .map_err(failed)
+}
+
+fn open_registry(config: &Config) -> Result<Registry, RegistryError> {
+    Registry::new(RegistryConfig {
+        docker_config: config.registry.docker_config_file.clone(),
+        insecure: config.registry.plain_http.clone(),
+        deadline: Duration::from_secs(config.registry.deadline_seconds),
+        ..RegistryConfig::default()
+    })
 }
 
 async fn open_identity(config: &Config, clock: &Arc<dyn Clock>) -> Result<Identity, StartError> {

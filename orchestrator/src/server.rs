@@ -13,9 +13,10 @@ use sealift_proto::v1::{
     agent_service_server::AgentServiceServer, audit_service_server::AuditServiceServer,
     component_service_server::ComponentServiceServer, drift_service_server::DriftServiceServer,
     environment_service_server::EnvironmentServiceServer, evidence_service_server::EvidenceServiceServer,
-    server_service_server::ServerServiceServer, status_service_server::StatusServiceServer,
-    target_service_server::TargetServiceServer, tenant_service_server::TenantServiceServer,
-    user_service_server::UserServiceServer,
+    job_service_server::JobServiceServer, promotion_service_server::PromotionServiceServer,
+    release_service_server::ReleaseServiceServer, server_service_server::ServerServiceServer,
+    status_service_server::StatusServiceServer, target_service_server::TargetServiceServer,
+    tenant_service_server::TenantServiceServer, user_service_server::UserServiceServer,
 };
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -28,6 +29,7 @@ use tonic::{
 use tower::layer::util::{Identity as NoLayer, Stack};
 
 use crate::{
+    app::Core,
     control,
     gate::{GateLayer, Origin},
     health::Health,
@@ -72,6 +74,7 @@ pub fn services(app: &App, health: &Health) -> Result<(Routes, Vec<&'static str>
         routes: Routes::builder(),
         names: Vec::new(),
     };
+    let core = Core::of(app);
     let app = || app.clone();
     add!(
         services,
@@ -104,6 +107,17 @@ pub fn services(app: &App, health: &Health) -> Result<(Routes, Vec<&'static str>
         ComponentServiceServer,
         control::component::Components { app: app() }
     );
+    add!(
+        services,
+        ReleaseServiceServer,
+        control::release::Releases::new(app())
+    );
+    add!(
+        services,
+        PromotionServiceServer,
+        control::promotion::Promotions::new(app(), core.clone())
+    );
+    add!(services, JobServiceServer, control::job::Jobs::new(app()));
     add!(
         services,
         StatusServiceServer,

@@ -10,6 +10,7 @@ use crate::{
     config::Config,
     gateway::presence::Presence,
     identity::{Ca, OrchestratorKeys, ServerCertificate},
+    loops::health::LoopHealth,
     registry::Registry,
     revocations::Revocations,
 };
@@ -34,10 +35,12 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     /// CA and keys.
     pub identity: Arc<Identity>,
-    /// Image registries.
-    pub registry: Arc<Registry>,
     /// Which agents are connected here.
     pub presence: Arc<Presence>,
+    /// Image registries.
+    pub registry: Arc<Registry>,
+    /// How the background loops are.
+    pub loops: LoopHealth,
     /// Settings.
     pub config: Arc<Config>,
     /// Ends streams of revoked principals.

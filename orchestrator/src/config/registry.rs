@@ -1,11 +1,10 @@
 //! Image registries.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, within, wrong};
-use crate::registry;
 
 /// Image registries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,16 +30,6 @@ impl Default for RegistryConfig {
 }
 
 impl RegistryConfig {
-    /// Settings of the registry client.
-    pub fn client(&self) -> registry::RegistryConfig {
-        registry::RegistryConfig {
-            docker_config: self.docker_config_file.clone(),
-            insecure: self.plain_http.clone(),
-            deadline: Duration::from_secs(self.deadline_seconds),
-            ..registry::RegistryConfig::default()
-        }
-    }
-
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         if self.plain_http.len() > 64 {
             return Err(wrong("registry.plain_http", "more than 64 hosts"));

@@ -1,0 +1,186 @@
+//! Makes orders: for each task a fencing token, a signed order and the row of its attempt, many tasks in one transaction.
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    failure::{Failure, FailureCode},
+    id::AgentId,
+    inventory::{AgentIntent, Target},
+    name::Name,
+    order::{DecisionRef, Order},
+    release::Release,
+    strategy::Limits,
+    task::{TaskEvent, TaskPhase, TaskState, TaskStep},
+};
+use sealift_store::{Job, Task, Tx};
+
+use crate::{
+    app::{Core, ORCHESTRATOR},
+    status::ApiError,
+};
+
+/// What all orders of a job share.
+#[derive(Debug)]
+pub struct Orders {
+    tenant: Name,
+    decision: DecisionRef,
+    release: Release,
+    limits: Limits,
+}
+
+impl Orders {
+    /// Of a job.
+    pub async fn of(tx: &mut Tx, job: &Job) -> Result<Self, ApiError> {
+        let missing = |what| ApiError::internal(format!("a job without its {what}"));
+        let tenant = tx.tenant(job.tenant_id).await?.ok_or_else(|| missing("tenant"))?;
+        let promotion = tx
+            .promotion(job.tenant_id, job.promotion_id)
+            .await?
+            .ok_or_else(|| missing("promotion"))?;
+        let decision = tx
+            .latest_decision(promotion.id)
+            .await?
+            .ok_or_else(|| missing("decision"))?;
+        let release = tx
+            .release(job.tenant_id, job.release_id)
+            .await?
+            .ok_or_else(|| missing("release"))?;
+        Ok(Self {
+            tenant: tenant.name,
+            decision: DecisionRef {
+                promotion: promotion.id,
+                record: decision.digest,
+                plan: promotion.plan_digest,
+                requested_by: promotion.requested_by,
+            },
+            release,
+            limits: promotion.limits,
+        })
+    }
+}
+
+/// Makes orders for those of `tasks` whose target is free; answers how many of them changed. A task whose target has nobody who
+/// could ever do it fails at once instead of waiting for ever.
+pub async fn assign_tasks(
+    core: &Core,
+    tx: &mut Tx,
+    orders: &Orders,
+    tasks: &[&Task],
+) -> Result<usize, ApiError> {
+    let now = core.clock.now();
+    let mut changed = 0;
+    for task in tasks {
+        let occupied = tx.live_task_on_target(task.target_id).await?;
+        if occupied.is_some_and(|other| other.id != task.id) {
+            continue;
+        }
+        let target = tx.target(task.tenant_id, task.target_id).await?;
+        match server_of(tx, target.as_ref()).await? {
+            Ok((target, agent)) => assign(core, tx, orders, task, target, agent, now).await?,
+            Err(failure) => {
+                tx.apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now)
+                    .await?;
+            }
+        }
+        changed += 1;
+    }
+    Ok(changed)
+}
+
+/// The agent that is to do it, or why there is none. One that is away is still the one: it finds the order when it is back, and
+/// refuses it when that is too late.
+async fn server_of<'a>(
+    tx: &mut Tx,
+    target: Option<&'a Target>,
+) -> Result<Result<(&'a Target, AgentId), Failure>, ApiError> {
+    let Some(target) = target.filter(|target| target.archived_at.is_none()) else {
+        return Ok(Err(Failure::new(
+            FailureCode::AgentLost,
+            "the target was archived",
+        )));
+    };
+    let agent = match target.agent_id {
+        Some(id) => tx.agent_by_id(id).await?,
+        None => None,
+    };
+    Ok(match agent {
+        Some(agent) if agent.intent == AgentIntent::Active => Ok((target, agent.id)),
+        Some(_) => Err(Failure::new(
+            FailureCode::AgentRevoked,
+            format!("the agent of {} was revoked", target.name),
+        )),
+        None => Err(Failure::new(
+            FailureCode::AgentLost,
+            format!("no agent is enrolled for {}", target.name),
+        )),
+    })
+}
+
+async fn assign(
+    core: &Core,
+    tx: &mut Tx,
+    orders: &Orders,
+    task: &Task,
+    target: &Target,
+    agent_id: AgentId,
+    now: DateTime<Utc>,
+) -> Result<(), ApiError> {
+    let attempt = task.attempt.saturating_add(1);
+    let fence = tx.next_fence(target.id).await?;
+    let order = Order {
+        tenant: orders.tenant.clone(),
+        environment: task.environment.clone(),
+        target: target.name.clone(),
+        agent_id,
+        target_id: target.id,
+        job_id: task.job_id,
+        task_id: task.id,
+        attempt,
+        wave: task.wave,
+        fence,
+        not_before: now,
+        expires_at: now + core.rules.order_life,
+        decision: orders.decision.clone(),
+        release: orders.release.reference(),
+        manifest: orders.release.manifest.clone(),
+        limits: orders.limits,
+    };
+    let signed = (core.sign_order)(&order).map_err(ApiError::internal)?;
+    let lease = core.lease_until(now);
+    tx.assign_task(task, agent_id, attempt, fence, &signed, lease, ORCHESTRATOR, now)
+        .await?;
+    Ok(())
+}
+
+/// Whether the task waits for an order: for its first, or for the next attempt whose time has come.
+pub fn wants_order(task: &Task, now: DateTime<Utc>) -> bool {
+    match &task.state {
+        TaskState::Pending => true,
+        TaskState::Running {
+            step: TaskStep::RetryWait,
+        } => task.retry_at.is_some_and(|at| at <= now),
+        TaskState::Running { .. }
+        | TaskState::Assigned
+        | TaskState::Accepted
+        | TaskState::Lost
+        | TaskState::Succeeded
+        | TaskState::Failed { .. }
+        | TaskState::Skipped { .. }
+        | TaskState::Cancelled => false,
+    }
+}
+
+/// Whether the agent may have something on the host that a stop must reach.
+pub fn reaches_host(task: &Task) -> bool {
+    task.state.phase().is_live() && !is_between_attempts(task)
+}
+
+/// Whether it waits between two attempts: nothing of it is on the host then.
+pub fn is_between_attempts(task: &Task) -> bool {
+    task.state.phase() == TaskPhase::Running
+        && matches!(
+            task.state,
+            TaskState::Running {
+                step: TaskStep::RetryWait
+            }
+        )
+}

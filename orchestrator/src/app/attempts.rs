@@ -1,0 +1,69 @@
+//! What follows a failed attempt: a pure decision.
+
+use std::time::Duration;
+
+use sealift_common::{
+    failure::{Failure, FailureCode},
+    strategy::Limits,
+    task::{TaskEvent, Wanted},
+};
+use sealift_store::Task;
+
+/// Wait before the second attempt; each further one waits twice as long.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+/// Longest wait between two attempts.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// The event for a failure that the agent reported: the end of the task, or of this attempt only. A task that is to stop, whose
+/// attempts are used up, or whose failure nothing but a person can mend, has no other attempt.
+pub fn after_failure(task: &Task, failure: &Failure, limits: &Limits) -> TaskEvent {
+    decide(task.wanted, task.attempt, failure, limits)
+}
+
+fn decide(wanted: Wanted, attempt: u32, failure: &Failure, limits: &Limits) -> TaskEvent {
+    // A target that could not be restored is in an unknown state: another attempt would build on sand.
+    let hopeless = !failure.code.retryable() || failure.code == FailureCode::RestoreFailed;
+    if hopeless || wanted == Wanted::Stop || attempt >= limits.max_attempts {
+        TaskEvent::Failed {
+            failure: failure.clone(),
+        }
+    } else {
+        TaskEvent::AttemptFailed {
+            failure: failure.clone(),
+        }
+    }
+}
+
+/// How long to wait after the failed attempt number `attempt` (from 1).
+pub fn retry_wait(attempt: u32) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(16);
+    FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_mend_itself_is_tried_again_and_only_so_often() {
+        let limits = Limits {
+            max_attempts: 3,
+            ..Limits::default()
+        };
+        let flaky = Failure::new(FailureCode::RegistryUnavailable, "registry away");
+        let broken = Failure::new(FailureCode::Unhealthy, "sick");
+        let name = |wanted, attempt, failure| decide(wanted, attempt, failure, &limits).name();
+        assert_eq!(name(Wanted::Run, 1, &flaky), "attempt_failed");
+        assert_eq!(name(Wanted::Run, 2, &flaky), "attempt_failed");
+        assert_eq!(name(Wanted::Run, 3, &flaky), "failed");
+        assert_eq!(name(Wanted::Stop, 1, &flaky), "failed");
+        assert_eq!(name(Wanted::Run, 1, &broken), "failed");
+    }
+
+    #[test]
+    fn the_wait_grows_and_has_an_end() {
+        let waits: Vec<_> = (1..=8).map(|attempt| retry_wait(attempt).as_secs()).collect();
+        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(retry_wait(u32::MAX), LONGEST_WAIT);
+    }
+}

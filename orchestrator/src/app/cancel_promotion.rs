@@ -1,0 +1,70 @@
+//! Cancels a promotion (R14). State first: the wish is stored and holds from that commit on, whatever is up or down. Messages
+//! second: the scheduler withdraws what has not begun and asks agents to stop what has.
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    error::Reason,
+    failure::{Failure, FailureCode},
+    job::{JobEvent, JobPhase},
+    promotion::PromotionEvent,
+};
+use sealift_store::{Promotion, Tx};
+
+use crate::status::ApiError;
+
+/// Cancels. A job that waits is cancelled at once; one that runs ends as soon as its agents have restored what ran before.
+/// Repeating it changes nothing.
+pub async fn cancel_promotion(
+    tx: &mut Tx,
+    promotion: Promotion,
+    reason: &str,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<Promotion, ApiError> {
+    if promotion.state.is_terminal() {
+        return Err(ended(&promotion));
+    }
+    let job = tx
+        .job_of_promotion(promotion.id)
+        .await?
+        .ok_or_else(|| ApiError::internal("an open promotion without a job"))?;
+    match job.state.phase() {
+        JobPhase::Queued => {
+            tx.apply_job_event(&job, &JobEvent::Cancelled, actor, now).await?;
+            let failure = Failure::new(FailureCode::Cancelled, summary(reason, actor));
+            let event = PromotionEvent::JobCancelled;
+            Ok(tx
+                .apply_promotion_event(&promotion, event, Some(&failure), actor, now)
+                .await?)
+        }
+        JobPhase::Running => {
+            if !job.stop {
+                tx.request_job_stop(&job, &summary(reason, actor), actor, now)
+                    .await?;
+            }
+            Ok(promotion)
+        }
+        JobPhase::Succeeded | JobPhase::Failed | JobPhase::Cancelled => Err(ended(&promotion)),
+    }
+}
+
+fn summary(reason: &str, actor: &str) -> String {
+    if reason.is_empty() {
+        format!("cancelled by {actor}")
+    } else {
+        format!("cancelled by {actor}: {reason}")
+    }
+}
+
+fn ended(promotion: &Promotion) -> ApiError {
+    ApiError::new(
+        Reason::WrongState,
+        format!("the promotion has ended already: it is {}", promotion.state),
+        "nothing is left to cancel; see sealift promotion get",
+    )
+    .precondition(
+        "PROMOTION_ENDED",
+        format!("promotions/{}", promotion.id),
+        promotion.state.as_str(),
+    )
+}

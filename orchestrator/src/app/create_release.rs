@@ -1,0 +1,291 @@
+//! Makes a release: reads the compose file and asks the registries outside any transaction, then numbers and freezes what came
+//! out of it in one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    bounds,
+    compose::{self, ComposeErrors, ComposeFile, EnvFiles},
+    digest::Digest,
+    error::Reason,
+    id::{ComponentId, ProjectId, ReleaseId, TenantId},
+    inventory::Component,
+    manifest::{Manifest, PinnedImage},
+    name::{ComponentName, ServiceName, SourceRef},
+    release::{Release, ReleaseComponent, ReleaseState},
+};
+use sealift_store::Tx;
+
+use crate::{registry::Registry, status::ApiError};
+
+/// Everything that a release is made of, before it is numbered.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// Where it came from.
+    pub source: SourceRef,
+    /// What to run, every image pinned.
+    pub manifest: Manifest,
+    /// Digest of that.
+    pub content: Digest,
+}
+
+/// Reads a compose file and resolves its images.
+pub async fn prepare(
+    registry: &Registry,
+    source: SourceRef,
+    compose: &[u8],
+    env_files: &EnvFiles,
+) -> Result<Draft, ApiError> {
+    if compose.is_empty() {
+        return Err(ApiError::invalid("compose", "is missing"));
+    }
+    let text = std::str::from_utf8(compose).map_err(|_| ApiError::invalid("compose", "is not UTF-8 text"))?;
+    let file = compose::parse(text, env_files).map_err(|errors| refused(&errors))?;
+    let resolved = resolve(registry, &file).await?;
+    let images: BTreeMap<ServiceName, PinnedImage> = file
+        .images()
+        .into_iter()
+        .filter_map(|(service, image)| Some((service.clone(), resolved.get(image)?.clone())))
+        .collect();
+    let manifest = file.pin(&images).map_err(ApiError::internal)?;
+    let content = manifest.content_digest().map_err(ApiError::internal)?;
+    Ok(Draft {
+        source,
+        manifest,
+        content,
+    })
+}
+
+/// Every image by its text. All that fail are named in one answer, each at its service.
+async fn resolve(registry: &Registry, file: &ComposeFile) -> Result<BTreeMap<String, PinnedImage>, ApiError> {
+    let images = file.images();
+    let answers = registry.resolve_all(images.values().copied()).await;
+    let mut refusal: Option<ApiError> = None;
+    for (service, image) in images {
+        if let Some(Err(error)) = answers.get(image) {
+            let first = refusal.take().unwrap_or_else(|| {
+                ApiError::new(
+                    error.reason(),
+                    format!("service {service}: {error}"),
+                    error.advice(),
+                )
+            });
+            refusal = Some(first.field(format!("compose.services.{service}.image"), error.to_string()));
+        }
+    }
+    match refusal {
+        Some(refusal) => Err(refusal),
+        None => Ok(answers
+            .into_iter()
+            .filter_map(|(image, answer)| Some((image, answer.ok()?.pinned)))
+            .collect()),
+    }
+}
+
+/// All errors of the file in one answer, each with its place.
+fn refused(errors: &ComposeErrors) -> ApiError {
+    let start = ApiError::new(
+        errors.reason(),
+        errors.to_string(),
+        "correct the compose file, then create the release again",
+    );
+    errors.errors.iter().fold(start, |api, error| {
+        let path = if error.path.is_empty() {
+            "compose".to_owned()
+        } else {
+            format!("compose.{}", error.path)
+        };
+        api.field(path, error.to_string())
+    })
+}
+
+/// Numbers and freezes a draft. The same commit with the same content is the release that exists already; with other content it
+/// is refused, because a release never changes.
+pub async fn create_release(
+    tx: &mut Tx,
+    tenant: TenantId,
+    draft: Draft,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<Release, ApiError> {
+    let project = tx.ensure_project(tenant, &draft.source.project, now).await?;
+    if let Some(existing) = tx.release_by_commit(project, &draft.source.commit).await? {
+        return same_or_refused(existing, &draft);
+    }
+    let components = components(tx, tenant, &draft.manifest, now).await?;
+    for spec in draft.manifest.services.values() {
+        let image = &spec.image;
+        if let (Some(component), Some(tag)) = (components.get(&image.repository), &image.tag) {
+            tx.record_version(component.id, tag, image.digest, now).await?;
+        }
+    }
+    let number = tx.next_release_number(project).await?;
+    let release = assemble(
+        tenant,
+        project,
+        number,
+        ReleaseState::Ready,
+        draft,
+        &components,
+        actor,
+        now,
+    );
+    tx.insert_release(&release).await?;
+    Ok(release)
+}
+
+/// The release as it would be, with number 0 and nothing stored.
+pub async fn preview_release(
+    tx: &mut Tx,
+    tenant: TenantId,
+    draft: Draft,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<Release, ApiError> {
+    if let Some(project) = tx.project(tenant, &draft.source.project).await?
+        && let Some(existing) = tx.release_by_commit(project, &draft.source.commit).await?
+    {
+        return same_or_refused(existing, &draft);
+    }
+    let mut components = BTreeMap::new();
+    for repository in repositories(&draft.manifest) {
+        let component = match tx.component_by_repository(tenant, &repository).await? {
+            Some(component) => component,
+            None => new_component(tx, tenant, &repository, now).await?,
+        };
+        components.insert(repository, component);
+    }
+    let project = ProjectId::new(now);
+    Ok(assemble(
+        tenant,
+        project,
+        0,
+        ReleaseState::Draft,
+        draft,
+        &components,
+        actor,
+        now,
+    ))
+}
+
+fn same_or_refused(existing: Release, draft: &Draft) -> Result<Release, ApiError> {
+    if existing.content == draft.content {
+        return Ok(existing);
+    }
+    Err(ApiError::new(
+        Reason::AlreadyExists,
+        format!(
+            "{} exists as {} with other content ({}, not {})",
+            draft.source,
+            existing.reference(),
+            existing.content.short(),
+            draft.content.short()
+        ),
+        "a release never changes: promote the one that exists, or make a new commit (a tag that moved gives another digest, too)",
+    )
+    .meta("release", existing.id.to_string()))
+}
+
+fn repositories(manifest: &Manifest) -> BTreeSet<String> {
+    manifest
+        .services
+        .values()
+        .map(|spec| spec.image.repository.clone())
+        .collect()
+}
+
+/// Components of all images; those that are new are registered.
+async fn components(
+    tx: &mut Tx,
+    tenant: TenantId,
+    manifest: &Manifest,
+    now: DateTime<Utc>,
+) -> Result<BTreeMap<String, Component>, ApiError> {
+    let mut components = BTreeMap::new();
+    for repository in repositories(manifest) {
+        let component = match tx.component_by_repository(tenant, &repository).await? {
+            Some(component) => component,
+            None => {
+                let component = new_component(tx, tenant, &repository, now).await?;
+                tx.insert_component(&component).await?;
+                component
+            }
+        };
+        components.insert(repository, component);
+    }
+    Ok(components)
+}
+
+/// Named by the repository without its registry; by the whole repository when that name is taken.
+async fn new_component(
+    tx: &mut Tx,
+    tenant: TenantId,
+    repository: &str,
+    now: DateTime<Utc>,
+) -> Result<Component, ApiError> {
+    let parse = |text: &str| {
+        text.parse::<ComponentName>().map_err(|error| {
+            ApiError::new(
+                Reason::InvalidImageReference,
+                error.to_string(),
+                format!(
+                    "use an image repository of at most 255 bytes; {} services share the limit",
+                    bounds::SERVICES
+                ),
+            )
+        })
+    };
+    let short = parse(Component::default_name(repository))?;
+    let name = match tx.component_by_name(tenant, &short).await? {
+        None => short,
+        Some(_) => parse(repository)?,
+    };
+    Ok(Component {
+        id: ComponentId::new(now),
+        tenant_id: tenant,
+        name,
+        repository: repository.to_owned(),
+        created_at: now,
+    })
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one release, given once")]
+fn assemble(
+    tenant_id: TenantId,
+    project_id: ProjectId,
+    number: u64,
+    state: ReleaseState,
+    draft: Draft,
+    components: &BTreeMap<String, Component>,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Release {
+    let services = draft
+        .manifest
+        .services
+        .iter()
+        .filter_map(|(service, spec)| {
+            let component = components.get(&spec.image.repository)?;
+            let part = ReleaseComponent {
+                component_id: component.id,
+                component: component.name.clone(),
+                digest: spec.image.digest,
+            };
+            Some((service.clone(), part))
+        })
+        .collect();
+    Release {
+        id: ReleaseId::new(now),
+        tenant_id,
+        project_id,
+        source: draft.source,
+        number,
+        state,
+        content: draft.content,
+        manifest: draft.manifest,
+        components: services,
+        created_by: actor.to_owned(),
+        created_at: now,
+    }
+}

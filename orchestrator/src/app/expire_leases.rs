@@ -1,0 +1,51 @@
+//! Gives up waiting for a word: tasks whose lease ran out are lost (their effect is unknown, their target stays occupied), and
+//! tasks of revoked agents, which can never say anything again, have failed.
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    failure::{Failure, FailureCode},
+    inventory::AgentIntent,
+    task::TaskEvent,
+};
+use sealift_store::{Task, Tx};
+
+use crate::{
+    app::{ORCHESTRATOR, advance_job::BATCH},
+    status::ApiError,
+};
+
+/// Handles one batch; answers how many tasks changed.
+pub async fn expire_leases(tx: &mut Tx, now: DateTime<Utc>) -> Result<usize, ApiError> {
+    let mut changed = 0;
+    let most = u32::try_from(BATCH).unwrap_or(u32::MAX);
+    for task in tx.live_tasks_of_revoked_agents(most).await? {
+        abandon(tx, &task, now).await?;
+        changed += 1;
+    }
+    for task in tx.expired_leases(now, most).await? {
+        let agent = match task.agent_id {
+            Some(id) => tx.agent_by_id(id).await?,
+            None => None,
+        };
+        // Revoked ones are in the first list; one that was revoked meanwhile is there next time.
+        if agent.is_some_and(|agent| agent.intent == AgentIntent::Active) {
+            tx.apply_task_event(&task, &TaskEvent::LeaseExpired, ORCHESTRATOR, now)
+                .await?;
+            changed += 1;
+        }
+    }
+    Ok(changed)
+}
+
+async fn abandon(tx: &mut Tx, task: &Task, now: DateTime<Utc>) -> Result<(), ApiError> {
+    let summary = format!("the agent of {} was revoked while it worked on it", task.target);
+    let failure = Failure::new(FailureCode::AgentRevoked, summary);
+    let ended = tx
+        .apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now)
+        .await?;
+    if ended.version != task.version {
+        tx.finish_attempt(task.id, task.attempt, "abandoned", None, now)
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! The use cases, one verb per file. Each works inside a transaction that its caller opens, so that a call, its audit event and
+//! its effect are one commit. Handlers and loops call these; nothing here knows gRPC.
+
+pub mod advance_job;
+pub mod assign_tasks;
+pub mod attempts;
+pub mod cancel_promotion;
+pub mod create_promotion;
+pub mod create_release;
+pub mod expire_leases;
+pub mod resolve_release;
+pub mod start_job;
+pub mod survey;
+pub mod turn;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use chrono::TimeDelta;
+use sealift_common::{
+    bounds,
+    inventory::{Agent, AgentStatus},
+    order::{Order, OrderError, sign_order},
+    time::Clock,
+};
+use sealift_store::Db;
+
+use crate::state::App;
+
+/// Who acts when no person does.
+pub const ORCHESTRATOR: &str = "orchestrator";
+
+/// Numbers that operators may set.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Jobs that a lane lets run side by side.
+    pub lane_capacity: u32,
+    /// Most jobs that may wait in a lane.
+    pub lane_queue: u32,
+    /// How long after its making an order may be begun.
+    pub order_life: TimeDelta,
+    /// How long after a start of the orchestrator absent agents are given to come back before their absence closes a gate.
+    pub reconnect_grace: TimeDelta,
+    /// Most targets that one job may address.
+    pub targets: u32,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            lane_capacity: 1,
+            lane_queue: 1_000,
+            order_life: TimeDelta::minutes(15),
+            reconnect_grace: TimeDelta::seconds(60),
+            targets: bounds::TARGETS_PER_JOB as u32,
+        }
+    }
+}
+
+/// How an agent is, as its sessions and heartbeats tell.
+pub type StatusOf = Arc<dyn Fn(&Agent) -> AgentStatus + Send + Sync>;
+/// How long an agent's silence is normal once it has work.
+pub type LeaseOf = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// Signs an order with the orchestrator's order key.
+pub type SignOrder = Arc<dyn Fn(&Order) -> Result<Vec<u8>, OrderError> + Send + Sync>;
+
+/// What use cases need besides their transaction. Cheap to clone.
+#[derive(Clone)]
+pub struct Core {
+    /// The store.
+    pub db: Db,
+    /// The present.
+    pub clock: Arc<dyn Clock>,
+    /// How agents are.
+    pub status_of: StatusOf,
+    /// How long an agent may be silent before its tasks count as lost.
+    pub lease_of: LeaseOf,
+    /// Signs orders.
+    pub sign_order: SignOrder,
+    /// Numbers that operators may set.
+    pub rules: Rules,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Over the parts of an orchestrator.
+    pub fn of(app: &App) -> Self {
+        let (presence, lease, identity) = (
+            Arc::clone(&app.presence),
+            Arc::clone(&app.presence),
+            Arc::clone(&app.identity),
+        );
+        Self {
+            db: app.db.clone(),
+            clock: Arc::clone(&app.clock),
+            status_of: Arc::new(move |agent| {
+                let degraded = !agent.facts.degraded.is_empty();
+                presence.status(agent.id, agent.intent, agent.last_seen_at, degraded)
+            }),
+            lease_of: Arc::new(move || lease.lease()),
+            sign_order: Arc::new(move |order| sign_order(order, &identity.keys.order)),
+            rules: app.config.scheduling.rules(),
+        }
+    }
+
+    /// When a lease that begins now ends.
+    pub fn lease_until(&self, now: chrono::DateTime<chrono::Utc>) -> chrono::DateTime<chrono::Utc> {
+        now + TimeDelta::from_std((self.lease_of)()).unwrap_or(TimeDelta::minutes(1))
+    }
+}

@@ -1,0 +1,177 @@
+//! Starts the job at the head of a lane when its turn has come: the gates are asked again, the plan is made again, then waves and
+//! tasks are made in the same transaction that marks it as running (R1: in ticket order, never more than the lane allows).
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    decision::{DecisionRecord, Gate, Requester, Stage, Verdict},
+    failure::{Failure, FailureCode},
+    id::{EnvironmentId, TaskId},
+    job::JobEvent,
+    order::Fence,
+    promotion::PromotionEvent,
+    task::{SkipReason, TaskEvent, TaskState, Wanted},
+};
+use sealift_store::{Job, Promotion, Task, Tx};
+
+use crate::{
+    app::{
+        Core, ORCHESTRATOR,
+        create_promotion::decision_row,
+        survey::{Ask, Survey, survey},
+    },
+    status::ApiError,
+};
+
+/// What became of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// Nothing waits, or the lane has no room.
+    Nothing,
+    /// The head's agents are not back yet after a start of the orchestrator: look again soon.
+    NotYet,
+    /// The head runs now.
+    Running,
+    /// The head's gates no longer pass; it failed.
+    Refused,
+}
+
+/// Starts the head of the lane if it may. `patient`: agents that are offline may only be late.
+pub async fn start_job(
+    core: &Core,
+    tx: &mut Tx,
+    lane: EnvironmentId,
+    patient: bool,
+) -> Result<Started, ApiError> {
+    let now = core.clock.now();
+    let Some(job) = tx.lane_head(lane).await? else {
+        return Ok(Started::Nothing);
+    };
+    if tx.running_in_lane(lane).await? >= core.rules.lane_capacity {
+        return Ok(Started::Nothing);
+    }
+    let promotion = tx
+        .promotion(job.tenant_id, job.promotion_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
+    let survey = look_again(core, tx, &job, &promotion).await?;
+    if patient && only_offline(&survey.record) {
+        return Ok(Started::NotYet);
+    }
+    tx.insert_decision(&decision_row(&survey, promotion.id, now))
+        .await?;
+    if !survey.record.passed() {
+        let failure = Failure::new(FailureCode::GateClosed, survey.record.refusal());
+        let event = JobEvent::Failed {
+            failure: failure.clone(),
+        };
+        tx.apply_job_event(&job, &event, ORCHESTRATOR, now).await?;
+        let event = PromotionEvent::JobFailed;
+        tx.apply_promotion_event(&promotion, event, Some(&failure), ORCHESTRATOR, now)
+            .await?;
+        return Ok(Started::Refused);
+    }
+    let promotion = if promotion.plan_digest == survey.plan_digest {
+        promotion
+    } else {
+        tx.update_promotion_plan(
+            &promotion,
+            &survey.plan_json,
+            survey.plan_digest,
+            ORCHESTRATOR,
+            now,
+        )
+        .await?
+    };
+    make_tasks(tx, &job, &survey, now).await?;
+    tx.apply_job_event(&job, &JobEvent::Started, ORCHESTRATOR, now)
+        .await?;
+    tx.apply_promotion_event(&promotion, PromotionEvent::JobStarted, None, ORCHESTRATOR, now)
+        .await?;
+    Ok(Started::Running)
+}
+
+async fn look_again(core: &Core, tx: &mut Tx, job: &Job, promotion: &Promotion) -> Result<Survey, ApiError> {
+    let environment = tx
+        .environment(job.tenant_id, job.environment_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its environment"))?;
+    let release = tx
+        .release(job.tenant_id, job.release_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its release"))?;
+    // Who looked at a plan meant that plan, also when the turn comes later.
+    let before = tx
+        .latest_decision(promotion.id)
+        .await?
+        .ok_or_else(|| ApiError::internal("an approved promotion without a decision"))?;
+    let before = DecisionRecord::from_bytes(&before.record).map_err(ApiError::internal)?;
+    let ask = Ask {
+        environment: &environment,
+        release: &release,
+        strategy: promotion.strategy,
+        limits: promotion.limits,
+        promotion: Some(promotion.id),
+        stage: Stage::Start,
+        requester: Requester {
+            actor: promotion.requested_by.clone(),
+            role: promotion.requester_role,
+        },
+        plan_seen: before.inputs.plan_seen,
+    };
+    survey(core, tx, ask).await
+}
+
+fn only_offline(record: &DecisionRecord) -> bool {
+    let mut failing = record
+        .gates
+        .iter()
+        .filter(|answer| answer.verdict == Verdict::Fail);
+    failing
+        .next()
+        .is_some_and(|answer| answer.gate == Gate::AgentsPresent && answer.reason == "AGENT_OFFLINE")
+        && failing.next().is_none()
+}
+
+async fn make_tasks(tx: &mut Tx, job: &Job, survey: &Survey, now: DateTime<Utc>) -> Result<(), ApiError> {
+    let agents: std::collections::BTreeMap<_, _> = survey
+        .targets
+        .iter()
+        .map(|target| (target.id, target.agent_id))
+        .collect();
+    let tasks: Vec<_> = survey
+        .plan
+        .targets
+        .iter()
+        .map(|planned| Task {
+            id: TaskId::new(now),
+            job_id: job.id,
+            tenant_id: job.tenant_id,
+            target_id: planned.target_id,
+            target: planned.target.clone(),
+            environment: job.environment.clone(),
+            agent_id: agents.get(&planned.target_id).copied().flatten(),
+            wave: planned.wave,
+            state: TaskState::Pending,
+            wanted: Wanted::Run,
+            attempt: 0,
+            fence: Fence::default(),
+            order: None,
+            lease_until: None,
+            retry_at: None,
+            version: 0,
+            created_at: now,
+            started_at: None,
+            finished_at: None,
+        })
+        .collect();
+    tx.insert_tasks(&tasks).await?;
+    let skip = TaskEvent::Skipped {
+        reason: SkipReason::AlreadyRunning,
+    };
+    for (task, planned) in tasks.iter().zip(&survey.plan.targets) {
+        if planned.no_op {
+            tx.apply_task_event(task, &skip, ORCHESTRATOR, now).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Looks at the world once: the plan of a promotion and the answers of its gates, from what the store knows in one transaction.
+
+use std::collections::BTreeMap;
+
+use sealift_common::{
+    canonical,
+    decision::{
+        self, AgentSituation, DecisionRecord, Inputs, LaneFacts, ReleaseFacts, Requester, Situation, Stage,
+    },
+    digest::Digest,
+    drift::Recorded,
+    id::{AgentId, PromotionId, TargetId},
+    inventory::{Agent, Environment, Target},
+    observation::TargetObservation,
+    plan::{Place, Plan},
+    release::Release,
+    strategy::{Limits, Strategy},
+};
+use sealift_store::Tx;
+
+use crate::{app::Core, status::ApiError};
+
+/// What is asked.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    /// Where to.
+    pub environment: &'a Environment,
+    /// What.
+    pub release: &'a Release,
+    /// In which waves.
+    pub strategy: Strategy,
+    /// Within which limits.
+    pub limits: Limits,
+    /// For which promotion; `None` when it is only planned.
+    pub promotion: Option<PromotionId>,
+    /// When in its life.
+    pub stage: Stage,
+    /// By whom.
+    pub requester: Requester,
+    /// Digest of the plan that the requester looked at.
+    pub plan_seen: Option<Digest>,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Survey {
+    /// The plan.
+    pub plan: Plan,
+    /// Its canonical JSON.
+    pub plan_json: String,
+    /// Its digest.
+    pub plan_digest: Digest,
+    /// The gates' answers.
+    pub record: DecisionRecord,
+    /// The record's canonical bytes.
+    pub record_bytes: Vec<u8>,
+    /// All targets of the environment.
+    pub targets: Vec<Target>,
+}
+
+impl Survey {
+    /// Digest of the decision record.
+    pub fn record_digest(&self) -> Digest {
+        Digest::of(&self.record_bytes)
+    }
+}
+
+/// Plans and decides. Changes nothing.
+pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, ApiError> {
+    let targets = tx.environment_targets(ask.environment.id).await?;
+    let agents: BTreeMap<AgentId, Agent> = tx
+        .agents_of_environment(ask.environment.id)
+        .await?
+        .into_iter()
+        .map(|agent| (agent.id, agent))
+        .collect();
+    let observations: BTreeMap<TargetId, TargetObservation> = tx
+        .observations_of_environment(ask.environment.id)
+        .await?
+        .into_iter()
+        .map(|observation| (observation.target_id, observation))
+        .collect();
+    let recorded = recorded(tx, &ask, &targets).await?;
+
+    let places: Vec<_> = targets
+        .iter()
+        .map(|target| Place {
+            target_id: target.id,
+            target: &target.name,
+            observation: observations.get(&target.id),
+            recorded: recorded.get(&target.id),
+        })
+        .collect();
+    let plan = Plan::new(ask.release, ask.environment.id, ask.strategy, ask.limits, &places);
+    let plan_bytes = canonical::to_vec(&plan).map_err(ApiError::internal)?;
+    let plan_digest = Digest::of(&plan_bytes);
+    let no_ops: BTreeMap<TargetId, bool> = plan
+        .targets
+        .iter()
+        .map(|planned| (planned.target_id, planned.no_op))
+        .collect();
+
+    let situations = targets.iter().map(|target| {
+        let situation = Situation {
+            kind: target.kind,
+            no_op: no_ops.get(&target.id).copied().unwrap_or(false),
+            agent: target
+                .agent_id
+                .and_then(|id| agents.get(&id))
+                .map(|agent| situation(core, agent)),
+        };
+        (target.name.clone(), situation)
+    });
+    let inputs = Inputs {
+        tenant: ask.environment.tenant_id,
+        promotion: ask.promotion,
+        stage: ask.stage,
+        at: core.clock.now(),
+        requester: ask.requester,
+        environment: ask.environment.id,
+        environment_name: ask.environment.name.clone(),
+        release: release_facts(ask.release),
+        plan: plan_digest,
+        plan_seen: ask.plan_seen,
+        targets: decision::group(situations),
+        target_limit: core.rules.targets,
+        lane: lane(core, tx, ask.environment, ask.stage).await?,
+    };
+    let record = decision::evaluate(inputs);
+    let record_bytes = record.to_bytes().map_err(ApiError::internal)?;
+    Ok(Survey {
+        plan,
+        plan_json: String::from_utf8(plan_bytes).map_err(ApiError::internal)?,
+        plan_digest,
+        record,
+        record_bytes,
+        targets,
+    })
+}
+
+/// What is recorded of the release's project, by target.
+async fn recorded(
+    tx: &mut Tx,
+    ask: &Ask<'_>,
+    targets: &[Target],
+) -> Result<BTreeMap<TargetId, Recorded>, ApiError> {
+    let mut found = BTreeMap::new();
+    for target in targets {
+        let all = tx.recorded(target.id).await?;
+        if let Some((_, recorded)) = all
+            .into_iter()
+            .find(|(project, _)| *project == ask.release.source.project)
+        {
+            found.insert(target.id, recorded);
+        }
+    }
+    Ok(found)
+}
+
+fn situation(core: &Core, agent: &Agent) -> AgentSituation {
+    let mut capabilities = agent.facts.capabilities.clone();
+    capabilities.sort();
+    AgentSituation {
+        intent: agent.intent,
+        status: (core.status_of)(agent),
+        platform: agent.facts.platform.clone(),
+        capabilities,
+        degraded: agent.facts.degraded.clone(),
+    }
+}
+
+fn release_facts(release: &Release) -> ReleaseFacts {
+    ReleaseFacts {
+        id: release.id,
+        project: release.source.project.clone(),
+        number: release.number,
+        content: release.content,
+        state: release.state,
+        // Images are of several platforms as a rule, and the agent compares the one it pulled with its host before it touches
+        // anything: what registries told is not kept with the release.
+        platforms: BTreeMap::new(),
+    }
+}
+
+async fn lane(
+    core: &Core,
+    tx: &mut Tx,
+    environment: &Environment,
+    stage: Stage,
+) -> Result<LaneFacts, ApiError> {
+    Ok(LaneFacts {
+        running: tx.running_in_lane(environment.id).await?,
+        ahead: match stage {
+            Stage::Request => tx.queued_in_lane(environment.id).await?,
+            // Only the head of the lane is ever started.
+            Stage::Start => 0,
+        },
+        capacity: core.rules.lane_capacity,
+        queue_limit: core.rules.lane_queue,
+    })
+}

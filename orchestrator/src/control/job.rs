@@ -1,0 +1,294 @@
+//! `sealift.v1.JobService`.
+
+use std::collections::BTreeMap;
+
+use sealift_common::{
+    id::{JobId, TaskId, TenantId},
+    job::JobPhase,
+};
+use sealift_proto::v1::{
+    GetJobRequest, GetJobResponse, ListJobsRequest, ListJobsResponse, StreamJobLogsRequest,
+    StreamJobLogsResponse, WatchJobRequest, WatchJobResponse, job_service_server::JobService,
+};
+use sealift_store::{Change, LogCursor, Task, Tx};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    caller::Caller,
+    control::views::{environment_filter, find_job, job_message, release_of},
+    convert::job::{self, JobExtras},
+    names,
+    paging::{next_token, page_request},
+    state::App,
+    status::ApiError,
+    watch::{Watch, Woken, stream},
+};
+
+/// Most log lines in one message: at their longest they stay well below the message limit.
+const LINES: u32 = 256;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    app: App,
+}
+
+impl Jobs {
+    /// Over the parts that all share.
+    pub const fn new(app: App) -> Self {
+        Self { app }
+    }
+
+    async fn get(&self, caller: &Caller, request: &GetJobRequest) -> Result<GetJobResponse, ApiError> {
+        let tenant = tenant_of(caller)?;
+        let id = names::job("name", &request.name)?;
+        let mut tx = self.app.db.read().await?;
+        let found = find_job(&mut tx, tenant, id).await?;
+        Ok(GetJobResponse {
+            job: Some(job_message(&mut tx, &found, true).await?),
+        })
+    }
+
+    async fn list(&self, caller: &Caller, request: &ListJobsRequest) -> Result<ListJobsResponse, ApiError> {
+        let tenant = tenant_of(caller)?;
+        let bound = ["ListJobs", request.environment.as_str()];
+        let page = page_request(request.page_size, &request.page_token, &bound)?;
+        let mut tx = self.app.db.read().await?;
+        let environment = environment_filter(&mut tx, tenant, &request.environment).await?;
+        let found = tx.list_jobs(tenant, environment, &page).await?;
+        let mut jobs = Vec::with_capacity(found.items.len());
+        for item in &found.items {
+            let release = release_of(&mut tx, tenant, item.release_id).await?;
+            // Without tasks: a page of large jobs would not fit into a message.
+            jobs.push(job::job(item, &release, &[], &JobExtras::default()));
+        }
+        Ok(ListJobsResponse {
+            jobs,
+            next_page_token: next_token(found.next, &bound),
+        })
+    }
+
+    async fn watch(
+        &self,
+        caller: &Caller,
+        request: &WatchJobRequest,
+    ) -> Result<ReceiverStream<Result<WatchJobResponse, Status>>, ApiError> {
+        let tenant = tenant_of(caller)?;
+        let id = names::job("name", &request.name)?;
+        let watch = Watch::new(&self.app, caller);
+        find_job(&mut self.app.db.read().await?, tenant, id).await?;
+        let app = self.app.clone();
+        Ok(stream(&self.app, move |sender| {
+            follow(app, watch, tenant, id, sender)
+        }))
+    }
+
+    async fn logs(
+        &self,
+        caller: &Caller,
+        request: &StreamJobLogsRequest,
+    ) -> Result<ReceiverStream<Result<StreamJobLogsResponse, Status>>, ApiError> {
+        let tenant = tenant_of(caller)?;
+        let (job, task) = names::job_or_task("name", &request.name)?;
+        let watch = Watch::new(&self.app, caller);
+        let mut tx = self.app.db.read().await?;
+        find_job(&mut tx, tenant, job).await?;
+        if let Some(task) = task {
+            let found = tx.task(task).await?.filter(|found| found.job_id == job);
+            found.ok_or_else(|| ApiError::not_found(names::of_task(job, task), "sealift job get"))?;
+        }
+        drop(tx);
+        let follower = Logs {
+            app: self.app.clone(),
+            tenant,
+            job,
+            task,
+            follow: request.follow,
+            targets: BTreeMap::new(),
+            after: None,
+        };
+        Ok(stream(&self.app, move |sender| follower.run(watch, sender)))
+    }
+}
+
+async fn follow(
+    app: App,
+    mut watch: Watch,
+    tenant: TenantId,
+    id: JobId,
+    sender: mpsc::Sender<Result<WatchJobResponse, Status>>,
+) -> Result<(), Status> {
+    let mut seen = None;
+    loop {
+        let begun = Instant::now();
+        let (message, ended) = look(&app, tenant, id, &mut seen).await?;
+        if message.job.is_some() {
+            watch.send(&sender, message).await?;
+        }
+        if ended {
+            return Ok(());
+        }
+        watch.breathe(begun).await;
+        let mine = |change: &Change| concerns(id, change);
+        if watch.next(mine).await? == Woken::SignOfLife {
+            watch.send(&sender, WatchJobResponse::default()).await?;
+        }
+    }
+}
+
+fn concerns(id: JobId, change: &Change) -> bool {
+    match change {
+        Change::Job(job) | Change::Task { job, .. } => *job == id,
+        Change::Promotion(_)
+        | Change::Lane(_)
+        | Change::Agent(_)
+        | Change::User(_)
+        | Change::Target(_)
+        | Change::Logs(_)
+        | Change::Drift(_) => false,
+    }
+}
+
+async fn look(
+    app: &App,
+    tenant: TenantId,
+    id: JobId,
+    seen: &mut Option<(u64, u64)>,
+) -> Result<(WatchJobResponse, bool), ApiError> {
+    let mut tx = app.db.read().await?;
+    let found = find_job(&mut tx, tenant, id).await?;
+    let tasks = tx.tasks_of_job(id).await?;
+    let ended = found.state.phase().is_terminal();
+    let now = Some((
+        found.version,
+        tasks.iter().map(|task| task.version.saturating_add(1)).sum(),
+    ));
+    if *seen == now {
+        return Ok((WatchJobResponse::default(), ended));
+    }
+    *seen = now;
+    let release = release_of(&mut tx, tenant, found.release_id).await?;
+    let message = job::job(&found, &release, &tasks, &JobExtras::default());
+    Ok((WatchJobResponse { job: Some(message) }, ended))
+}
+
+/// One reader of a job's log.
+struct Logs {
+    app: App,
+    tenant: TenantId,
+    job: JobId,
+    task: Option<TaskId>,
+    follow: bool,
+    targets: BTreeMap<TaskId, String>,
+    after: Option<LogCursor>,
+}
+
+impl Logs {
+    async fn run(
+        mut self,
+        mut watch: Watch,
+        sender: mpsc::Sender<Result<StreamJobLogsResponse, Status>>,
+    ) -> Result<(), Status> {
+        loop {
+            // Read before the lines: what is logged after this is read in the next round, unless the job had ended by now.
+            let ended = self.ended().await?;
+            while let Some(message) = self.next_lines().await? {
+                watch.send(&sender, message).await?;
+            }
+            if ended || !self.follow {
+                return Ok(());
+            }
+            let job = self.job;
+            let mine = |change: &Change| match change {
+                Change::Logs(other) | Change::Job(other) => *other == job,
+                Change::Task { .. }
+                | Change::Promotion(_)
+                | Change::Lane(_)
+                | Change::Agent(_)
+                | Change::User(_)
+                | Change::Target(_)
+                | Change::Drift(_) => false,
+            };
+            if watch.next(mine).await? == Woken::SignOfLife {
+                watch.send(&sender, StreamJobLogsResponse::default()).await?;
+            }
+        }
+    }
+
+    async fn ended(&self) -> Result<bool, ApiError> {
+        let found = find_job(&mut self.app.db.read().await?, self.tenant, self.job).await?;
+        Ok(match found.state.phase() {
+            JobPhase::Queued | JobPhase::Running => false,
+            JobPhase::Succeeded | JobPhase::Failed | JobPhase::Cancelled => true,
+        })
+    }
+
+    async fn next_lines(&mut self) -> Result<Option<StreamJobLogsResponse>, ApiError> {
+        let mut tx = self.app.db.read().await?;
+        let lines = tx.logs(self.job, self.task, self.after, LINES).await?;
+        let Some(last) = lines.last() else {
+            return Ok(None);
+        };
+        self.after = Some(last.cursor);
+        if lines.iter().any(|line| !self.targets.contains_key(&line.task_id)) {
+            self.targets = targets(&mut tx, self.job).await?;
+        }
+        let lines = lines.iter().map(|line| {
+            let target = self.targets.get(&line.task_id).cloned().unwrap_or_default();
+            job::log_line(line, names::of_task(self.job, line.task_id), target)
+        });
+        Ok(Some(StreamJobLogsResponse {
+            lines: lines.collect(),
+        }))
+    }
+}
+
+async fn targets(tx: &mut Tx, job: JobId) -> Result<BTreeMap<TaskId, String>, ApiError> {
+    let name = |task: Task| (task.id, names::of_target(&task.environment, &task.target));
+    Ok(tx.tasks_of_job(job).await?.into_iter().map(name).collect())
+}
+
+fn tenant_of(caller: &Caller) -> Result<TenantId, ApiError> {
+    caller
+        .tenant
+        .as_ref()
+        .map(|(id, _)| *id)
+        .ok_or_else(crate::caller::certificate_missing)
+}
+
+#[tonic::async_trait]
+impl JobService for Jobs {
+    type WatchJobStream = ReceiverStream<Result<WatchJobResponse, Status>>;
+    type StreamJobLogsStream = ReceiverStream<Result<StreamJobLogsResponse, Status>>;
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<GetJobResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.get(&caller, request.get_ref()).await?))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.list(&caller, request.get_ref()).await?))
+    }
+
+    async fn watch_job(
+        &self,
+        request: Request<WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.watch(&caller, request.get_ref()).await?))
+    }
+
+    async fn stream_job_logs(
+        &self,
+        request: Request<StreamJobLogsRequest>,
+    ) -> Result<Response<Self::StreamJobLogsStream>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.logs(&caller, request.get_ref()).await?))
+    }
+}

@@ -1,0 +1,413 @@
+//! `sealift.v1.PromotionService`.
+
+use sealift_common::{
+    bounds,
+    decision::Requester,
+    error::Reason,
+    id::{PromotionId, TenantId},
+};
+use sealift_proto::v1::{
+    CancelPromotionRequest, CancelPromotionResponse, CreatePromotionRequest, CreatePromotionResponse,
+    GetPromotionRequest, GetPromotionResponse, ListPromotionsRequest, ListPromotionsResponse,
+    PlanPromotionRequest, PlanPromotionResponse, WatchPromotionRequest, WatchPromotionResponse,
+    promotion_service_server::PromotionService,
+};
+use sealift_store::{Change, Promotion, Tx};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    app::{
+        Core,
+        cancel_promotion::cancel_promotion,
+        create_promotion::{NewPromotion, create_promotion, plan_promotion},
+        resolve_release::resolve_release,
+    },
+    caller::Caller,
+    control::views::{Detail, promotion_message, wait},
+    convert::{
+        decision::decision,
+        job,
+        limits::{to_limits, to_strategy},
+        plan::plan,
+        promotion::to_plan_digest,
+    },
+    mutate::mutate,
+    names,
+    paging::{next_token, page_request},
+    state::App,
+    status::ApiError,
+    watch::{Watch, Woken, stream},
+};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Promotions {
+    app: App,
+    core: Core,
+}
+
+impl Promotions {
+    /// Over the parts that all share.
+    pub const fn new(app: App, core: Core) -> Self {
+        Self { app, core }
+    }
+
+    async fn plan(
+        &self,
+        caller: &Caller,
+        request: PlanPromotionRequest,
+    ) -> Result<PlanPromotionResponse, ApiError> {
+        let request = CreatePromotionRequest {
+            release: request.release,
+            environment: request.environment,
+            strategy: request.strategy,
+            limits: request.limits,
+            ..CreatePromotionRequest::default()
+        };
+        let tenant = tenant_of(caller)?;
+        let mut tx = self.app.db.read().await?;
+        let wanted = to_new_promotion(&mut tx, tenant, caller, &request).await?;
+        let survey = plan_promotion(&self.core, &mut tx, &wanted).await?;
+        Ok(PlanPromotionResponse {
+            plan: Some(plan(&survey.plan, survey.plan_digest, &wanted.environment.name)),
+            decision: Some(decision(&survey.record_bytes).map_err(ApiError::internal)?),
+            release: names::of_release(wanted.release.id),
+        })
+    }
+
+    async fn create(
+        &self,
+        caller: &Caller,
+        request: CreatePromotionRequest,
+    ) -> Result<CreatePromotionResponse, ApiError> {
+        let tenant = tenant_of(caller)?;
+        let resource = request.environment.clone();
+        let method = "sealift.v1.PromotionService/CreatePromotion";
+        mutate(
+            &self.app,
+            caller,
+            method,
+            &request.request_id,
+            &request,
+            &resource,
+            |tx, _| {
+                Box::pin(async {
+                    let tx = tx;
+                    let wanted = to_new_promotion(tx, tenant, caller, &request).await?;
+                    let requested = create_promotion(&self.core, tx, &wanted).await?;
+                    let promotion = promotion_message(tx, &requested.promotion, Detail::Whole).await?;
+                    Ok(CreatePromotionResponse {
+                        promotion: Some(promotion),
+                    })
+                })
+            },
+        )
+        .await
+    }
+
+    async fn get(
+        &self,
+        caller: &Caller,
+        request: &GetPromotionRequest,
+    ) -> Result<GetPromotionResponse, ApiError> {
+        let tenant = tenant_of(caller)?;
+        let id = names::promotion("name", &request.name)?;
+        let mut tx = self.app.db.read().await?;
+        let found = find(&mut tx, tenant, id).await?;
+        let promotion = promotion_message(&mut tx, &found, Detail::History).await?;
+        Ok(GetPromotionResponse {
+            promotion: Some(promotion),
+        })
+    }
+
+    async fn list(
+        &self,
+        caller: &Caller,
+        request: &ListPromotionsRequest,
+    ) -> Result<ListPromotionsResponse, ApiError> {
+        let tenant = tenant_of(caller)?;
+        let bound = ["ListPromotions", request.environment.as_str()];
+        let page = page_request(request.page_size, &request.page_token, &bound)?;
+        let mut tx = self.app.db.read().await?;
+        let environment =
+            crate::control::views::environment_filter(&mut tx, tenant, &request.environment).await?;
+        let found = tx.list_promotions(tenant, environment, &page).await?;
+        let mut promotions = Vec::with_capacity(found.items.len());
+        for item in &found.items {
+            promotions.push(promotion_message(&mut tx, item, Detail::Listed).await?);
+        }
+        Ok(ListPromotionsResponse {
+            promotions,
+            next_page_token: next_token(found.next, &bound),
+        })
+    }
+
+    async fn cancel(
+        &self,
+        caller: &Caller,
+        request: CancelPromotionRequest,
+    ) -> Result<CancelPromotionResponse, ApiError> {
+        let tenant = tenant_of(caller)?;
+        let id = names::promotion("name", &request.name)?;
+        text("reason", &request.reason)?;
+        let method = "sealift.v1.PromotionService/CancelPromotion";
+        let actor = caller.actor();
+        mutate(
+            &self.app,
+            caller,
+            method,
+            &request.request_id,
+            &request,
+            &request.name,
+            |tx, _| {
+                Box::pin(async {
+                    let tx = tx;
+                    let found = find(tx, tenant, id).await?;
+                    check_etag(&request.etag, &found)?;
+                    let now = self.app.clock.now();
+                    let cancelled = cancel_promotion(tx, found, &request.reason, &actor, now).await?;
+                    let promotion = promotion_message(tx, &cancelled, Detail::Whole).await?;
+                    Ok(CancelPromotionResponse {
+                        promotion: Some(promotion),
+                    })
+                })
+            },
+        )
+        .await
+    }
+
+    async fn watch(
+        &self,
+        caller: &Caller,
+        request: &WatchPromotionRequest,
+    ) -> Result<ReceiverStream<Result<WatchPromotionResponse, Status>>, ApiError> {
+        let tenant = tenant_of(caller)?;
+        let id = names::promotion("name", &request.name)?;
+        let watch = Watch::new(&self.app, caller);
+        // A name that does not exist is an error of the call, not of the stream.
+        find(&mut self.app.db.read().await?, tenant, id).await?;
+        let app = self.app.clone();
+        Ok(stream(&self.app, move |sender| {
+            follow(app, watch, tenant, id, sender)
+        }))
+    }
+}
+
+/// What was last told.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    promotion: Option<(u64, u32)>,
+    job: Option<(u64, u64)>,
+}
+
+async fn follow(
+    app: App,
+    mut watch: Watch,
+    tenant: TenantId,
+    id: PromotionId,
+    sender: mpsc::Sender<Result<WatchPromotionResponse, Status>>,
+) -> Result<(), Status> {
+    let mut seen = Seen::default();
+    loop {
+        let begun = Instant::now();
+        let (message, ended, scope) = look(&app, tenant, id, &mut seen).await?;
+        if message.promotion.is_some() || message.job.is_some() {
+            watch.send(&sender, message).await?;
+        }
+        if ended {
+            return Ok(());
+        }
+        watch.breathe(begun).await;
+        let mine = |change: &Change| scope.concerns(id, change);
+        if watch.next(mine).await? == Woken::SignOfLife {
+            watch.send(&sender, WatchPromotionResponse::default()).await?;
+        }
+    }
+}
+
+/// What a promotion's watcher must hear of.
+#[derive(Debug, Clone, Copy)]
+struct Scope {
+    job: Option<sealift_common::id::JobId>,
+    lane: sealift_common::id::EnvironmentId,
+}
+
+impl Scope {
+    fn concerns(self, id: PromotionId, change: &Change) -> bool {
+        match change {
+            Change::Promotion(other) => *other == id,
+            Change::Job(job) | Change::Task { job, .. } => Some(*job) == self.job,
+            Change::Lane(lane) => *lane == self.lane,
+            Change::Agent(_) | Change::User(_) | Change::Target(_) | Change::Logs(_) | Change::Drift(_) => {
+                false
+            }
+        }
+    }
+}
+
+/// One snapshot: only what grew since the last one is in the message.
+async fn look(
+    app: &App,
+    tenant: TenantId,
+    id: PromotionId,
+    seen: &mut Seen,
+) -> Result<(WatchPromotionResponse, bool, Scope), ApiError> {
+    let mut tx = app.db.read().await?;
+    let promotion = find(&mut tx, tenant, id).await?;
+    let job = tx.job_of_promotion(id).await?;
+    let (position, _) = wait(&mut tx, job.as_ref()).await?;
+    let mut message = WatchPromotionResponse::default();
+    let now = Some((promotion.version, position));
+    if seen.promotion != now {
+        message.promotion = Some(promotion_message(&mut tx, &promotion, Detail::Whole).await?);
+        seen.promotion = now;
+    }
+    if let Some(job) = &job {
+        let tasks = tx.tasks_of_job(job.id).await?;
+        let now = Some((
+            job.version,
+            tasks.iter().map(|task| task.version.saturating_add(1)).sum(),
+        ));
+        if seen.job != now {
+            message.job = Some(job::watched(job, &tasks));
+            seen.job = now;
+        }
+    }
+    let scope = Scope {
+        job: job.map(|job| job.id),
+        lane: promotion.environment_id,
+    };
+    Ok((message, promotion.state.is_terminal(), scope))
+}
+
+fn tenant_of(caller: &Caller) -> Result<TenantId, ApiError> {
+    caller
+        .tenant
+        .as_ref()
+        .map(|(id, _)| *id)
+        .ok_or_else(crate::caller::certificate_missing)
+}
+
+async fn find(tx: &mut Tx, tenant: TenantId, id: PromotionId) -> Result<Promotion, ApiError> {
+    let found = tx.promotion(tenant, id).await?;
+    found.ok_or_else(|| ApiError::not_found(names::of_promotion(id), "sealift promotion list"))
+}
+
+fn check_etag(etag: &str, promotion: &Promotion) -> Result<(), ApiError> {
+    if etag.is_empty() || names::revision(etag) == Some(promotion.version) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        Reason::StaleEtag,
+        "the promotion has changed since it was read",
+        "look at it again, then cancel with its new etag or without one",
+    )
+    .field("etag", "is not that of the newest revision"))
+}
+
+fn text(field: &str, value: &str) -> Result<(), ApiError> {
+    if value.len() > bounds::TEXT_BYTES {
+        return Err(ApiError::invalid(
+            field,
+            format!("has more than {} bytes", bounds::TEXT_BYTES),
+        ));
+    }
+    if value.chars().any(|c| c.is_control() && c != '\n') {
+        return Err(ApiError::invalid(field, "holds control characters"));
+    }
+    Ok(())
+}
+
+async fn to_new_promotion(
+    tx: &mut Tx,
+    tenant: TenantId,
+    caller: &Caller,
+    request: &CreatePromotionRequest,
+) -> Result<NewPromotion, ApiError> {
+    let alias = names::release("release", &request.release)?;
+    let name = names::environment("environment", &request.environment)?;
+    let strategy = to_strategy(request.strategy.as_ref())?;
+    let limits = to_limits(request.limits.as_ref())?;
+    let plan_seen = to_plan_digest("plan_digest", &request.plan_digest)?;
+    text("change_summary", &request.change_summary)?;
+    let role = caller.user_role().ok_or_else(|| {
+        ApiError::new(
+            Reason::RoleMissing,
+            "only users request promotions",
+            "call with a user's certificate",
+        )
+    })?;
+    let environment = tx
+        .environment_by_name(tenant, &name)
+        .await?
+        .filter(|environment| environment.archived_at.is_none())
+        .ok_or_else(|| ApiError::not_found(names::of_environment(&name), "sealift env list"))?;
+    let release = resolve_release(tx, tenant, &alias).await?;
+    Ok(NewPromotion {
+        environment,
+        release,
+        strategy,
+        limits,
+        change_summary: request.change_summary.clone(),
+        plan_seen,
+        requester: Requester {
+            actor: caller.actor(),
+            role,
+        },
+    })
+}
+
+#[tonic::async_trait]
+impl PromotionService for Promotions {
+    type WatchPromotionStream = ReceiverStream<Result<WatchPromotionResponse, Status>>;
+
+    async fn plan_promotion(
+        &self,
+        request: Request<PlanPromotionRequest>,
+    ) -> Result<Response<PlanPromotionResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.plan(&caller, request.into_inner()).await?))
+    }
+
+    async fn create_promotion(
+        &self,
+        request: Request<CreatePromotionRequest>,
+    ) -> Result<Response<CreatePromotionResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.create(&caller, request.into_inner()).await?))
+    }
+
+    async fn get_promotion(
+        &self,
+        request: Request<GetPromotionRequest>,
+    ) -> Result<Response<GetPromotionResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.get(&caller, request.get_ref()).await?))
+    }
+
+    async fn list_promotions(
+        &self,
+        request: Request<ListPromotionsRequest>,
+    ) -> Result<Response<ListPromotionsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.list(&caller, request.get_ref()).await?))
+    }
+
+    async fn cancel_promotion(
+        &self,
+        request: Request<CancelPromotionRequest>,
+    ) -> Result<Response<CancelPromotionResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.cancel(&caller, request.into_inner()).await?))
+    }
+
+    async fn watch_promotion(
+        &self,
+        request: Request<WatchPromotionRequest>,
+    ) -> Result<Response<Self::WatchPromotionStream>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.watch(&caller, request.get_ref()).await?))
+    }
+}

@@ -1,0 +1,184 @@
+//! `sealift.v1.ReleaseService`.
+
+use sealift_common::{bounds, compose::EnvFiles};
+use sealift_proto::v1::{
+    self as pb, CreateReleaseRequest, CreateReleaseResponse, GetReleaseRequest, GetReleaseResponse,
+    ListReleasesRequest, ListReleasesResponse, release_service_server::ReleaseService,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    app::{
+        create_release::{create_release, prepare, preview_release},
+        resolve_release::{resolve_project, resolve_release},
+    },
+    caller::Caller,
+    convert::release::{release, to_source},
+    mutate::mutate,
+    names,
+    paging::{next_token, page_request},
+    state::App,
+    status::ApiError,
+};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Releases {
+    app: App,
+}
+
+impl Releases {
+    /// Over the parts that all share.
+    pub const fn new(app: App) -> Self {
+        Self { app }
+    }
+
+    async fn create(
+        &self,
+        caller: &Caller,
+        request: CreateReleaseRequest,
+    ) -> Result<CreateReleaseResponse, ApiError> {
+        let (tenant, _) = caller
+            .tenant
+            .clone()
+            .ok_or_else(crate::caller::certificate_missing)?;
+        let source = to_source(request.source.as_ref())?;
+        let env_files = to_env_files(&request)?;
+        caller.about(&format!("releases/{source}"));
+        // Registries are asked before any transaction begins: they may take long.
+        let draft = prepare(&self.app.registry, source, &request.compose, &env_files).await?;
+        let actor = caller.actor();
+        let now = self.app.clock.now();
+        if request.validate_only {
+            let mut tx = self.app.db.read().await?;
+            let preview = preview_release(&mut tx, tenant, draft, &actor, now).await?;
+            return created(&preview);
+        }
+        let resource = format!("releases/{}", draft.source);
+        let method = "sealift.v1.ReleaseService/CreateRelease";
+        mutate(
+            &self.app,
+            caller,
+            method,
+            &request.request_id,
+            &request,
+            &resource,
+            |tx, _| {
+                Box::pin(async {
+                    let tx = tx;
+                    created(&create_release(tx, tenant, draft.clone(), &actor, now).await?)
+                })
+            },
+        )
+        .await
+    }
+
+    async fn get(
+        &self,
+        caller: &Caller,
+        request: &GetReleaseRequest,
+    ) -> Result<GetReleaseResponse, ApiError> {
+        let (tenant, _) = caller
+            .tenant
+            .clone()
+            .ok_or_else(crate::caller::certificate_missing)?;
+        let alias = names::release("name", &request.name)?;
+        let mut tx = self.app.db.read().await?;
+        let found = resolve_release(&mut tx, tenant, &alias).await?;
+        Ok(GetReleaseResponse {
+            release: Some(release(&found, true).map_err(ApiError::internal)?),
+        })
+    }
+
+    async fn list(
+        &self,
+        caller: &Caller,
+        request: &ListReleasesRequest,
+    ) -> Result<ListReleasesResponse, ApiError> {
+        let (tenant, _) = caller
+            .tenant
+            .clone()
+            .ok_or_else(crate::caller::certificate_missing)?;
+        let bound = ["ListReleases", request.project.as_str()];
+        let page = page_request(request.page_size, &request.page_token, &bound)?;
+        let mut tx = self.app.db.read().await?;
+        let project = if request.project.is_empty() {
+            None
+        } else {
+            let found = resolve_project(&mut tx, tenant, &request.project).await?;
+            let (id, _) = found.ok_or_else(|| {
+                ApiError::not_found(format!("project {}", request.project), "sealift release list")
+            })?;
+            Some(id)
+        };
+        let found = tx.list_releases(tenant, project, &page).await?;
+        let releases = found
+            .items
+            .iter()
+            .map(|item| release(item, false))
+            .collect::<Result<_, _>>();
+        Ok(ListReleasesResponse {
+            releases: releases.map_err(ApiError::internal)?,
+            next_page_token: next_token(found.next, &bound),
+        })
+    }
+}
+
+fn created(made: &sealift_common::release::Release) -> Result<CreateReleaseResponse, ApiError> {
+    Ok(CreateReleaseResponse {
+        release: Some(release(made, true).map_err(ApiError::internal)?),
+    })
+}
+
+fn to_env_files(request: &CreateReleaseRequest) -> Result<EnvFiles, ApiError> {
+    if request.env_files.len() > bounds::SERVICES {
+        let rule = format!("at most {} files", bounds::SERVICES);
+        return Err(ApiError::invalid("env_files", rule));
+    }
+    let files = request
+        .env_files
+        .iter()
+        .map(|(path, variables): (&String, &pb::Variables)| {
+            if path.len() > bounds::TEXT_BYTES || variables.values.len() > bounds::SERVICE_ENTRIES {
+                let rule = format!(
+                    "paths have at most {} bytes, files at most {} variables",
+                    bounds::TEXT_BYTES,
+                    bounds::SERVICE_ENTRIES
+                );
+                return Err(ApiError::invalid("env_files", rule));
+            }
+            let values = variables
+                .values
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()));
+            Ok((path.clone(), values.collect()))
+        });
+    files.collect()
+}
+
+#[tonic::async_trait]
+impl ReleaseService for Releases {
+    async fn create_release(
+        &self,
+        request: Request<CreateReleaseRequest>,
+    ) -> Result<Response<CreateReleaseResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.create(&caller, request.into_inner()).await?))
+    }
+
+    async fn get_release(
+        &self,
+        request: Request<GetReleaseRequest>,
+    ) -> Result<Response<GetReleaseResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.get(&caller, request.get_ref()).await?))
+    }
+
+    async fn list_releases(
+        &self,
+        request: Request<ListReleasesRequest>,
+    ) -> Result<Response<ListReleasesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.list(&caller, request.get_ref()).await?))
+    }
+}

@@ -1,0 +1,157 @@
+//! Reads from one transaction everything that a message of a promotion or a job is made of.
+
+use std::time::Duration;
+
+use sealift_common::{
+    id::{EnvironmentId, JobId, TenantId},
+    job::JobPhase,
+    release::Release,
+};
+use sealift_proto::v1 as pb;
+use sealift_store::{EntityKind, Job, Promotion, Task, Tx};
+
+use crate::{
+    convert::{
+        job::{self, JobExtras},
+        promotion::{PromotionView, promotion},
+    },
+    names,
+    status::ApiError,
+};
+
+/// Jobs from whose times a wait is estimated.
+const RECENT_JOBS: u32 = 20;
+/// Most tasks of a job whose histories and packets are part of its message.
+pub const TASKS_WITH_HISTORY: usize = 200;
+
+/// How much of a promotion a message says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// One of many.
+    Listed,
+    /// With plan and decision record.
+    Whole,
+    /// With its history, too.
+    History,
+}
+
+/// The message of a promotion.
+pub async fn promotion_message(
+    tx: &mut Tx,
+    item: &Promotion,
+    detail: Detail,
+) -> Result<pb::Promotion, ApiError> {
+    let release = release_of(tx, item.tenant_id, item.release_id).await?;
+    let decision = tx.latest_decision(item.id).await?;
+    let job = tx.job_of_promotion(item.id).await?;
+    let (lane_position, estimated_wait) = wait(tx, job.as_ref()).await?;
+    let transitions = match detail {
+        Detail::History => tx.transitions(EntityKind::Promotion, item.id.uuid()).await?,
+        Detail::Listed | Detail::Whole => Vec::new(),
+    };
+    promotion(&PromotionView {
+        promotion: item,
+        release: &release,
+        decision: decision.as_ref(),
+        job: job.as_ref(),
+        lane_position,
+        estimated_wait,
+        transitions: &transitions,
+        whole: detail != Detail::Listed,
+    })
+}
+
+/// The release that a promotion or job names.
+pub async fn release_of(
+    tx: &mut Tx,
+    tenant: TenantId,
+    id: sealift_common::id::ReleaseId,
+) -> Result<Release, ApiError> {
+    tx.release(tenant, id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a promotion without its release"))
+}
+
+/// Place in the lane and the estimate of the wait.
+pub async fn wait(tx: &mut Tx, job: Option<&Job>) -> Result<(u32, Option<Duration>), ApiError> {
+    let Some(job) = job.filter(|job| job.state.phase() == JobPhase::Queued) else {
+        return Ok((0, None));
+    };
+    let position = tx.lane_position(job).await?;
+    let recent = tx.recent_job_seconds(job.environment_id, RECENT_JOBS).await?;
+    let estimate =
+        median(recent).and_then(|seconds| Duration::try_from_secs_f64(seconds * f64::from(position)).ok());
+    Ok((position, estimate))
+}
+
+/// The middle one; `None` without experience.
+fn median(mut seconds: Vec<f64>) -> Option<f64> {
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied()
+}
+
+/// The message of a job with its tasks; with histories and packets unless there are too many of them.
+pub async fn job_message(tx: &mut Tx, item: &Job, history: bool) -> Result<pb::Job, ApiError> {
+    let release = release_of(tx, item.tenant_id, item.release_id).await?;
+    let tasks = tx.tasks_of_job(item.id).await?;
+    let extras = if history {
+        extras(tx, item, &tasks).await?
+    } else {
+        JobExtras::default()
+    };
+    Ok(job::job(item, &release, &tasks, &extras))
+}
+
+async fn extras(tx: &mut Tx, item: &Job, tasks: &[Task]) -> Result<JobExtras, ApiError> {
+    let mut extras = JobExtras {
+        transitions: tx.transitions(EntityKind::Job, item.id.uuid()).await?,
+        ..JobExtras::default()
+    };
+    if tasks.len() > TASKS_WITH_HISTORY {
+        return Ok(extras);
+    }
+    for task in tasks {
+        extras
+            .task_transitions
+            .insert(task.id, tx.transitions(EntityKind::Task, task.id.uuid()).await?);
+        let packets = tx
+            .attempts(task.id)
+            .await?
+            .into_iter()
+            .filter_map(|attempt| attempt.packet_id);
+        extras.packets.insert(task.id, packets.collect());
+    }
+    Ok(extras)
+}
+
+/// The environment that a list is narrowed to.
+pub async fn environment_filter(
+    tx: &mut Tx,
+    tenant: TenantId,
+    text: &str,
+) -> Result<Option<EnvironmentId>, ApiError> {
+    let Some(name) = names::environment_or_all("environment", text)? else {
+        return Ok(None);
+    };
+    let found = tx.environment_by_name(tenant, &name).await?;
+    let environment =
+        found.ok_or_else(|| ApiError::not_found(names::of_environment(&name), "sealift env list"))?;
+    Ok(Some(environment.id))
+}
+
+/// The job of that name in the tenant.
+pub async fn find_job(tx: &mut Tx, tenant: TenantId, id: JobId) -> Result<Job, ApiError> {
+    let found = tx.job(tenant, id).await?;
+    found.ok_or_else(|| ApiError::not_found(names::of_job(id), "sealift promotion list"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_one() {
+        assert_eq!(median(Vec::new()), None);
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
+    }
+}

@@ -1,0 +1,12 @@
+//! Where wire meets domain: total conversions, one file per aggregate. Decoding checks and names the field at fault; encoding
+//! cannot fail.
+
+pub mod decision;
+pub mod failure;
+pub mod job;
+pub mod limits;
+pub mod plan;
+pub mod promotion;
+pub mod release;
+pub mod time;
+pub mod transition;

@@ -1,0 +1,127 @@
+//! Promotions.
+
+use std::time::Duration;
+
+use sealift_common::{digest::Digest, plan::Plan, promotion::PromotionState, release::Release};
+use sealift_proto::v1::{self as pb, promotion::State as Wire};
+use sealift_store::{DecisionRow, Job, Promotion, Transition};
+
+use crate::{
+    convert::{decision, failure, limits, plan, time, transition},
+    names,
+    status::ApiError,
+};
+
+/// Everything that a promotion's message is made of.
+#[derive(Debug)]
+pub struct PromotionView<'a> {
+    /// The promotion.
+    pub promotion: &'a Promotion,
+    /// Its release.
+    pub release: &'a Release,
+    /// The newest decision.
+    pub decision: Option<&'a DecisionRow>,
+    /// Its job.
+    pub job: Option<&'a Job>,
+    /// Place in the lane, 1 is next; 0 when it does not wait.
+    pub lane_position: u32,
+    /// Estimate of the wait.
+    pub estimated_wait: Option<Duration>,
+    /// Its history; empty in lists.
+    pub transitions: &'a [Transition],
+    /// With plan and decision record (not in lists).
+    pub whole: bool,
+}
+
+/// Writes a promotion.
+pub fn promotion(view: &PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
+    let promotion = view.promotion;
+    let mut decided = view
+        .decision
+        .map(|row| decision::decision(&row.record))
+        .transpose()
+        .map_err(ApiError::internal)?;
+    if let Some(decided) = decided.as_mut().filter(|_| !view.whole) {
+        decided.record.clear();
+    }
+    Ok(pb::Promotion {
+        name: names::of_promotion(promotion.id),
+        uid: promotion.id.to_string(),
+        release: names::of_release(promotion.release_id),
+        release_display: view.release.reference().to_string(),
+        environment: names::of_environment(&promotion.environment),
+        state: state(promotion.state).into(),
+        plan: planned(promotion, view.whole)?,
+        decision: decided,
+        job: view.job.map(|job| names::of_job(job.id)).unwrap_or_default(),
+        strategy: Some(limits::strategy(promotion.strategy)),
+        limits: Some(limits::limits(&promotion.limits)),
+        change_summary: promotion.change_summary.clone(),
+        requested_by: promotion.requested_by.clone(),
+        failure: promotion.failure.as_ref().map(failure::failure),
+        lane_position: i32::try_from(view.lane_position).unwrap_or(i32::MAX),
+        estimated_wait: view.estimated_wait.map(time::duration),
+        etag: names::etag(promotion.version),
+        create_time: Some(time::timestamp(promotion.created_at)),
+        finish_time: promotion.finished_at.map(time::timestamp),
+        transitions: transition::transitions(view.transitions),
+    })
+}
+
+fn planned(promotion: &Promotion, whole: bool) -> Result<Option<pb::Plan>, ApiError> {
+    if !whole {
+        return Ok(Some(pb::Plan {
+            digest: promotion.plan_digest.to_string(),
+            targets: Vec::new(),
+        }));
+    }
+    let stored: Plan = serde_json::from_str(&promotion.plan_json).map_err(ApiError::internal)?;
+    Ok(Some(plan::plan(
+        &stored,
+        promotion.plan_digest,
+        &promotion.environment,
+    )))
+}
+
+/// Writes the state of a promotion.
+pub const fn state(state: PromotionState) -> Wire {
+    match state {
+        PromotionState::PendingGate => Wire::PendingGate,
+        PromotionState::Approved => Wire::Approved,
+        PromotionState::Deploying => Wire::Deploying,
+        PromotionState::Deployed => Wire::Deployed,
+        PromotionState::Rejected => Wire::Rejected,
+        PromotionState::Cancelled => Wire::Cancelled,
+        PromotionState::Failed => Wire::Failed,
+    }
+}
+
+/// Reads the digest of a plan that somebody looked at; empty is none.
+pub fn to_plan_digest(field: &str, text: &str) -> Result<Option<Digest>, ApiError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|error: sealift_common::digest::InvalidDigest| ApiError::invalid(field, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_a_number_of_its_own_in_the_order_of_the_states() {
+        let numbers: Vec<i32> = PromotionState::ALL
+            .iter()
+            .map(|value| state(*value).into())
+            .collect();
+        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+        for value in PromotionState::ALL {
+            assert_eq!(
+                state(*value).as_str_name(),
+                format!("STATE_{}", value.as_str().to_uppercase())
+            );
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The scheduler: starts the heads of lanes and advances running jobs. One replica at a time holds the turn; every transaction
+//! checks that it still does.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sealift_common::{error::Reason, id::ReplicaId};
+use sealift_store::Change;
+
+use crate::{
+    app::{
+        Core,
+        advance_job::{Advance, advance_job},
+        start_job::{Started, start_job},
+        turn::Turn,
+    },
+    loops::driver::{Activity, Outcome},
+    status::{ApiError, Chain},
+};
+
+/// Most running jobs that one activation looks at; there is at most one per lane.
+const JOBS: u32 = 10_000;
+
+/// The scheduler of one replica.
+#[derive(Debug)]
+pub struct Scheduler {
+    core: Core,
+    turn: Turn,
+    started_at: DateTime<Utc>,
+}
+
+impl Scheduler {
+    /// Of this replica.
+    pub fn new(core: Core, replica: ReplicaId) -> Self {
+        let turn = Turn::new(core.db.clone(), "scheduler", replica);
+        let started_at = core.clock.now();
+        Self {
+            core,
+            turn,
+            started_at,
+        }
+    }
+
+    async fn start_lanes(&self) -> Result<bool, ApiError> {
+        let patient = self.core.clock.now() - self.started_at < self.core.rules.reconnect_grace;
+        let mut tx = self.turn.read().await?;
+        let lanes = tx.lanes_with_queued().await?;
+        let mut open = Vec::with_capacity(lanes.len());
+        for lane in lanes {
+            if tx.running_in_lane(lane).await? < self.core.rules.lane_capacity {
+                open.push(lane);
+            }
+        }
+        drop(tx);
+        let mut worked = false;
+        for lane in open {
+            let mut tx = self.turn.write().await?;
+            match start_job(&self.core, &mut tx, lane, patient).await {
+                Ok(Started::Nothing | Started::NotYet) => {}
+                Ok(Started::Running | Started::Refused) => {
+                    tx.commit().await?;
+                    worked = true;
+                }
+                Err(error) => self.tolerate("job.start", error)?,
+            }
+        }
+        Ok(worked)
+    }
+
+    async fn advance_jobs(&self) -> Result<bool, ApiError> {
+        let jobs = self.turn.read().await?.running_jobs(JOBS).await?;
+        let mut worked = false;
+        for job in jobs {
+            match advance_job(&self.core, &self.turn, job.id).await {
+                Ok(Advance::Idle) => {}
+                Ok(Advance::Worked | Advance::Ended) => worked = true,
+                Err(error) => self.tolerate("job.advance", error)?,
+            }
+        }
+        Ok(worked)
+    }
+
+    /// One job that cannot be moved must not hold up the others; what concerns all of them ends the activation.
+    fn tolerate(&self, span: &'static str, error: ApiError) -> Result<(), ApiError> {
+        match error.reason() {
+            Reason::Internal => {
+                tracing::error!(activity = span, error = %Chain(&error), "a job cannot be moved");
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+impl Activity for Scheduler {
+    fn name(&self) -> &'static str {
+        "scheduler"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_millis(500)
+    }
+
+    fn wants(&self, change: &Change) -> bool {
+        match change {
+            Change::Job(_) | Change::Task { .. } | Change::Lane(_) | Change::Agent(_) => true,
+            Change::Promotion(_)
+            | Change::User(_)
+            | Change::Target(_)
+            | Change::Logs(_)
+            | Change::Drift(_) => false,
+        }
+    }
+
+    async fn activate(&mut self) -> Result<Outcome, ApiError> {
+        if !self.turn.hold(self.core.clock.now()).await? {
+            return Ok(Outcome::Idle);
+        }
+        let result = async {
+            let advanced = self.advance_jobs().await?;
+            let started = self.start_lanes().await?;
+            Ok::<_, ApiError>(advanced || started)
+        };
+        match result.await {
+            Ok(true) => Ok(Outcome::More),
+            Ok(false) => Ok(Outcome::Idle),
+            Err(error) => {
+                // It may be that another replica took over: ask before the next piece of work.
+                self.turn.release();
+                Err(error)
+            }
+        }
+    }
+}
