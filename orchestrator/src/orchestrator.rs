@@ -22,7 +22,7 @@ use crate::{
     gateway::presence::Presence,
     health::Health,
     identity::{self, Ca, IdentityError, OrchestratorKeys, ServerCertificate},
-    loops::{self, health::LoopHealth},
+    loops::{self, health::LoopHealth, heartbeats},
     registry::{Registry, RegistryConfig, RegistryError},
     server::{self, AdminSocket, ReflectionError},
     state::{App, Identity},
@@ -204,6 +204,7 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
 /// Everything that runs beside calls. One line each.
 fn spawn_loops(app: &App) {
     let tasks = &app.tasks;
+    tasks.spawn(heartbeats::run(app.clone()));
     tasks.spawn(Arc::clone(&app.identity.server).keep_fresh(Arc::clone(&app.clock), app.shutdown.clone()));
     loops::start(app, &Core::of(app));
     tasks.spawn(Arc::clone(&app.revocations).run(

@@ -9,6 +9,7 @@ use std::{
 };
 
 use sealift_common::bounds::MESSAGE_BYTES;
+use sealift_proto::agent::v1::gateway_service_server::GatewayServiceServer;
 use sealift_proto::v1::{
     agent_service_server::AgentServiceServer, audit_service_server::AuditServiceServer,
     component_service_server::ComponentServiceServer, drift_service_server::DriftServiceServer,
@@ -32,6 +33,7 @@ use crate::{
     app::Core,
     control,
     gate::{GateLayer, Origin},
+    gateway::Gateway,
     health::Health,
     identity::{self, AcceptLimits},
     state::App,
@@ -48,14 +50,11 @@ struct Services {
 
 macro_rules! add {
     ($services:ident, $server:ident, $service:expr) => {
-        $services
-            .names
-            .push(name_of(&$server::from_arc(std::sync::Arc::new($service.clone()))));
-        $services.routes.add_service(
-            $server::new($service)
-                .max_decoding_message_size(MESSAGE_BYTES)
-                .max_encoding_message_size(MESSAGE_BYTES),
-        );
+        let service = $server::new($service)
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES);
+        $services.names.push(name_of(&service));
+        $services.routes.add_service(service);
     };
 }
 
@@ -134,6 +133,7 @@ pub fn services(app: &App, health: &Health) -> Result<(Routes, Vec<&'static str>
         control::evidence::Evidence { app: app() }
     );
     add!(services, AuditServiceServer, control::audit::Audit { app: app() });
+    add!(services, GatewayServiceServer, Gateway::start(&app()));
 
     services.routes.add_service(health.service());
     let reflection = || {

@@ -2,6 +2,7 @@
 
 pub mod driver;
 pub mod health;
+pub mod heartbeats;
 pub mod housekeeping;
 pub mod lease_reaper;
 pub mod scheduler;

@@ -195,8 +195,10 @@ impl Tx {
 
     /// Live tasks of agents that were revoked: nobody will ever report on them.
     pub async fn live_tasks_of_revoked_agents(&mut self, limit: u32) -> Result<Vec<Task>> {
-        let rows: Vec<TaskRow> =
-            on!(self, |conn| sqlx::query_as(LIVE_OF_REVOKED).bind(i64::from(limit)).fetch_all(conn).await)?;
+        let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(LIVE_OF_REVOKED)
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)?;
         all(rows)
     }
 

@@ -1,0 +1,338 @@
+//! Session: one connection of one agent, from Hello to Goodbye. One loop, one `select!`; at most one thing of the agent is worked
+//! on at a time, which is the back-pressure; what goes out is bounded, and an agent that does not read is cut.
+
+use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
+
+use sealift_common::{
+    digest::Digest,
+    error::Reason,
+    id::TenantId,
+    id::{AgentId, JobId, SessionId, TargetId, TaskId},
+    keys::PublicKey,
+    name::Name,
+};
+use sealift_proto::{
+    agent::v1::{
+        ConnectRequest, ConnectResponse, Goodbye, HeartbeatSchedule, ReportAck, Welcome,
+        connect_response::Message,
+    },
+    convert,
+};
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::{
+    assignments::Told,
+    hello,
+    inbound::{self, Done},
+    presence::{Farewell, SILENT_INTERVALS, Seat, schedule_differs},
+    refusal::Refusal,
+    writer::Writer,
+};
+use crate::{state::App, status::ApiError};
+
+/// How long an agent may take to say Hello.
+pub const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// Messages that wait for a slow reader before it is cut.
+pub const OUTGOING: usize = 16;
+/// Assignments are looked at this often even when nobody says that they changed; stretched with the fleet.
+const REFRESH: Duration = Duration::from_secs(10);
+/// Looked at again this soon when the store did not answer.
+const REFRESH_AGAIN: Duration = Duration::from_secs(2);
+
+/// Something of the agent that is being worked on.
+pub type Work = Pin<Box<dyn Future<Output = Result<Done, Refusal>> + Send>>;
+
+/// Who is connected.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Tenant.
+    pub tenant: (TenantId, Name),
+    /// The agent.
+    pub agent: AgentId,
+    /// Identifier of the call, for audit events.
+    pub request_id: String,
+    /// How long its certificate still counts.
+    pub certificate_life: Option<Duration>,
+}
+
+/// How a session ends when nobody is to blame.
+enum Ended {
+    ByAgent,
+    Told(Farewell),
+}
+
+/// One connection.
+pub struct Session {
+    pub(super) app: App,
+    pub(super) writer: Writer,
+    pub(super) peer: Peer,
+    pub(super) id: SessionId,
+    out: mpsc::Sender<Result<ConnectResponse, Status>>,
+    revoked: CancellationToken,
+    told: Told,
+    /// Tasks that the agent has, for its log lines.
+    pub(super) tasks: HashMap<TaskId, (JobId, u32)>,
+    /// What was last stored of each target, so that the same is not stored again.
+    pub(super) seen: HashMap<TargetId, Digest>,
+    interval: Duration,
+}
+
+impl Session {
+    /// A session that will answer into `out`.
+    pub fn new(
+        app: App,
+        writer: Writer,
+        peer: Peer,
+        out: mpsc::Sender<Result<ConnectResponse, Status>>,
+        revoked: CancellationToken,
+    ) -> Self {
+        let id = SessionId::new(app.clock.now());
+        let interval = app.presence.interval();
+        Self {
+            app,
+            writer,
+            peer,
+            id,
+            out,
+            revoked,
+            told: Told::default(),
+            tasks: HashMap::new(),
+            seen: HashMap::new(),
+            interval,
+        }
+    }
+
+    /// Serves until either end has enough.
+    pub async fn run(mut self, mut inbound: Streaming<ConnectRequest>) {
+        let agent = self.peer.agent;
+        match self.serve(&mut inbound).await {
+            Ok(Ended::ByAgent) => tracing::debug!(agent.id = %agent, "agent left"),
+            Ok(Ended::Told(Farewell { reason, is_final })) => {
+                tracing::info!(agent.id = %agent, reason = reason.as_str(), is_final, "session ended");
+                let goodbye = Goodbye {
+                    reason: reason.as_str().to_owned(),
+                    r#final: is_final,
+                };
+                // Full: the agent does not read, and finds the stream at its end.
+                drop(self.out.try_send(Ok(response(Message::Goodbye(goodbye)))));
+            }
+            Err(status) => {
+                tracing::warn!(agent.id = %agent, code = ?status.code(), message = status.message(), "session cut");
+                drop(self.out.try_send(Err(status)));
+            }
+        }
+    }
+
+    async fn serve(&mut self, inbound: &mut Streaming<ConnectRequest>) -> Result<Ended, Status> {
+        let shutdown = self.app.shutdown.clone();
+        let revoked = self.revoked.clone();
+        let opened = tokio::select! {
+            () = shutdown.cancelled() => return Ok(going_down()),
+            () = revoked.cancelled() => return Ok(no_longer_welcome()),
+            opened = Box::pin(self.open(inbound)) => opened,
+        };
+        let (mut seat, key) = match opened {
+            Ok(opened) => opened,
+            Err(refusal) => return Err(self.blame(refusal).await),
+        };
+        self.converse(inbound, &mut seat, key).await
+    }
+
+    /// Hello, Welcome and the first full set.
+    async fn open(&mut self, inbound: &mut Streaming<ConnectRequest>) -> Result<(Seat, PublicKey), Refusal> {
+        let hello = hello::receive(inbound).await?;
+        let known = hello::check(self, hello).await?;
+        let seat = self.app.presence.open(self.peer.agent, self.id);
+        self.interval = self.app.presence.interval();
+        self.send(Message::Welcome(Welcome {
+            session_id: self.id.to_string(),
+            acknowledged_report: known.acknowledged,
+            heartbeat_interval: Some(convert::duration(self.interval)),
+            time: Some(convert::timestamp(self.app.clock.now())),
+        }))
+        .map_err(|status| Refusal::Internal(status.message().to_owned()))?;
+        Ok((seat, known.evidence_key))
+    }
+
+    async fn converse(
+        &mut self,
+        inbound: &mut Streaming<ConnectRequest>,
+        seat: &mut Seat,
+        key: PublicKey,
+    ) -> Result<Ended, Status> {
+        let shutdown = self.app.shutdown.clone();
+        let revoked = self.revoked.clone();
+        let certificate_ends = self.peer.certificate_life.map(|life| Instant::now() + life);
+        let mut work: Option<Work> = None;
+        let mut full = true;
+        // At once: the first set.
+        let mut refresh_at = Instant::now();
+        let mut silent_at = self.silent_at();
+        loop {
+            let expiry = certificate_ends.unwrap_or_else(far);
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(going_down()),
+                () = revoked.cancelled() => return Ok(no_longer_welcome()),
+                () = sleep_until(expiry), if certificate_ends.is_some() => {
+                    return Ok(Ended::Told(Farewell { reason: Reason::CertificateRefused, is_final: false }));
+                }
+                changed = seat.signal.changed() => {
+                    let signal = *seat.signal.borrow_and_update();
+                    if let Some(farewell) = signal.farewell {
+                        return Ok(Ended::Told(farewell));
+                    }
+                    if changed.is_err() {
+                        return Ok(going_down());
+                    }
+                    refresh_at = self.refresh(seat, &mut full).await?;
+                }
+                () = sleep_until(refresh_at) => refresh_at = self.refresh(seat, &mut full).await?,
+                done = next(&mut work), if work.is_some() => {
+                    work = None;
+                    silent_at = self.silent_at();
+                    match done {
+                        Ok(done) => self.finish(done)?,
+                        Err(refusal) => return Err(self.blame(refusal).await),
+                    }
+                }
+                message = inbound.message(), if work.is_none() => {
+                    let Some(message) = message? else {
+                        return Ok(Ended::ByAgent);
+                    };
+                    silent_at = self.silent_at();
+                    seat.heard();
+                    match inbound::take(self, message, &key) {
+                        Ok(inbound::Taken::Work(next)) => work = Some(next),
+                        Ok(inbound::Taken::Heartbeat) => self.tell_schedule()?,
+                        Ok(inbound::Taken::Resync) => {
+                            full = true;
+                            refresh_at = self.refresh(seat, &mut full).await?;
+                        }
+                        Ok(inbound::Taken::Nothing) => {}
+                        Err(refusal) => return Err(self.blame(refusal).await),
+                    }
+                }
+                () = sleep_until(silent_at), if work.is_none() => {
+                    return Err(Status::deadline_exceeded("the agent was silent for too long"));
+                }
+            }
+        }
+    }
+
+    /// Tells the agent what changed in its assignments; answers when to look again.
+    async fn refresh(&mut self, seat: &Seat, full: &mut bool) -> Result<Instant, Status> {
+        let tasks = match Box::pin(self.live_tasks()).await {
+            Ok(tasks) => tasks,
+            Err(error) => {
+                // The agent works on with what it has; we look again soon.
+                tracing::warn!(agent.id = %self.peer.agent, error = %crate::status::Chain(&error), "assignments cannot be read");
+                return Ok(Instant::now() + REFRESH_AGAIN);
+            }
+        };
+        let messages = if std::mem::take(full) {
+            self.told.full(&tasks)
+        } else {
+            self.told.increments(&tasks)
+        };
+        seat.set_tasks(tasks.iter().map(|task| task.id).collect());
+        self.tasks = tasks
+            .into_iter()
+            .map(|task| (task.id, (task.job_id, task.attempt)))
+            .collect();
+        for message in messages {
+            self.send(Message::Assignments(message))?;
+        }
+        Ok(Instant::now() + REFRESH.max(self.interval * 2))
+    }
+
+    async fn live_tasks(&self) -> Result<Vec<sealift_store::Task>, sealift_store::StoreError> {
+        let mut tx = self.app.db.read().await?;
+        tx.live_tasks_of_agent(self.peer.agent).await
+    }
+
+    fn finish(&mut self, done: Done) -> Result<(), Status> {
+        match done {
+            Done::Acknowledged(number) => self.send(Message::ReportAck(ReportAck { number })),
+            Done::Seen(target, content) => {
+                self.seen.insert(target, content);
+                Ok(())
+            }
+            Done::Nothing => Ok(()),
+        }
+    }
+
+    fn tell_schedule(&mut self) -> Result<(), Status> {
+        let interval = self.app.presence.interval();
+        if schedule_differs(self.interval, interval) {
+            self.interval = interval;
+            let interval = Some(convert::duration(interval));
+            self.send(Message::HeartbeatSchedule(HeartbeatSchedule { interval }))?;
+        }
+        Ok(())
+    }
+
+    /// Never waits: an agent that does not read must not hold up anything (F19).
+    fn send(&self, message: Message) -> Result<(), Status> {
+        self.out
+            .try_send(Ok(response(message)))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => ApiError::new(
+                    Reason::Overloaded,
+                    "the agent does not read what it is sent",
+                    "it connects again by itself",
+                )
+                .into(),
+                TrySendError::Closed(_) => Status::cancelled("the agent is gone"),
+            })
+    }
+
+    /// Turns a refusal into the status that ends the session; a breach of the protocol is audited first (R12, R13).
+    async fn blame(&self, refusal: Refusal) -> Status {
+        if let Refusal::Violation(what) = &refusal {
+            tracing::error!(agent.id = %self.peer.agent, what, "agent broke the protocol");
+            super::audit_agent(&self.app, &self.peer, "agent.protocol", refusal.reason()).await;
+        }
+        refusal.into()
+    }
+
+    fn silent_at(&self) -> Instant {
+        Instant::now() + self.interval * SILENT_INTERVALS + Duration::from_secs(10)
+    }
+}
+
+/// Waits for the work under way. Only called when there is some.
+async fn next(work: &mut Option<Work>) -> Result<Done, Refusal> {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn response(message: Message) -> ConnectResponse {
+    ConnectResponse {
+        message: Some(message),
+    }
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(86_400)
+}
+
+const fn going_down() -> Ended {
+    Ended::Told(Farewell {
+        reason: Reason::ShuttingDown,
+        is_final: false,
+    })
+}
+
+const fn no_longer_welcome() -> Ended {
+    Ended::Told(Farewell {
+        reason: Reason::CertificateRefused,
+        is_final: true,
+    })
+}
