@@ -1,10 +1,7 @@
 //! Settings of the agent: a TOML file, environment variables (`SEALIFT_AGENT_*`) over it, flags over both. Unknown names are
 //! refused, and everything is checked before anything starts.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -23,8 +20,6 @@ pub struct Settings {
     pub orchestrator: Option<String>,
     /// The container engine.
     pub engine: EngineSettings,
-    /// Looking at what runs.
-    pub observe: ObserveSettings,
     /// Logs.
     pub log: LogSettings,
 }
@@ -37,14 +32,6 @@ pub struct EngineSettings {
     pub socket: Option<String>,
     /// The Docker configuration file with the registries' credentials. Default: none is used.
     pub docker_config_file: Option<PathBuf>,
-}
-
-/// Section `[observe]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ObserveSettings {
-    /// Seconds between two looks when nothing happens, 5 to 3600. Default 60.
-    pub interval_seconds: Option<u64>,
 }
 
 /// Section `[log]`.
@@ -79,8 +66,6 @@ pub struct Config {
     pub engine_socket: String,
     /// The Docker configuration file with the registries' credentials.
     pub docker_config_file: Option<PathBuf>,
-    /// Between two looks when nothing happens.
-    pub observe_interval: Duration,
     /// What is logged.
     pub log_level: String,
     /// How it is written.
@@ -148,9 +133,6 @@ impl Settings {
                 socket: self.engine.socket.or(below.engine.socket),
                 docker_config_file: self.engine.docker_config_file.or(below.engine.docker_config_file),
             },
-            observe: ObserveSettings {
-                interval_seconds: self.observe.interval_seconds.or(below.observe.interval_seconds),
-            },
             log: LogSettings {
                 level: self.log.level.or(below.log.level),
                 format: self.log.format.or(below.log.format),
@@ -180,10 +162,6 @@ impl Settings {
         {
             return Err(invalid("engine.socket", "must be unix:// and an absolute path"));
         }
-        let seconds = self.observe.interval_seconds.unwrap_or(60);
-        if !(5..=3600).contains(&seconds) {
-            return Err(invalid("observe.interval_seconds", "must be 5 to 3600"));
-        }
         let orchestrator = self
             .orchestrator
             .map(|text| text.parse::<OrchestratorEndpoint>())
@@ -194,7 +172,6 @@ impl Settings {
             orchestrator,
             engine_socket,
             docker_config_file: self.engine.docker_config_file,
-            observe_interval: Duration::from_secs(seconds),
             log_level: self.log.level.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log.format.unwrap_or_default(),
         })
@@ -214,7 +191,6 @@ mod tests {
         let config = parse("").unwrap().check().unwrap();
         assert_eq!(config.state_dir, Path::new("/var/lib/sealift-agent"));
         assert_eq!(config.engine_socket, "unix:///var/run/docker.sock");
-        assert_eq!(config.observe_interval, Duration::from_mins(1));
         assert_eq!(config.orchestrator, None);
     }
 
@@ -246,7 +222,6 @@ mod tests {
         for text in [
             "state_dir = 'relative'",
             "[engine]\nsocket = 'tcp://1.2.3.4:2375'",
-            "[observe]\ninterval_seconds = 0",
             "orchestrator = 'http://a:1'",
             "orchestrator = 'https://a'",
             "orchestrator = 'https://user@a:1'",

@@ -3,11 +3,13 @@
 //! Above: [`session`] talks to the orchestrator, [`identity`] says who the agent is. Below: [`workshop`] takes orders, [`runner`]
 //! carries one out, [`step`] decides what comes next, [`host`] does it, [`journal`] and [`outbox`] remember.
 
+pub mod agent;
 pub mod assignments;
 pub mod backoff;
 pub mod config;
 pub mod connect;
 pub mod credentials;
+pub mod doctor;
 pub mod enrol;
 pub mod health;
 pub mod host;

@@ -1,1 +1,261 @@
-fn main() {}
+//! `sealift-agent`: joins a host, runs the agent, examines the host.
+
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand};
+use sealift_agent::{
+    agent::{self, AgentOptions, hostname},
+    config::{Config, EngineSettings, LogFormat, LogSettings, Settings},
+    connect::Finish,
+    doctor::{self, Verdict},
+    enrol,
+    host::{Host as _, docker::DockerHost},
+};
+use sealift_common::{inventory::AgentFacts, join_token::JoinToken, time::SystemClock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Exit code when the orchestrator does not want this agent any more. Restarting does not help: do not (systemd:
+/// `RestartPreventExitStatus=3`).
+const DISMISSED: u8 = 3;
+/// Largest token file.
+const TOKEN_BYTES: u64 = 4 * 1024;
+
+/// The agent of Sealift: deploys by digest on its host and proves what it did.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    settings: Flags,
+    #[command(subcommand)]
+    command: What,
+}
+
+#[derive(Debug, Args)]
+struct Flags {
+    /// Settings file (TOML).
+    #[arg(long, global = true, env = "SEALIFT_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where identity, journal and stickers are kept.
+    #[arg(long, global = true, env = "SEALIFT_AGENT_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// The orchestrator, https://host:port.
+    #[arg(long, global = true, env = "SEALIFT_AGENT_ORCHESTRATOR")]
+    orchestrator: Option<String>,
+    /// Socket of the container engine, unix:///path.
+    #[arg(long, global = true, env = "SEALIFT_AGENT_ENGINE_SOCKET")]
+    engine_socket: Option<String>,
+    /// Docker configuration file with the registries' credentials.
+    #[arg(long, global = true, env = "SEALIFT_AGENT_DOCKER_CONFIG_FILE")]
+    docker_config_file: Option<PathBuf>,
+    /// What is logged: info, debug, or a filter such as sealift_agent=debug,warn.
+    #[arg(long, global = true, env = "SEALIFT_AGENT_LOG_LEVEL")]
+    log_level: Option<String>,
+    /// How log lines look.
+    #[arg(long, global = true, env = "SEALIFT_AGENT_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Enrol this host with a join token (from `sealift target token`).
+    Join(Join),
+    /// Run the agent.
+    Run,
+    /// Examine this host: engine, disk, identity, orchestrator.
+    Doctor,
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Join {
+    /// File that holds the join token.
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+    /// Read the join token from standard input.
+    #[arg(long)]
+    token_stdin: bool,
+    /// The join token itself. Other users of the host can see it while the command runs: prefer a file.
+    #[arg(long)]
+    token: Option<String>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match start(Cli::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let config = settings(cli.settings)?;
+    match cli.command {
+        What::Version => println!("sealift-agent {}", env!("CARGO_PKG_VERSION")),
+        What::Join(from) => join(&config, &from).await?,
+        What::Doctor => return Ok(examine(&config).await),
+        What::Run => return run(config).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn settings(flags: Flags) -> anyhow::Result<Config> {
+    let file = flags
+        .config
+        .as_deref()
+        .map(Settings::read)
+        .transpose()?
+        .unwrap_or_default();
+    let given = Settings {
+        state_dir: flags.state_dir,
+        orchestrator: flags.orchestrator,
+        engine: EngineSettings {
+            socket: flags.engine_socket,
+            docker_config_file: flags.docker_config_file,
+        },
+        log: LogSettings {
+            level: flags.log_level,
+            format: flags.log_format,
+        },
+    };
+    Ok(given.over(file).check()?)
+}
+
+fn token(from: &Join) -> anyhow::Result<JoinToken> {
+    let read = |path: &Path| {
+        let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut text = String::new();
+        file.take(TOKEN_BYTES)
+            .read_to_string(&mut text)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::Ok(text)
+    };
+    let text = match (&from.token, &from.token_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => read(path)?,
+        (None, None) => {
+            let mut text = String::new();
+            std::io::stdin()
+                .take(TOKEN_BYTES)
+                .read_to_string(&mut text)
+                .context("cannot read standard input")?;
+            text
+        }
+    };
+    Ok(text.trim().parse()?)
+}
+
+async fn join(config: &Config, from: &Join) -> anyhow::Result<()> {
+    let token = token(from)?;
+    let Some(endpoint) = &config.orchestrator else {
+        bail!("name the orchestrator with --orchestrator https://host:port");
+    };
+    let mut facts = AgentFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: vec!["docker_host".to_owned()],
+        hostname: hostname(),
+        ..AgentFacts::default()
+    };
+    // A host may join before its engine runs.
+    if let Ok(host) = docker(config)
+        && let Ok(engine) = host.engine().await
+    {
+        facts.engine = format!("{} {}", engine.name, engine.version);
+        facts.engine_api = engine.api;
+        facts.platform = engine.platform;
+    }
+    let identity = enrol::join(&config.state_dir, endpoint, &token, facts)
+        .await
+        .context("this host was not enrolled")?;
+    for binding in &identity.bindings {
+        println!(
+            "enrolled as agent {} for target {} in {}",
+            identity.agent_id, binding.target, binding.environment
+        );
+    }
+    println!(
+        "next: sealift-agent run --state-dir {}",
+        config.state_dir.display()
+    );
+    Ok(())
+}
+
+fn docker(config: &Config) -> anyhow::Result<DockerHost> {
+    DockerHost::connect(&config.engine_socket, config.docker_config_file.as_deref())
+        .with_context(|| format!("the engine at {} cannot be used", config.engine_socket))
+}
+
+async fn examine(config: &Config) -> ExitCode {
+    let host = docker(config).ok();
+    let lines = doctor::examine(config, host.as_ref(), &SystemClock).await;
+    for line in &lines {
+        println!("{line}");
+    }
+    if lines.iter().any(|line| line.verdict == Verdict::Fail) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    log(&config)?;
+    let host = docker(&config)?;
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let options = AgentOptions {
+        config,
+        host,
+        clock: Arc::new(SystemClock),
+        dice: Arc::new(rand::random::<f64>),
+        hostname: hostname(),
+        shutdown: shutdown.clone(),
+    };
+    let agent = Box::pin(agent::run(options));
+    let signals = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        shutdown.cancel();
+        std::future::pending::<std::convert::Infallible>().await
+    };
+    let finish = tokio::select! {
+        finish = agent => finish?,
+        never = signals => match never {},
+    };
+    Ok(match finish {
+        Finish::Stopped => ExitCode::SUCCESS,
+        Finish::Dismissed { reason } => {
+            eprintln!(
+                "error: the orchestrator has revoked this agent ({reason}); to serve again, enrol the host anew with a new state directory"
+            );
+            ExitCode::from(DISMISSED)
+        }
+    })
+}
+
+fn log(config: &Config) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level)
+        .with_context(|| format!("log.level: {:?} is not a log filter", config.log_level))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
