@@ -21,6 +21,7 @@ pub mod logs;
 pub mod observe;
 pub mod outbox;
 pub mod proof;
+pub mod purge;
 pub mod runner;
 #[cfg(test)]
 mod samples;

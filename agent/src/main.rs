@@ -10,12 +10,13 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use sealift_agent::{
-    agent::{self, AgentOptions, hostname},
+    agent::{self, AgentOptions, StateLock, hostname},
     config::{Config, EngineSettings, LogFormat, LogSettings, Settings},
     connect::Finish,
     doctor::{self, Verdict},
     enrol,
     host::{Host as _, docker::DockerHost},
+    identity::IdentityStore,
 };
 use sealift_common::{inventory::AgentFacts, join_token::JoinToken, time::SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,6 +71,12 @@ enum What {
     Run,
     /// Examine this host: engine, disk, identity, orchestrator.
     Doctor,
+    /// Take away every container and network that this agent made; named volumes stay. The agent must not be running.
+    Purge {
+        /// Do it; without this it only says what it would do.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Print the version.
     Version,
 }
@@ -106,6 +113,7 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         What::Join(from) => join(&config, &from).await?,
         What::Doctor => return Ok(examine(&config).await),
         What::Run => return run(config).await,
+        What::Purge { yes } => purge(&config, yes).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -207,6 +215,34 @@ async fn examine(config: &Config) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
+}
+
+async fn purge(config: &Config, yes: bool) -> anyhow::Result<()> {
+    let store = IdentityStore::open(config.state_dir.clone())?;
+    let _lock = StateLock::take(&config.state_dir)?;
+    let Some(enrolled) = store.load()? else {
+        println!(
+            "{} holds no enrolled agent, so there is nothing to take away",
+            config.state_dir.display()
+        );
+        return Ok(());
+    };
+    let targets = &enrolled.identity.bindings;
+    if !yes {
+        for target in targets {
+            println!(
+                "would take away all containers and networks of {}/{}",
+                target.environment, target.target
+            );
+        }
+        bail!("nothing was done: say --yes to do it");
+    }
+    let purged = sealift_agent::purge::purge(&docker(config)?, targets).await?;
+    println!(
+        "{} containers and {} networks taken away",
+        purged.containers, purged.networks
+    );
+    Ok(())
 }
 
 async fn run(config: Config) -> anyhow::Result<ExitCode> {

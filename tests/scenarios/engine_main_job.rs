@@ -60,7 +60,7 @@ async fn drift(system: &System) -> Result<()> {
         .await?
         .pop()
         .context("nothing runs on production/web-1")?;
-    docker(&["stop", "--time", "1", &container]).await?;
+    docker(&["stop", "-t", "1", &container]).await?;
     eventually("the stopped container is drift", async || {
         let drift = system.json(&["drift", "production/web-1"]).await?;
         Ok(drift["drift"]
