@@ -420,3 +420,6 @@ impl<H: Host> Workshop<H> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod engine_tests;
