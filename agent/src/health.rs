@@ -264,3 +264,49 @@ fn is_success(line: &[u8; 12]) -> bool {
             .and_then(|code| code.parse::<u16>().ok())
             .is_some_and(|code| (200..400).contains(&code))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn only_200_to_399_is_success() {
+        for (line, well) in [
+            (b"HTTP/1.1 200", true),
+            (b"HTTP/1.0 399", true),
+            (b"HTTP/1.1 400", false),
+            (b"HTTP/1.1 503", false),
+            (b"HTTP/1.1 2x0", false),
+            (b"SSH-2.0-Open", false),
+        ] {
+            assert_eq!(is_success(line), well);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_http_probe_reads_the_status_and_nothing_else_counts() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = async {
+            for answer in ["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 500 Oh\r\n\r\n", ""] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 1024];
+                let read = stream.read(&mut request).await.unwrap();
+                assert!(request[..read].starts_with(b"GET /healthz HTTP/1.1\r\n"));
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        };
+        let ask = async {
+            let mut said = Vec::new();
+            for _ in 0..3 {
+                said.push(http_get(address.ip(), address.port(), "/healthz").await);
+            }
+            said
+        };
+        let ((), said) = tokio::join!(serve, ask);
+        assert_eq!(said, [true, false, false]);
+        assert!(!http_get(address.ip(), address.port(), "/a b").await);
+    }
+}

@@ -59,7 +59,7 @@ impl AttemptLog {
             return;
         }
         if before + text.len() >= bounds::ATTEMPT_LOG_BYTES {
-            text = "the log of this attempt is longer than 1 MiB; the rest is left out".to_owned();
+            "the log of this attempt is longer than 1 MiB; the rest is left out".clone_into(&mut text);
         }
         let dropped = self.counters.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 && !self.send(AGENT, format!("{dropped} lines were left out here")) {

@@ -32,7 +32,7 @@ const SCHEDULE: Duration = Duration::from_secs(30);
 /// How long events are gathered before a look.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// An observation that did not change is told again after this long.
-const REPEAT: Duration = Duration::from_secs(300);
+const REPEAT: Duration = Duration::from_mins(5);
 /// Pauses between two tries to watch the engine's events.
 const WATCH_FIRST: Duration = Duration::from_secs(1);
 const WATCH_MOST: Duration = Duration::from_secs(30);

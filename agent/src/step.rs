@@ -154,7 +154,7 @@ fn switch(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
     if let Some(loud) = old().find(|seen| seen.restart != RestartPolicy::No) {
         return Step::QuietOld(loud.id.clone());
     }
-    if let Some(running) = old().filter(|seen| seen.running).last() {
+    if let Some(running) = old().rfind(|seen| seen.running) {
         return Step::StopOld(running.id.clone());
     }
     for name in manifest.start_order() {
@@ -224,3 +224,6 @@ fn restore(manifest: &Manifest, state: &AttemptState, cause: &Cause, world: &Wor
         Step::Conclude(cause.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

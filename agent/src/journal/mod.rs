@@ -13,6 +13,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -32,6 +33,11 @@ pub use record::{AttemptState, Cause, Ending, MOST_STARTS, OldContainer, Phase, 
 
 /// Name of the file in the state directory.
 pub const FILE_NAME: &str = "agent.redb";
+/// Memory for pages of the file.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// How long opening waits for another agent to let go of the file: two seconds in all.
+const OPEN_TRIES: u32 = 40;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the journal cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -183,17 +189,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Journal {
     /// Opens or makes the journal in `state_dir` (mode 0600) and reads it once from end to end. Blocks.
     pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(state_dir.join(FILE_NAME))
-            .map_err(|error| JournalError::File(Arc::new(error)))?;
-        let database = Database::builder()
-            .set_cache_size(8 * 1024 * 1024)
-            .create_file(file)?;
+        let database = Self::open_file(state_dir)?;
         let transaction = database.begin_write()?;
         tables::make(&transaction)?;
         transaction.commit()?;
@@ -202,6 +198,28 @@ impl Journal {
         journal.shared.tip.send_replace(next);
         journal.attempts()?;
         Ok(journal)
+    }
+
+    fn open_file(state_dir: &Path) -> Result<Database, JournalError> {
+        let mut tries = 0;
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(state_dir.join(FILE_NAME))
+                .map_err(|error| JournalError::File(Arc::new(error)))?;
+            match Database::builder().set_cache_size(CACHE_BYTES).create_file(file) {
+                // The agent before this one may still be going down.
+                Err(redb::DatabaseError::DatabaseAlreadyOpen) if tries < OPEN_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(OPEN_PAUSE);
+                }
+                other => return Ok(other?),
+            }
+        }
     }
 
     /// A journal that cannot be used: every call gives an error, nothing is written.
@@ -269,26 +287,32 @@ impl Journal {
         });
         let journal = self.clone();
         // Whoever gets there first writes for all that wait; the others find the queue empty.
-        let writer = tokio::task::spawn_blocking(move || journal.drain());
-        match answer.await {
-            Ok(result) => result,
-            Err(_) => {
-                let reason = writer.await.map_or_else(
-                    |error| error.to_string(),
-                    |()| "the writer gave no answer".to_owned(),
-                );
-                let error = JournalError::Damaged(reason);
-                self.fail(&error);
-                Err(error)
+        let writer = tokio::task::spawn_blocking(move || {
+            let (requests, result) = journal.drain();
+            // Whoever hears that a write is done may close the file.
+            drop(journal);
+            for request in requests {
+                // A caller that no longer waits was dropped; its writes stand.
+                let _ = request.reply.send(result.clone());
             }
+        });
+        if let Ok(result) = answer.await {
+            return result;
         }
+        let reason = writer.await.map_or_else(
+            |error| error.to_string(),
+            |()| "the writer gave no answer".to_owned(),
+        );
+        let error = JournalError::Damaged(reason);
+        self.fail(&error);
+        Err(error)
     }
 
-    fn drain(&self) {
+    fn drain(&self) -> (Vec<Request>, Result<(), JournalError>) {
         let _writing = lock(&self.shared.writing);
         let requests = std::mem::take(&mut *lock(&self.shared.queue));
         if requests.is_empty() {
-            return;
+            return (requests, Ok(()));
         }
         let durable = requests.iter().any(|request| request.durable);
         let writes = requests.iter().flat_map(|request| &request.writes);
@@ -297,10 +321,7 @@ impl Journal {
                 .into_iter()
                 .try_for_each(|write| tables::write(transaction, write))
         });
-        for request in requests {
-            // A caller that no longer waits was dropped; its writes stand.
-            let _ = request.reply.send(result.clone());
-        }
+        (requests, result)
     }
 
     fn transact(
@@ -422,3 +443,6 @@ fn timestamp(at: DateTime<Utc>) -> pbjson_types::Timestamp {
         nanos: i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(0),
     }
 }
+
+#[cfg(test)]
+mod tests;

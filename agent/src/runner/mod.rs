@@ -35,7 +35,7 @@ use crate::{
 
 /// How long the engine may be away while going forward, and while going back.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(30);
-const RESTORE_PATIENCE: Duration = Duration::from_secs(600);
+const RESTORE_PATIENCE: Duration = Duration::from_mins(10);
 /// How often an effect of a restore is tried although the engine refuses it.
 const RESTORE_TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

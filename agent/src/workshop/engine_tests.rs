@@ -24,7 +24,7 @@ use super::*;
 use crate::{host::docker::DockerHost, samples};
 
 const EVIDENCE_SEED: [u8; 32] = [9; 32];
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn image(name: &str) -> Option<PinnedImage> {
     let reference = std::env::var(format!("SEALIFT_TEST_IMAGE_{name}")).ok()?;
@@ -85,7 +85,10 @@ impl Drop for Place {
                     vec!["network", "ls", "-q", "--filter", &filter],
                     vec!["network", "rm"],
                 ),
-                (vec!["volume", "ls", "-q", "--filter", &filter], vec!["volume", "rm"]),
+                (
+                    vec!["volume", "ls", "-q", "--filter", &filter],
+                    vec!["volume", "rm"],
+                ),
             ] {
                 let found = docker(&list);
                 let mut arguments = remove;

@@ -39,7 +39,8 @@ struct ConfigFile {
 
 #[derive(Deserialize, Default)]
 struct Auth {
-    auth: Option<String>,
+    #[serde(rename = "auth")]
+    encoded: Option<String>,
     username: Option<String>,
     password: Option<String>,
     identitytoken: Option<String>,
@@ -94,7 +95,7 @@ fn parse(bytes: &[u8], repository: &str) -> Result<Option<Credentials>, AuthErro
         identity_token: auth.identitytoken.filter(|token| !token.is_empty()),
         server: if host == HUB { HUB_KEY } else { host }.to_owned(),
     };
-    if let Some(encoded) = auth.auth.filter(|text| !text.is_empty()) {
+    if let Some(encoded) = auth.encoded.filter(|text| !text.is_empty()) {
         let decoded = STANDARD
             .decode(encoded.trim())
             .map_err(|_| AuthError::Malformed)?;

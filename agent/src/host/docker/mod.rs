@@ -43,15 +43,15 @@ const LOOK: Duration = Duration::from_secs(15);
 /// Deadline of calls that change a little: policies, networks, volumes.
 const CHANGE: Duration = Duration::from_secs(30);
 /// Deadline of making a container: the engine may have to prepare a file system.
-const CREATE: Duration = Duration::from_secs(60);
+const CREATE: Duration = Duration::from_mins(1);
 /// Deadline of starting a container.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// Deadline of stopping a container, on top of its grace period.
 const STOP: Duration = Duration::from_secs(30);
 /// Deadline of removing a container.
-const REMOVE: Duration = Duration::from_secs(120);
+const REMOVE: Duration = Duration::from_mins(2);
 /// How long a pull may go without a word before it counts as stuck.
-const PULL_SILENCE: Duration = Duration::from_secs(120);
+const PULL_SILENCE: Duration = Duration::from_mins(2);
 /// bollard's own limit, above all of ours.
 const CLIENT_SECONDS: u64 = 24 * 60 * 60;
 /// Lines of a container's past that a log begins with.

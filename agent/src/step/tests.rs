@@ -1,0 +1,209 @@
+use sealift_common::failure::FailureCode;
+
+use super::*;
+use crate::{
+    journal::{OldContainer, Record},
+    samples,
+};
+
+fn old(running: bool) -> OldContainer {
+    OldContainer {
+        id: "o1".into(),
+        service: "web".parse().unwrap(),
+        running,
+        restart: RestartPolicy::Always,
+        grace_ms: 1_000,
+        digest: None,
+    }
+}
+
+fn seen(id: &str, running: bool, restart: RestartPolicy) -> Seen {
+    Seen {
+        id: id.into(),
+        running,
+        restart,
+    }
+}
+
+fn name(text: &str) -> ServiceName {
+    text.parse().unwrap()
+}
+
+fn world(new: Option<bool>, old: Option<Seen>) -> World {
+    World {
+        images: true,
+        surroundings: true,
+        new: new
+            .map(|running| (name("web"), seen("n1", running, RestartPolicy::No)))
+            .into_iter()
+            .collect(),
+        complete: new.map(|_| name("web")).into_iter().collect(),
+        old: old.map(|seen| (seen.id.clone(), seen)).into_iter().collect(),
+        ..World::default()
+    }
+}
+
+#[test]
+fn each_position_has_its_next_step() {
+    let at = samples::at(0);
+    let failure = Failure::new(FailureCode::Unhealthy, "ill");
+    let failed = Cause::Failed { failure };
+    let accepted = vec![Record::Accepted { at }];
+    let prepared = |running| {
+        [
+            accepted.clone(),
+            vec![Record::Prepared {
+                at,
+                old: vec![old(running)],
+            }],
+        ]
+        .concat()
+    };
+    let restoring = [
+        prepared(true),
+        vec![Record::Restoring {
+            at,
+            cause: failed.clone(),
+        }],
+    ]
+    .concat();
+    let healthy = [
+        prepared(true),
+        vec![
+            Record::Started { starting_at: at, at },
+            Record::Healthy {
+                at,
+                sticker_before: None,
+            },
+        ],
+    ]
+    .concat();
+    let ended = |ending| [healthy.clone(), vec![Record::Ended { at, ending }]].concat();
+    let loud = |running| Some(seen("o1", running, RestartPolicy::Always));
+    let quiet = |running| Some(seen("o1", running, RestartPolicy::No));
+    let (run, stop) = (Wanted::Run, Wanted::Stop);
+    let mut checked = world(None, loud(true));
+    checked.old_checked = true;
+    let id = || "o1".to_owned();
+    let cases = [
+        (accepted.clone(), run, World::default(), Step::Pull),
+        (
+            accepted.clone(),
+            run,
+            world(None, None),
+            Step::Create(name("web")),
+        ),
+        (accepted.clone(), run, world(Some(false), None), Step::Prepare),
+        (
+            accepted.clone(),
+            stop,
+            World::default(),
+            Step::Restore(Cause::Stopped),
+        ),
+        (
+            prepared(true),
+            run,
+            world(Some(false), loud(true)),
+            Step::QuietOld(id()),
+        ),
+        (
+            prepared(true),
+            run,
+            world(Some(false), quiet(true)),
+            Step::StopOld(id()),
+        ),
+        (
+            prepared(true),
+            run,
+            world(Some(false), quiet(false)),
+            Step::StartNew(name("web")),
+        ),
+        (
+            prepared(true),
+            run,
+            world(Some(true), quiet(false)),
+            Step::NoteStarted,
+        ),
+        (
+            prepared(true),
+            stop,
+            world(Some(true), quiet(false)),
+            Step::Restore(Cause::Stopped),
+        ),
+        // After the decision to commit a stop is too late.
+        (
+            healthy.clone(),
+            stop,
+            world(Some(true), quiet(false)),
+            Step::Commit,
+        ),
+        (
+            restoring.clone(),
+            run,
+            world(Some(true), quiet(false)),
+            Step::StopNew(name("web")),
+        ),
+        (
+            restoring.clone(),
+            run,
+            world(Some(false), quiet(false)),
+            Step::RemoveNew(name("web")),
+        ),
+        (
+            restoring.clone(),
+            run,
+            world(None, quiet(false)),
+            Step::RestorePolicy(id(), RestartPolicy::Always),
+        ),
+        (
+            restoring.clone(),
+            run,
+            world(None, loud(false)),
+            Step::StartOld(id()),
+        ),
+        (restoring.clone(), run, world(None, loud(true)), Step::CheckOld),
+        (restoring, run, checked, Step::Conclude(failed)),
+        (
+            ended(Ending::Succeeded),
+            run,
+            world(Some(true), quiet(false)),
+            Step::RemoveOld(id()),
+        ),
+        (
+            ended(Ending::Succeeded),
+            run,
+            world(Some(true), None),
+            Step::Clean,
+        ),
+        (ended(Ending::Failed), run, world(None, loud(true)), Step::Clean),
+    ];
+    let manifest = samples::order(1, &[("web", "v1")]).manifest;
+    for (number, (records, wanted, world, expected)) in cases.into_iter().enumerate() {
+        let state = AttemptState::fold(&records);
+        assert_eq!(next(&manifest, &state, wanted, &world), expected, "case {number}");
+    }
+}
+
+#[test]
+fn r10_a_new_set_that_died_while_the_agent_was_away_is_not_committed() {
+    let at = samples::at(0);
+    let records = [
+        Record::Accepted { at },
+        Record::Prepared {
+            at,
+            old: vec![old(true)],
+        },
+        Record::Started { starting_at: at, at },
+        Record::Healthy {
+            at,
+            sticker_before: None,
+        },
+    ];
+    let manifest = samples::order(1, &[("web", "v1")]).manifest;
+    let state = AttemptState::fold(&records);
+    let world = world(Some(false), None);
+    assert!(matches!(
+        next(&manifest, &state, Wanted::Run, &world),
+        Step::Restore(Cause::Failed { failure }) if failure.code == FailureCode::WorkloadExited
+    ));
+}
