@@ -12,7 +12,7 @@ use sealift_store::Task;
 /// Wait before the second attempt; each further one waits twice as long.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// Longest wait between two attempts.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// The event for a failure that the agent reported: the end of the task, or of this attempt only. A task that is to stop, whose
 /// attempts are used up, or whose failure nothing but a person can mend, has no other attempt.

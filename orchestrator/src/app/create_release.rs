@@ -15,7 +15,7 @@ use sealift_common::{
     name::{ComponentName, ServiceName, SourceRef},
     release::{Release, ReleaseComponent, ReleaseState},
 };
-use sealift_store::Tx;
+use sealift_store::{StoreError, Tx};
 
 use crate::{registry::Registry, status::ApiError};
 
@@ -131,8 +131,16 @@ pub async fn create_release(
         actor,
         now,
     );
-    tx.insert_release(&release).await?;
+    tx.insert_release(&release).await.map_err(again)?;
     Ok(release)
+}
+
+/// Somebody registered the same at the same time: what they made is found in the next try.
+fn again(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Duplicate { .. } => StoreError::Conflict,
+        other => other,
+    }
 }
 
 /// The release as it would be, with number 0 and nothing stored.
@@ -204,13 +212,13 @@ async fn components(
 ) -> Result<BTreeMap<String, Component>, ApiError> {
     let mut components = BTreeMap::new();
     for repository in repositories(manifest) {
-        let component = match tx.component_by_repository(tenant, &repository).await? {
-            Some(component) => component,
-            None => {
-                let component = new_component(tx, tenant, &repository, now).await?;
-                tx.insert_component(&component).await?;
-                component
-            }
+        let known = tx.component_by_repository(tenant, &repository).await?;
+        let component = if let Some(component) = known {
+            component
+        } else {
+            let component = new_component(tx, tenant, &repository, now).await?;
+            tx.insert_component(&component).await.map_err(again)?;
+            component
         };
         components.insert(repository, component);
     }

@@ -159,7 +159,7 @@ mod tests {
             "counting"
         }
         fn period(&self) -> Duration {
-            Duration::from_secs(3_600)
+            Duration::from_hours(1)
         }
         fn wants(&self, change: &Change) -> bool {
             matches!(change, Change::Job(_))
@@ -186,7 +186,8 @@ mod tests {
             failing: 2,
             ran,
         };
-        let driven = tokio::spawn(drive(activity, changes, shutdown.clone(), health.clone()));
+        let mut driven = tokio::task::JoinSet::new();
+        driven.spawn(drive(activity, changes, shutdown.clone(), health.clone()));
         for run in 1..=3 {
             assert_eq!(runs.recv().await, Some(run), "tried again after an error");
         }
@@ -210,9 +211,8 @@ mod tests {
         );
         assert!(health.report().is_empty());
         shutdown.cancel();
-        tokio::time::timeout(Duration::from_secs(10), driven)
+        tokio::time::timeout(Duration::from_secs(10), driven.join_all())
             .await
-            .unwrap()
             .unwrap();
     }
 

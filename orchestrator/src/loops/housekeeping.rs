@@ -33,7 +33,7 @@ impl Activity for Housekeeping {
     }
 
     fn period(&self) -> Duration {
-        Duration::from_secs(600)
+        Duration::from_mins(10)
     }
 
     fn wants(&self, _change: &Change) -> bool {

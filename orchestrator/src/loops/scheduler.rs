@@ -61,7 +61,7 @@ impl Scheduler {
                     tx.commit().await?;
                     worked = true;
                 }
-                Err(error) => self.tolerate("job.start", error)?,
+                Err(error) => Self::tolerate("job.start", error)?,
             }
         }
         Ok(worked)
@@ -74,14 +74,14 @@ impl Scheduler {
             match advance_job(&self.core, &self.turn, job.id).await {
                 Ok(Advance::Idle) => {}
                 Ok(Advance::Worked | Advance::Ended) => worked = true,
-                Err(error) => self.tolerate("job.advance", error)?,
+                Err(error) => Self::tolerate("job.advance", error)?,
             }
         }
         Ok(worked)
     }
 
     /// One job that cannot be moved must not hold up the others; what concerns all of them ends the activation.
-    fn tolerate(&self, span: &'static str, error: ApiError) -> Result<(), ApiError> {
+    fn tolerate(span: &'static str, error: ApiError) -> Result<(), ApiError> {
         match error.reason() {
             Reason::Internal => {
                 tracing::error!(activity = span, error = %Chain(&error), "a job cannot be moved");
