@@ -47,6 +47,7 @@ pub struct Certificate {
 }
 
 /// Who stands behind a certificate.
+#[expect(clippy::large_enum_variant, reason = "one per call, and short-lived")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthenticatedPrincipal {
     /// A user.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     Cursor, Page, PageRequest, Result, StoreError, Tx,
     engine::{on, statements},
-    rows::{At, int, json},
+    rows::{At, canonical_text, int},
 };
 
 macro_rules! columns {
@@ -165,7 +165,8 @@ impl Tx {
 
     /// Writes a release with its components. Nothing can change it afterwards.
     pub async fn insert_release(&mut self, release: &Release) -> Result<()> {
-        let (number, manifest) = (int(release.number)?, json(&release.manifest)?);
+        let number = int(release.number)?;
+        let manifest = canonical_text(&release.manifest)?;
         on!(self, |conn| sqlx::query(INSERT)
             .bind(release.id.uuid())
             .bind(release.tenant_id.uuid())

@@ -76,6 +76,13 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<String> {
     Ok(serde_json::to_string(value)?)
 }
 
+/// JSON kept as the very bytes that its digest covers.
+pub(crate) fn canonical_text<T: Serialize>(value: &T) -> Result<String> {
+    let bytes = sealift_common::canonical::to_vec(value)?;
+    // JSON is UTF-8 by definition, so nothing is ever replaced.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// JSON kept as text, where there may be none.
 pub(crate) fn json_opt<T: Serialize>(value: Option<&T>) -> Result<Option<String>> {
     value.map(json).transpose()

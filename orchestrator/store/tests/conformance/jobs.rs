@@ -1,0 +1,401 @@
+//! Promotions, decisions, jobs, lanes.
+
+use sealift_common::{
+    id::DecisionId,
+    job::{JobEvent, JobState},
+    promotion::{PromotionEvent, PromotionState},
+};
+use sealift_store::{DecisionRow, EntityKind, Job, PageRequest, StoreError};
+
+use crate::{
+    harness::{World, at, conformance},
+    seed::{Seed, digest, failure},
+};
+
+conformance![
+    promotions_move_with_their_history,
+    a_lost_update_of_a_promotion_is_a_conflict,
+    events_that_change_nothing_write_nothing,
+    illegal_events_are_refused,
+    a_plan_is_replaced_with_a_trace,
+    the_latest_decision_counts,
+    promotions_and_jobs_are_listed_newest_first,
+    jobs_move_with_their_history,
+    a_lost_update_of_a_job_is_a_conflict,
+    a_stop_is_asked_for_once,
+    r1_lanes_keep_ticket_order,
+    tickets_have_no_gap_under_concurrency,
+    a_promotion_has_one_job,
+];
+
+async fn promotions_move_with_their_history(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let mut tx = world.db.write().await.unwrap();
+    let release = seed
+        .release(&mut tx, "github.com/acme/shop/api", at(0))
+        .await
+        .unwrap();
+    let mut promotion = seed.promotion(&mut tx, &release, at(0)).await;
+    assert_eq!(
+        tx.promotion(seed.tenant.id, promotion.id).await.unwrap(),
+        Some(promotion.clone())
+    );
+    let why = failure();
+    for (event, failure) in [
+        (PromotionEvent::GatesPassed, None),
+        (PromotionEvent::JobStarted, None),
+        (PromotionEvent::JobFailed, Some(&why)),
+    ] {
+        promotion = tx
+            .apply_promotion_event(&promotion, event, failure, "orchestrator", at(3))
+            .await
+            .unwrap();
+    }
+    assert_eq!((promotion.state, promotion.version), (PromotionState::Failed, 3));
+    assert_eq!(
+        (promotion.failure.as_ref(), promotion.finished_at),
+        (Some(&why), Some(at(3)))
+    );
+    assert_eq!(
+        tx.promotion(seed.tenant.id, promotion.id).await.unwrap(),
+        Some(promotion.clone())
+    );
+    let history = tx
+        .transitions(EntityKind::Promotion, promotion.id.uuid())
+        .await
+        .unwrap();
+    let told: Vec<_> = history
+        .iter()
+        .map(|row| (row.seq, row.from.as_str(), row.event.as_str(), row.to.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (1, "pending_gate", "gates_passed", "approved"),
+            (2, "approved", "job_started", "deploying"),
+            (3, "deploying", "job_failed", "failed"),
+        ]
+    );
+    assert_eq!(
+        (history[2].detail.as_str(), history[2].failure.as_ref()),
+        ("UNHEALTHY", Some(&why))
+    );
+}
+
+async fn a_lost_update_of_a_promotion_is_a_conflict(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let decide = async |event| {
+        let mut tx = world.db.write().await?;
+        tx.apply_promotion_event(&made.promotion, event, None, "x", at(1))
+            .await?;
+        tx.commit().await
+    };
+    let (passed, refused) = futures::join!(
+        decide(PromotionEvent::GatesPassed),
+        decide(PromotionEvent::GatesRefused)
+    );
+    let conflicts = [&passed, &refused]
+        .iter()
+        .filter(|r| matches!(r, Err(StoreError::Conflict)))
+        .count();
+    assert_eq!(
+        (conflicts, passed.is_ok() ^ refused.is_ok()),
+        (1, true),
+        "{passed:?} {refused:?}"
+    );
+    let mut tx = world.db.read().await.unwrap();
+    assert_eq!(
+        tx.transitions(EntityKind::Promotion, made.promotion.id.uuid())
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+async fn events_that_change_nothing_write_nothing(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let running = tx
+        .apply_job_event(&made.job, &JobEvent::Started, "x", at(1))
+        .await
+        .unwrap();
+    let same = tx
+        .apply_job_event(&running, &JobEvent::Started, "x", at(2))
+        .await
+        .unwrap();
+    assert_eq!(running, same);
+    assert_eq!(
+        tx.transitions(EntityKind::Job, made.job.id.uuid())
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+async fn illegal_events_are_refused(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let refused = tx
+        .apply_job_event(&made.job, &JobEvent::Completed, "x", at(1))
+        .await;
+    assert!(
+        matches!(refused, Err(StoreError::IllegalTransition(_))),
+        "{refused:?}"
+    );
+    let event = PromotionEvent::JobSucceeded;
+    let refused = tx
+        .apply_promotion_event(&made.promotion, event, None, "x", at(1))
+        .await;
+    assert!(
+        matches!(refused, Err(StoreError::IllegalTransition(_))),
+        "{refused:?}"
+    );
+}
+
+async fn a_plan_is_replaced_with_a_trace(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let new = tx
+        .update_promotion_plan(
+            &made.promotion,
+            r#"{"waves":[]}"#,
+            digest("new"),
+            "orchestrator",
+            at(1),
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        (new.plan_digest, new.version, new.state),
+        (digest("new"), 1, PromotionState::PendingGate)
+    );
+    let history = tx
+        .transitions(EntityKind::Promotion, new.id.uuid())
+        .await
+        .unwrap();
+    assert_eq!((history[0].event.as_str(), history[0].seq), ("replanned", 1));
+    let stale = tx
+        .update_promotion_plan(&made.promotion, "{}", digest("x"), "x", at(2))
+        .await;
+    assert!(matches!(stale, Err(StoreError::Conflict)), "{stale:?}");
+}
+
+async fn the_latest_decision_counts(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    assert_eq!(tx.latest_decision(made.promotion.id).await.unwrap(), None);
+    for (passed, seconds) in [(false, 1), (true, 2)] {
+        let decision = DecisionRow {
+            id: DecisionId::new(at(seconds)),
+            promotion_id: made.promotion.id,
+            digest: digest("record"),
+            record: vec![0, 1, 2, 255],
+            passed,
+            created_at: at(seconds),
+        };
+        tx.insert_decision(&decision).await.unwrap();
+        assert_eq!(
+            tx.latest_decision(made.promotion.id).await.unwrap(),
+            Some(decision)
+        );
+    }
+}
+
+async fn promotions_and_jobs_are_listed_newest_first(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let mut made = Vec::new();
+    for seconds in 0..4 {
+        made.push(seed.deployment(&world.db, at(seconds)).await);
+    }
+    made.reverse();
+    let (tenant, lane) = (seed.tenant.id, Some(seed.environment.id));
+    let mut tx = world.db.read().await.unwrap();
+    for environment in [None, lane] {
+        let first = tx
+            .list_promotions(tenant, environment, &PageRequest::first(3))
+            .await
+            .unwrap();
+        let request = PageRequest {
+            size: 3,
+            after: first.next,
+        };
+        let rest = tx.list_promotions(tenant, environment, &request).await.unwrap();
+        let ids: Vec<_> = first
+            .items
+            .iter()
+            .chain(&rest.items)
+            .map(|promotion| promotion.id)
+            .collect();
+        assert_eq!(ids, made.iter().map(|made| made.promotion.id).collect::<Vec<_>>());
+
+        let first = tx
+            .list_jobs(tenant, environment, &PageRequest::first(3))
+            .await
+            .unwrap();
+        let request = PageRequest {
+            size: 3,
+            after: first.next,
+        };
+        let rest = tx.list_jobs(tenant, environment, &request).await.unwrap();
+        let ids: Vec<_> = first.items.iter().chain(&rest.items).map(|job| job.id).collect();
+        assert_eq!(ids, made.iter().map(|made| made.job.id).collect::<Vec<_>>());
+    }
+}
+
+async fn jobs_move_with_their_history(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let running = tx
+        .apply_job_event(&made.job, &JobEvent::Started, "orchestrator", at(5))
+        .await
+        .unwrap();
+    assert_eq!(
+        (&running.state, running.started_at),
+        (&JobState::Running, Some(at(5)))
+    );
+    assert_eq!(tx.running_jobs(9).await.unwrap(), std::slice::from_ref(&running));
+    let event = JobEvent::Failed { failure: failure() };
+    let failed = tx
+        .apply_job_event(&running, &event, "orchestrator", at(9))
+        .await
+        .unwrap();
+    assert_eq!(failed.state, JobState::Failed { failure: failure() });
+    assert_eq!(
+        (failed.started_at, failed.finished_at, failed.version),
+        (Some(at(5)), Some(at(9)), 2)
+    );
+    assert_eq!(tx.job_by_id(failed.id).await.unwrap(), Some(failed.clone()));
+    assert_eq!(
+        tx.job_of_promotion(failed.promotion_id).await.unwrap(),
+        Some(failed.clone())
+    );
+    let history = tx.transitions(EntityKind::Job, failed.id.uuid()).await.unwrap();
+    let told: Vec<_> = history
+        .iter()
+        .map(|row| (row.seq, row.from.as_str(), row.to.as_str()))
+        .collect();
+    assert_eq!(told, [(1, "queued", "running"), (2, "running", "failed")]);
+    assert_eq!(history[1].failure, Some(failure()));
+}
+
+async fn a_lost_update_of_a_job_is_a_conflict(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let start = async || {
+        let mut tx = world.db.write().await?;
+        tx.apply_job_event(&made.job, &JobEvent::Started, "x", at(1))
+            .await?;
+        tx.commit().await
+    };
+    let cancel = async || {
+        let mut tx = world.db.write().await?;
+        tx.request_job_stop(&made.job, "no", "x", at(1)).await?;
+        tx.commit().await
+    };
+    let (started, cancelled) = futures::join!(start(), cancel());
+    assert!(started.is_ok() ^ cancelled.is_ok(), "{started:?} {cancelled:?}");
+    let lost = started.and(cancelled);
+    assert!(matches!(lost, Err(StoreError::Conflict)), "{lost:?}");
+}
+
+async fn a_stop_is_asked_for_once(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let stopping = tx
+        .request_job_stop(&made.job, "wrong release", "user/alice", at(1))
+        .await
+        .unwrap();
+    assert!(stopping.stop && stopping.stop_reason == "wrong release" && stopping.version == 1);
+    assert_eq!(
+        tx.request_job_stop(&stopping, "again", "user/bob", at(2))
+            .await
+            .unwrap(),
+        stopping
+    );
+    let history = tx.transitions(EntityKind::Job, made.job.id.uuid()).await.unwrap();
+    assert_eq!(history.len(), 1);
+    assert_eq!(
+        (history[0].event.as_str(), history[0].detail.as_str()),
+        ("stop_requested", "wrong release")
+    );
+    let ended = tx
+        .apply_job_event(&stopping, &JobEvent::Cancelled, "x", at(3))
+        .await
+        .unwrap();
+    assert_eq!(
+        tx.request_job_stop(&ended, "late", "x", at(4)).await.unwrap(),
+        ended
+    );
+}
+
+async fn r1_lanes_keep_ticket_order(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let mut jobs: Vec<Job> = Vec::new();
+    for seconds in 0..3 {
+        jobs.push(seed.deployment(&world.db, at(seconds)).await.job);
+    }
+    let lane = seed.environment.id;
+    let mut tx = world.db.write().await.unwrap();
+    assert_eq!(jobs.iter().map(|job| job.ticket).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(tx.lanes_with_queued().await.unwrap(), [lane]);
+    assert_eq!(tx.lane_head(lane).await.unwrap(), Some(jobs[0].clone()));
+    assert_eq!(tx.lane_position(&jobs[2]).await.unwrap(), 3);
+    let running = tx
+        .apply_job_event(&jobs[0], &JobEvent::Started, "x", at(10))
+        .await
+        .unwrap();
+    assert_eq!(tx.lane_head(lane).await.unwrap().unwrap().id, jobs[1].id);
+    assert_eq!(
+        (
+            tx.running_in_lane(lane).await.unwrap(),
+            tx.queued_in_lane(lane).await.unwrap()
+        ),
+        (1, 2)
+    );
+    assert_eq!(tx.lane_position(&running).await.unwrap(), 0);
+    assert_eq!(tx.lane_position(&jobs[2]).await.unwrap(), 2);
+    tx.apply_job_event(&running, &JobEvent::Completed, "x", at(25))
+        .await
+        .unwrap();
+    assert_eq!(tx.recent_job_seconds(lane, 5).await.unwrap(), [15.0]);
+    for job in &jobs[1..] {
+        tx.apply_job_event(job, &JobEvent::Cancelled, "x", at(30))
+            .await
+            .unwrap();
+    }
+    assert!(tx.lanes_with_queued().await.unwrap().is_empty());
+    assert_eq!(tx.lane_head(lane).await.unwrap(), None);
+}
+
+async fn tickets_have_no_gap_under_concurrency(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = futures::future::join_all((0..12).map(|number| seed.deployment(&world.db, at(number)))).await;
+    let mut tickets: Vec<u64> = made.iter().map(|made| made.job.ticket).collect();
+    tickets.sort_unstable();
+    assert_eq!(tickets, (1..=12).collect::<Vec<_>>());
+}
+
+async fn a_promotion_has_one_job(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let refused = seed.job(&mut tx, &made.promotion, at(1)).await;
+    assert!(
+        matches!(
+            refused,
+            Err(StoreError::Duplicate {
+                constraint: "job_of_promotion"
+            })
+        ),
+        "{refused:?}"
+    );
+}

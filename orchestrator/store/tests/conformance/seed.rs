@@ -1,0 +1,340 @@
+//! A small world to write into: one tenant with an environment, an agent and targets, and what is deployed to them.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    digest::Digest,
+    failure::{Failure, FailureCode},
+    id::{
+        AgentId, ComponentId, EnvironmentId, JobId, PromotionId, ReleaseId, TargetId, TaskId, TenantId,
+        UserId,
+    },
+    inventory::{
+        Agent, AgentFacts, AgentIntent, Component, Environment, EnvironmentClass, Target, TargetKind, Tenant,
+        User,
+    },
+    job::JobState,
+    manifest::Manifest,
+    name::{Labels, Name, ProjectRef, SourceRef},
+    order::Fence,
+    promotion::PromotionState,
+    release::{Release, ReleaseComponent, ReleaseState},
+    role::Role,
+    strategy::{Limits, Strategy},
+    task::{TaskState, Wanted},
+};
+use sealift_store::{Db, Job, Promotion, Result, Task, Tx};
+
+use crate::harness::at;
+
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub fn digest(text: &str) -> Digest {
+    Digest::of(text.as_bytes())
+}
+
+pub fn failure() -> Failure {
+    Failure::new(FailureCode::Unhealthy, "api is not healthy").with_detail("exit 1 \u{0} \"quoted\"")
+}
+
+pub fn tenant(text: &str) -> Tenant {
+    Tenant {
+        id: TenantId::new(at(0)),
+        name: name(text),
+        created_at: at(0),
+    }
+}
+
+pub fn user(tenant: &Tenant, text: &str, role: Role) -> User {
+    User {
+        id: UserId::new(at(0)),
+        tenant_id: tenant.id,
+        name: name(text),
+        role,
+        created_at: at(0),
+        revoked_at: None,
+    }
+}
+
+pub fn environment(tenant: &Tenant, text: &str, position: u32) -> Environment {
+    Environment {
+        id: EnvironmentId::new(at(0)),
+        tenant_id: tenant.id,
+        name: name(text),
+        display_name: format!("The {text}"),
+        position,
+        class: EnvironmentClass::NonProduction,
+        revision: 1,
+        created_at: at(0),
+        updated_at: at(0),
+        archived_at: None,
+    }
+}
+
+pub fn target(environment: &Environment, text: &str) -> Target {
+    Target {
+        id: TargetId::new(at(0)),
+        tenant_id: environment.tenant_id,
+        environment_id: environment.id,
+        environment: environment.name.clone(),
+        name: name(text),
+        kind: TargetKind::DockerHost,
+        labels: Labels::from([("region".to_owned(), "eu \"1\" ä".to_owned())]),
+        agent_id: None,
+        fence: Fence(0),
+        revision: 1,
+        created_at: at(0),
+        updated_at: at(0),
+        archived_at: None,
+    }
+}
+
+pub fn agent(tenant: &Tenant, text: &str) -> Agent {
+    Agent {
+        id: AgentId::new(at(0)),
+        tenant_id: tenant.id,
+        name: name(text),
+        intent: AgentIntent::Active,
+        evidence_key: [7; 32],
+        facts: AgentFacts {
+            version: "0.1.0".to_owned(),
+            hostname: "host \u{0} with a zero".to_owned(),
+            capabilities: vec!["docker_host".to_owned()],
+            ..AgentFacts::default()
+        },
+        created_at: at(0),
+        last_seen_at: None,
+        revoked_at: None,
+    }
+}
+
+pub fn component(tenant: &Tenant, text: &str) -> Component {
+    Component {
+        id: ComponentId::new(at(0)),
+        tenant_id: tenant.id,
+        name: text.parse().unwrap(),
+        repository: format!("registry.test/{text}"),
+        created_at: at(0),
+    }
+}
+
+pub fn project(text: &str) -> ProjectRef {
+    text.parse().unwrap()
+}
+
+pub fn commit(number: u64) -> String {
+    format!("{number:040x}")
+}
+
+/// A manifest of one service whose environment holds a zero character, which JSONB would refuse.
+pub fn manifest(version: &str) -> Manifest {
+    let image = format!(
+        r#"{{"repository":"registry.test/shop/api","digest":"{}"}}"#,
+        digest(version)
+    );
+    let service =
+        format!(r#"{{"image":{image},"environment":{{"A":"\u0000"}},"stop_grace_period_ms":10000}}"#);
+    serde_json::from_str(&format!(r#"{{"services":{{"api":{service}}}}}"#)).unwrap()
+}
+
+/// What most cases begin with.
+pub struct Seed {
+    pub tenant: Tenant,
+    pub environment: Environment,
+    pub agent: Agent,
+    pub targets: Vec<Target>,
+    pub component: Component,
+}
+
+impl Seed {
+    /// A tenant `tenant_name` with the environment `staging` and `targets` targets, all served by one agent.
+    pub async fn sow(db: &Db, tenant_name: &str, targets: usize) -> Self {
+        let tenant = tenant(tenant_name);
+        let environment = environment(&tenant, "staging", 1);
+        let agent = agent(&tenant, "web-0");
+        let component = component(&tenant, "shop/api");
+        let mut tx = db.write().await.unwrap();
+        tx.insert_tenant(&tenant).await.unwrap();
+        tx.insert_environment(&environment).await.unwrap();
+        tx.insert_agent(&agent).await.unwrap();
+        tx.insert_component(&component).await.unwrap();
+        let mut all = Vec::new();
+        for number in 0..targets {
+            let mut target = target(&environment, &format!("web-{number}"));
+            target.agent_id = Some(agent.id);
+            tx.insert_target(&target).await.unwrap();
+            all.push(target);
+        }
+        tx.commit().await.unwrap();
+        Self {
+            tenant,
+            environment,
+            agent,
+            targets: all,
+            component,
+        }
+    }
+
+    /// Writes the next release of a project.
+    pub async fn release(&self, tx: &mut Tx, project_text: &str, now: DateTime<Utc>) -> Result<Release> {
+        let project = project(project_text);
+        let project_id = tx.ensure_project(self.tenant.id, &project, now).await?;
+        let number = tx.next_release_number(project_id).await?;
+        let manifest = manifest(&number.to_string());
+        let component = ReleaseComponent {
+            component_id: self.component.id,
+            component: self.component.name.clone(),
+            digest: digest(&number.to_string()),
+        };
+        let release = Release {
+            id: ReleaseId::new(now),
+            tenant_id: self.tenant.id,
+            project_id,
+            source: SourceRef {
+                project,
+                commit: commit(number),
+            },
+            number,
+            state: ReleaseState::Ready,
+            content: manifest.content_digest().unwrap(),
+            manifest,
+            components: BTreeMap::from([
+                ("api".parse().unwrap(), component.clone()),
+                ("worker".parse().unwrap(), component),
+            ]),
+            created_by: "user/alice".to_owned(),
+            created_at: now,
+        };
+        tx.insert_release(&release).await?;
+        Ok(release)
+    }
+
+    pub fn new_promotion(&self, release: &Release, now: DateTime<Utc>) -> Promotion {
+        Promotion {
+            id: PromotionId::new(now),
+            tenant_id: self.tenant.id,
+            environment_id: self.environment.id,
+            environment: self.environment.name.clone(),
+            release_id: release.id,
+            state: PromotionState::PendingGate,
+            plan_json: r#"{"waves":[["web-0"]]}"#.to_owned(),
+            plan_digest: digest("plan"),
+            strategy: Strategy::Rolling { max_parallel: 2 },
+            limits: Limits::default(),
+            change_summary: "shop/api#1".to_owned(),
+            requested_by: "user/alice".to_owned(),
+            requester_role: Role::Deployer,
+            failure: None,
+            version: 0,
+            created_at: now,
+            finished_at: None,
+        }
+    }
+
+    pub async fn promotion(&self, tx: &mut Tx, release: &Release, now: DateTime<Utc>) -> Promotion {
+        let promotion = self.new_promotion(release, now);
+        tx.insert_promotion(&promotion).await.unwrap();
+        promotion
+    }
+
+    /// Queues a job for a promotion.
+    pub async fn job(&self, tx: &mut Tx, promotion: &Promotion, now: DateTime<Utc>) -> Result<Job> {
+        let ticket = tx.next_ticket(self.environment.id).await?;
+        let job = Job {
+            id: JobId::new(now),
+            tenant_id: self.tenant.id,
+            promotion_id: promotion.id,
+            environment_id: self.environment.id,
+            environment: self.environment.name.clone(),
+            release_id: promotion.release_id,
+            state: JobState::Queued,
+            stop: false,
+            stop_reason: String::new(),
+            ticket,
+            version: 0,
+            created_at: now,
+            started_at: None,
+            finished_at: None,
+        };
+        tx.insert_job(&job).await?;
+        Ok(job)
+    }
+
+    pub fn new_task(&self, job: &Job, target: &Target, wave: u32, now: DateTime<Utc>) -> Task {
+        Task {
+            id: TaskId::new(now),
+            job_id: job.id,
+            tenant_id: self.tenant.id,
+            target_id: target.id,
+            target: target.name.clone(),
+            environment: self.environment.name.clone(),
+            agent_id: None,
+            wave,
+            state: TaskState::Pending,
+            wanted: Wanted::Run,
+            attempt: 0,
+            fence: Fence(0),
+            order: None,
+            lease_until: None,
+            retry_at: None,
+            version: 0,
+            created_at: now,
+            started_at: None,
+            finished_at: None,
+        }
+    }
+
+    /// A release, a promotion, a job and one pending task per target, committed.
+    pub async fn deployment(&self, db: &Db, now: DateTime<Utc>) -> Deployment {
+        let mut tx = db.write().await.unwrap();
+        let release = self
+            .release(&mut tx, "github.com/acme/shop/api", now)
+            .await
+            .unwrap();
+        let promotion = self.promotion(&mut tx, &release, now).await;
+        let job = self.job(&mut tx, &promotion, now).await.unwrap();
+        let tasks: Vec<Task> = self
+            .targets
+            .iter()
+            .map(|target| self.new_task(&job, target, 0, now))
+            .collect();
+        tx.insert_tasks(&tasks).await.unwrap();
+        tx.commit().await.unwrap();
+        Deployment {
+            release,
+            promotion,
+            job,
+            tasks,
+        }
+    }
+
+    /// Gives a task to the agent, with the target's next fence and a lease of 30 seconds.
+    pub async fn assign(&self, tx: &mut Tx, task: &Task, now: DateTime<Utc>) -> Result<Task> {
+        let fence = tx.next_fence(task.target_id).await?;
+        let until = now + chrono::TimeDelta::seconds(30);
+        let order = format!("order of {} for {fence}", task.id).into_bytes();
+        let attempt = task.attempt + 1;
+        tx.assign_task(
+            task,
+            self.agent.id,
+            attempt,
+            fence,
+            &order,
+            until,
+            "orchestrator",
+            now,
+        )
+        .await
+    }
+}
+
+/// One deployment.
+pub struct Deployment {
+    pub release: Release,
+    pub promotion: Promotion,
+    pub job: Job,
+    pub tasks: Vec<Task>,
+}
