@@ -21,6 +21,7 @@ CREATE TABLE users (
     CONSTRAINT user_name UNIQUE (tenant_id, name),
     CONSTRAINT user_tenant UNIQUE (tenant_id, id)
 ) STRICT;
+CREATE INDEX users_revoked_at ON users (revoked_at) WHERE revoked_at IS NOT NULL;
 
 CREATE TABLE environments (
     id BLOB NOT NULL PRIMARY KEY,
@@ -54,6 +55,7 @@ CREATE TABLE agents (
 ) STRICT;
 CREATE INDEX agents_by_name ON agents (tenant_id, name, id);
 CREATE INDEX agents_revoked ON agents (id) WHERE intent = 'revoked';
+CREATE INDEX agents_revoked_at ON agents (revoked_at) WHERE revoked_at IS NOT NULL;
 
 -- Heartbeats have a table of their own: they are written in bulk all the time and must not touch the agents' rows.
 CREATE TABLE agent_heartbeats (

@@ -148,6 +148,14 @@ impl Raw {
         }
     }
 
+    /// Ends the connection in the middle of whatever it does, and waits until it is gone.
+    pub async fn end(self) {
+        match self {
+            Self::Sqlite(connection) => connection.close().await.unwrap(),
+            Self::Postgres(connection) => connection.close().await.unwrap(),
+        }
+    }
+
     /// Rows of texts.
     pub async fn texts(&mut self, sql: &'static str) -> Vec<(String, String, String)> {
         match self {

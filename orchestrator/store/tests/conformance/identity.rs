@@ -17,6 +17,7 @@ use crate::{
 conformance![
     certificates_lead_to_their_principal,
     revoking_a_principal_revokes_its_certificates,
+    who_was_revoked_since_a_time_is_told,
     only_the_newest_certificates_of_an_agent_count,
     agents_are_kept_and_listed,
     heartbeats_only_move_forward,
@@ -103,6 +104,23 @@ async fn revoking_a_principal_revokes_its_certificates(world: World) {
         (revoked.intent, revoked.revoked_at),
         (AgentIntent::Revoked, Some(at(6)))
     );
+}
+
+async fn who_was_revoked_since_a_time_is_told(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let alice = user(&seed.tenant, "alice", Role::Approver);
+    let mut tx = world.db.write().await.unwrap();
+    tx.insert_user(&alice).await.unwrap();
+    assert!(tx.revoked_since(at(0)).await.unwrap().is_empty());
+    tx.revoke_user(alice.id, "left", at(5)).await.unwrap();
+    tx.revoke_agent(seed.agent.id, "lost", at(6)).await.unwrap();
+    let (gone, lost) = (
+        CertificateSubject::User(alice.id),
+        CertificateSubject::Agent(seed.agent.id),
+    );
+    assert_eq!(tx.revoked_since(at(5)).await.unwrap(), [gone, lost]);
+    assert_eq!(tx.revoked_since(at(6)).await.unwrap(), [lost]);
+    assert!(tx.revoked_since(at(7)).await.unwrap().is_empty());
 }
 
 async fn only_the_newest_certificates_of_an_agent_count(world: World) {

@@ -83,7 +83,7 @@ async fn an_interrupted_migration_leaves_nothing(world: World) {
     raw.run(half.split("-- Evidence and logs.").next().unwrap())
         .await
         .unwrap();
-    drop(raw);
+    raw.end().await;
     let db = Db::open(&config(fresh)).await.unwrap();
     crate::seed::Seed::sow(&db, "acme", 1).await;
 }

@@ -20,6 +20,7 @@ conformance![
     a_lost_update_of_a_task_is_a_conflict,
     a_task_carries_the_data_of_its_state,
     leases_end_with_the_states_that_have_none,
+    live_tasks_of_revoked_agents_are_found,
     leases_only_grow,
     a_task_that_returns_has_a_lease_again,
     retries_come_due,
@@ -232,6 +233,21 @@ async fn leases_end_with_the_states_that_have_none(world: World) {
             .lease_until,
         None
     );
+}
+
+async fn live_tasks_of_revoked_agents_are_found(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 2).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let live = seed.assign(&mut tx, &made.tasks[0], at(0)).await.unwrap();
+    let ended = seed.assign(&mut tx, &made.tasks[1], at(0)).await.unwrap();
+    tx.apply_task_event(&ended, &TaskEvent::Succeeded, "x", at(1))
+        .await
+        .unwrap();
+    assert!(tx.live_tasks_of_revoked_agents(9).await.unwrap().is_empty());
+    tx.revoke_agent(seed.agent.id, "lost", at(2)).await.unwrap();
+    let found = tx.live_tasks_of_revoked_agents(9).await.unwrap();
+    assert_eq!(found.iter().map(|task| task.id).collect::<Vec<_>>(), [live.id]);
 }
 
 async fn leases_only_grow(world: World) {
