@@ -10,7 +10,7 @@ use sealift_common::{
     keys::SigningKey,
     name::Name,
     role::Role,
-    time::{Clock as _, SystemClock},
+    time::SystemClock,
 };
 use sealift_orchestrator::{Orchestrator, Running, config::Config};
 use sealift_proto::v1::{
