@@ -165,12 +165,11 @@ impl Shared {
             ))),
             (None, Some(rule)) => authz::check(rule, &caller).err().map(Status::from),
         };
-        let response = match refusal {
-            Some(status) => status.into_http(),
-            None => {
-                request.extensions_mut().insert(caller.clone());
-                self.call(inner, request).await
-            }
+        let response = if let Some(status) = refusal {
+            status.into_http()
+        } else {
+            request.extensions_mut().insert(caller.clone());
+            self.call(inner, request).await
         };
         let failed = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok);
         tracing::debug!(

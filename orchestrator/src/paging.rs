@@ -14,11 +14,11 @@ const BINDING_BYTES: usize = 8;
 
 fn binding(bound_to: &[&str]) -> [u8; BINDING_BYTES] {
     // Lengths keep ["a", "b"] and ["ab"] apart.
-    let text: String = bound_to
+    let parts: Vec<String> = bound_to
         .iter()
-        .map(|part| format!("{}:{part};", part.len()))
+        .map(|part| format!("{}:{part}", part.len()))
         .collect();
-    let digest = Digest::of(text.as_bytes());
+    let digest = Digest::of(parts.join(";").as_bytes());
     let mut bytes = [0; BINDING_BYTES];
     bytes.copy_from_slice(&digest.as_bytes()[..BINDING_BYTES]);
     bytes

@@ -168,7 +168,7 @@ impl EnvironmentService for Environments {
                 "display_name" => {
                     let value = text("environment.display_name", &wanted.display_name)?;
                     changes.push(Box::new(move |environment| {
-                        environment.display_name.clone_from(&value)
+                        environment.display_name.clone_from(&value);
                     }));
                 }
                 "position" => {

@@ -46,9 +46,9 @@ fn encode(row: &PacketRow, target: String, with_envelope: bool) -> v1::Packet {
     v1::Packet {
         name: names::of_packet(row.id),
         envelope: if with_envelope {
-            row.envelope.clone().into()
+            row.envelope.clone()
         } else {
-            Default::default()
+            Vec::new()
         },
         digest: row.digest.to_string(),
         target,
@@ -208,8 +208,6 @@ impl EvidenceService for Evidence {
             )
             .into());
         }
-        Ok(Response::new(GetTrustFileResponse {
-            trust_file: trust_file.into(),
-        }))
+        Ok(Response::new(GetTrustFileResponse { trust_file }))
     }
 }

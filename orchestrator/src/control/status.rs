@@ -77,12 +77,11 @@ impl StatusService for Board {
         let tenant = Caller::of(&request)?.tenant_id()?;
         let wanted = names::environment_or_all("environment", &request.get_ref().environment)?;
         let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
-        let environments = match wanted {
-            Some(name) => vec![find_environment(&mut tx, tenant, &name).await?],
-            None => {
-                let page = tx.list_environments(tenant, &PageRequest::first(PAGE_MAX)).await;
-                page.map_err(ApiError::from)?.items
-            }
+        let environments = if let Some(name) = wanted {
+            vec![find_environment(&mut tx, tenant, &name).await?]
+        } else {
+            let page = tx.list_environments(tenant, &PageRequest::first(PAGE_MAX)).await;
+            page.map_err(ApiError::from)?.items
         };
         let jobs = tx.running_jobs(RUNNING_JOBS).await.map_err(ApiError::from)?;
         let running = jobs
