@@ -1,5 +1,7 @@
 //! The operator API over the real port and the admin socket, with SQLite in a folder of its own.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod authorization;
 mod inventory;
 mod process;
