@@ -1,5 +1,6 @@
 //! What the scenarios share: whole systems that start, answer and end with the test.
 //!
-//! [`real`] starts the real binaries against a real engine and registry.
+//! [`fleet`] has an orchestrator and agents on fake engines in one process; [`real`] starts the real binaries against a real engine and registry.
 
+pub mod fleet;
 pub mod real;
