@@ -92,6 +92,11 @@ impl Line {
                     tracing::info!(reason, "the orchestrator ended the session");
                     failures += 1;
                 }
+                Err(LineError::Session(error)) if error.is_revocation() => {
+                    return Finish::Dismissed {
+                        reason: Reason::CertificateRefused.as_str().to_owned(),
+                    };
+                }
                 Err(error) => {
                     self.note(&error, &credential);
                     failures += 1;

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use prost::Message as _;
 use sealift_common::{
     bounds::{MESSAGE_BYTES, REPORT_BATCH},
+    error::{DOMAIN, Reason},
     id::TaskId,
     inventory::AgentFacts,
     time::Clock,
@@ -25,6 +26,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, transport::Channel};
+use tonic_types::StatusExt as _;
 
 use crate::{
     assignments::{Act, Known, Meaning},
@@ -85,6 +87,23 @@ pub enum SessionError {
     /// The agent's own state cannot be read or written.
     #[error("the agent's state cannot be used")]
     State(#[source] StateError),
+}
+
+impl SessionError {
+    /// Whether the orchestrator says that this agent, not only its certificate, was revoked.
+    pub fn is_revocation(&self) -> bool {
+        let Self::Call(status) = self else {
+            return false;
+        };
+        status.get_details_error_info().is_some_and(|info| {
+            info.domain == DOMAIN
+                && info.reason == Reason::CertificateRefused.as_str()
+                && info
+                    .metadata
+                    .get("holder")
+                    .is_some_and(|holder| holder == "revoked")
+        })
+    }
 }
 
 impl From<Status> for SessionError {

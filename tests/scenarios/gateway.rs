@@ -549,3 +549,29 @@ async fn f16_a_database_that_is_older_than_its_agents_gives_no_orders() {
     assert_eq!(audited(&fleet, Reason::WrongState).await, 1);
     stop(fleet, vec![]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t1_an_agent_that_was_revoked_while_it_was_away_is_dismissed_when_it_comes_back() {
+    let fleet = Fleet::start().await.unwrap();
+    let target = fleet.target("web-1").await.unwrap();
+    let state = fleet.enrol(&target).await.unwrap();
+    let app = &fleet.running.app;
+    let mut tx = app.db.write().await.unwrap();
+    let id = tx
+        .target(fleet.tenant, target.id)
+        .await
+        .unwrap()
+        .unwrap()
+        .agent_id
+        .unwrap();
+    tx.revoke_agent(id, "stolen", app.clock.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    let agent = fleet.run_agent(&state, engine(&[])).unwrap();
+    let ended = tokio::time::timeout(PATIENCE, agent.ended)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(matches!(ended, Finish::Dismissed { .. }));
+    stop(fleet, vec![]).await;
+}

@@ -122,7 +122,8 @@ impl Shared {
         caller.tenant = Some((known.certificate.tenant_id, known.tenant));
         caller.principal = principal;
         if revoked {
-            return Err(refused("its holder was revoked"));
+            // Agents end for good on this, and only on this.
+            return Err(refused("its holder was revoked").meta("holder", "revoked"));
         }
         if known.certificate.revoked_at.is_some() {
             return Err(refused("it was revoked or replaced by a newer one"));

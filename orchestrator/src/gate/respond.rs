@@ -55,11 +55,14 @@ impl http_body::Body for UntilRevoked {
         // Revocation goes first: what is ready may be something the caller must not see any more.
         if self.revoked.as_mut().poll(context).is_ready() {
             self.body = None;
-            let status = Status::from(ApiError::new(
-                Reason::CertificateRefused,
-                "the holder of the client certificate was revoked",
-                "ask an administrator for a new certificate",
-            ));
+            let status = Status::from(
+                ApiError::new(
+                    Reason::CertificateRefused,
+                    "the holder of the client certificate was revoked",
+                    "ask an administrator for a new certificate",
+                )
+                .meta("holder", "revoked"),
+            );
             let mut trailers = HeaderMap::new();
             status.add_header(&mut trailers)?;
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
