@@ -49,7 +49,8 @@ pub const RESTORE_KILL_POINTS: &[&str] = &[
     "old_started",
 ];
 
-/// Points of the session.
+/// Points of the session: the acknowledgement of an accepted order arrived; a batch with the end of an attempt was handed to
+/// the stream; its acknowledgement was taken.
 pub const SESSION_KILL_POINTS: &[&str] = &["acked", "evidence_sent", "evidence_acked"];
 
 /// Passes `point`.

@@ -13,9 +13,9 @@ use sealift_common::{
 };
 use sealift_proto::{
     agent::v1::{
-        ConnectRequest, Goodbye, Heartbeat, Hello, LogBatch, LogLine, ReportBatch, Resync, TargetFence,
-        Welcome, connect_request::Message as Up, connect_response::Message as Down,
-        gateway_service_client::GatewayServiceClient,
+        ConnectRequest, Goodbye, Heartbeat, Hello, LogBatch, LogLine, Report, ReportBatch, Resync,
+        TargetFence, Welcome, connect_request::Message as Up, connect_response::Message as Down,
+        gateway_service_client::GatewayServiceClient, report::Event,
     },
     convert::{self, Malformed},
 };
@@ -30,7 +30,7 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     assignments::{Act, Known, Meaning},
-    backoff,
+    backoff, kill,
     work::{Feeds, LogRecord, StateError, Work},
 };
 
@@ -174,8 +174,38 @@ struct Stream {
     interval: Duration,
     /// Highest acknowledged report.
     acknowledged: u64,
-    /// Last number of the batch that is on its way, and until when it has to be acknowledged.
-    in_flight: Option<(u64, Instant)>,
+    /// The batch that is on its way.
+    in_flight: Option<InFlight>,
+}
+
+/// A batch of reports that is not acknowledged yet.
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    /// Number of its last report.
+    last: u64,
+    /// Until when it has to be acknowledged.
+    by: Instant,
+    /// Number of its first report that an order was accepted.
+    accepted: Option<u64>,
+    /// Number of its first report that an attempt ended.
+    finished: Option<u64>,
+}
+
+impl InFlight {
+    fn of(reports: &[Report], by: Instant) -> Option<Self> {
+        let first = |wanted: fn(&Event) -> bool| {
+            let mut fitting = reports
+                .iter()
+                .filter(|report| report.event.as_ref().is_some_and(wanted));
+            fitting.next().map(|report| report.number)
+        };
+        Some(Self {
+            last: reports.last()?.number,
+            by,
+            accepted: first(|event| matches!(event, Event::Accepted(_))),
+            finished: first(|event| matches!(event, Event::Finished(_))),
+        })
+    }
 }
 
 impl<W: Work> Session<'_, W> {
@@ -193,7 +223,7 @@ impl<W: Work> Session<'_, W> {
         let mut lines = Vec::with_capacity(LOG_LINES);
         self.pump(&mut stream).await?;
         loop {
-            let acknowledge_by = stream.in_flight.map(|(_, by)| by);
+            let acknowledge_by = stream.in_flight.map(|batch| batch.by);
             tokio::select! {
                 () = self.stop.cancelled() => {
                     close(stream).await;
@@ -338,16 +368,23 @@ impl<W: Work> Session<'_, W> {
                 stream.interval = interval(schedule.interval.as_ref())?;
             }
             Some(Down::ReportAck(ack)) => {
-                let Some((last, _)) = stream.in_flight.take() else {
+                let Some(batch) = stream.in_flight.take() else {
                     return Err(SessionError::Protocol("an acknowledgement of nothing".to_owned()));
                 };
-                if ack.number > last || ack.number < stream.acknowledged {
+                if ack.number > batch.last || ack.number < stream.acknowledged {
                     return Err(SessionError::Protocol(
                         "an acknowledgement of what was not sent".to_owned(),
                     ));
                 }
+                let covers = |report: Option<u64>| report.is_some_and(|number| number <= ack.number);
+                if covers(batch.accepted) {
+                    kill::at("acked");
+                }
                 self.work.acknowledge(ack.number).map_err(SessionError::State)?;
                 stream.acknowledged = ack.number;
+                if covers(batch.finished) {
+                    kill::at("evidence_acked");
+                }
                 self.pump(stream).await?;
             }
             Some(Down::Assignments(assignments)) => match stream.known.take(assignments)? {
@@ -389,11 +426,15 @@ impl<W: Work> Session<'_, W> {
             })
             .count();
         reports.truncate(fitting.max(1));
-        let Some(last) = reports.last().map(|report| report.number) else {
+        let Some(batch) = InFlight::of(&reports, Instant::now() + ACKNOWLEDGE) else {
             return Ok(());
         };
-        stream.in_flight = Some((last, Instant::now() + ACKNOWLEDGE));
-        send(stream, Up::Reports(ReportBatch { reports })).await
+        stream.in_flight = Some(batch);
+        send(stream, Up::Reports(ReportBatch { reports })).await?;
+        if batch.finished.is_some() {
+            kill::at("evidence_sent");
+        }
+        Ok(())
     }
 
     fn heartbeat(&self, facts: Option<AgentFacts>) -> Heartbeat {
