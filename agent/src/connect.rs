@@ -152,7 +152,7 @@ impl Line {
 
     /// Renews the certificate at a random point of 50 to 80 % of its life, with a new key; again and again until it works.
     async fn renew_when_due(&self, channel: Channel, credential: &Credential) -> std::convert::Infallible {
-        let due = identity::renewal_instant(credential.not_before(), credential.not_after(), (self.dice)());
+        let due = self.credentials.renew_at(credential, (self.dice)());
         loop {
             let left = (due - self.clock.now()).to_std().unwrap_or_default();
             if left.is_zero() {
@@ -180,8 +180,10 @@ impl Line {
         };
         let mut client = GatewayServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
         let answer = client.renew_certificate(request).await?.into_inner();
-        self.credentials
-            .stage(Credential::new(key.key_pem, answer.certificate_pem)?)?;
+        self.credentials.stage(
+            Credential::new(key.key_pem, answer.certificate_pem)?,
+            self.clock.now(),
+        )?;
         Ok(())
     }
 

@@ -2,9 +2,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
-use crate::identity::{Credential, Enrolled, Identity, IdentityError, IdentityStore};
+use crate::identity::{self, Credential, Enrolled, Identity, IdentityError, IdentityStore};
 
 /// The agent's identity with its credentials. Everything that uses a credential asks here.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Credentials {
 struct Pair {
     current: Credential,
     next: Option<Credential>,
+    /// When this process got the newest one.
+    received_at: Option<DateTime<Utc>>,
 }
 
 impl Credentials {
@@ -32,7 +35,11 @@ impl Credentials {
         Self {
             store,
             identity,
-            pair: Mutex::new(Pair { current, next }),
+            pair: Mutex::new(Pair {
+                current,
+                next,
+                received_at: None,
+            }),
             renewed: watch::Sender::new(0),
         }
     }
@@ -53,15 +60,25 @@ impl Credentials {
         self.newest().serial_hex().to_owned()
     }
 
+    /// When to renew `credential`. Certificates are dated back, for hosts whose clocks are behind; one that was just received
+    /// begins its life now, so that short-lived ones are not renewed again and again.
+    pub fn renew_at(&self, credential: &Credential, dice: f64) -> DateTime<Utc> {
+        let begin = self.pair().received_at.unwrap_or(credential.not_before());
+        identity::renewal_instant(begin.max(credential.not_before()), credential.not_after(), dice)
+    }
+
     /// Changes when there is a new credential.
     pub fn renewed(&self) -> watch::Receiver<u64> {
         self.renewed.subscribe()
     }
 
     /// Keeps a renewed credential.
-    pub fn stage(&self, next: Credential) -> Result<(), IdentityError> {
+    pub fn stage(&self, next: Credential, now: DateTime<Utc>) -> Result<(), IdentityError> {
         self.store.stage(&next)?;
-        self.pair().next = Some(next);
+        let mut pair = self.pair();
+        pair.next = Some(next);
+        pair.received_at = Some(now);
+        drop(pair);
         self.renewed.send_modify(|count| *count += 1);
         Ok(())
     }

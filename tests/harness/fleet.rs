@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 /// How long anything in a test may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An orchestrator with one environment.
 #[derive(Debug)]
@@ -73,12 +73,18 @@ pub struct FakeAgent {
 impl Fleet {
     /// Starts an orchestrator on SQLite.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(|_| {}).await
+    }
+
+    /// The same with other settings.
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut config = Config {
             data_dir: folder.path().join("data"),
             ..Config::default()
         };
         config.server.listen = "127.0.0.1:0".parse()?;
+        change(&mut config);
         let running = Orchestrator::start(config, Arc::new(SystemClock)).await?;
         let app = &running.app;
         let now = app.clock.now();

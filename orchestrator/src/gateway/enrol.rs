@@ -3,7 +3,7 @@
 //! Whatever is wrong with a token, the caller hears the same: nobody learns which part was right. The secret is compared by its
 //! hash, in constant time, and never logged.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use sealift_common::{
     audit::{AuditEntry, AuditOutcome},
     error::Reason,
@@ -23,8 +23,6 @@ use crate::{
     status::ApiError,
 };
 
-/// How long the certificates of agents live.
-pub const CERTIFICATE_LIFE: TimeDelta = TimeDelta::hours(24);
 /// Longest text that can be a join token.
 const TOKEN_BYTES: usize = 256;
 /// Largest signing request, as PEM.
@@ -105,7 +103,7 @@ async fn attempt(
         last_seen_at: None,
         revoked_at: None,
     };
-    let issued = issue(app, csr_pem, &tenant.name, agent.id, now, CERTIFICATE_LIFE)?;
+    let issued = issue(app, csr_pem, &tenant.name, agent.id, now)?;
     tx.insert_agent(&agent).await?;
     if !tx.use_join_token(row.id, agent.id, now).await? {
         return Err(refused());
@@ -168,14 +166,19 @@ pub fn issue(
     tenant: &Name,
     agent: AgentId,
     now: DateTime<Utc>,
-    life: TimeDelta,
 ) -> Result<IssuedCertificate, ApiError> {
     if csr_pem.len() > CSR_BYTES {
         return Err(invalid_csr("it is larger than 16 KiB"));
     }
     app.identity
         .ca
-        .issue_agent(csr_pem.as_bytes(), tenant, agent, now, life)
+        .issue_agent(
+            csr_pem.as_bytes(),
+            tenant,
+            agent,
+            now,
+            app.config.identity.agent_life(),
+        )
         .map_err(|error| match error {
             IdentityError::Csr(problem) => invalid_csr(problem),
             other => ApiError::internal(other),

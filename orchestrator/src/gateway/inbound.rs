@@ -68,7 +68,7 @@ pub fn take(session: &Session, request: ConnectRequest, key: &PublicKey) -> Resu
             }
         },
         Some(Message::Reports(batch)) => {
-            let key = key.clone();
+            let key = *key;
             Ok(Taken::Work(Box::pin(take_reports(
                 app, writer, agent, key, batch,
             ))))

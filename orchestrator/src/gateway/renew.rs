@@ -5,7 +5,7 @@ use sealift_common::error::Reason;
 use sealift_proto::agent::v1::{RenewCertificateRequest, RenewCertificateResponse};
 use sealift_store::{Certificate, CertificateSubject};
 
-use super::enrol::{CERTIFICATE_LIFE, issue};
+use super::enrol::issue;
 use crate::{
     caller::{Caller, certificate_missing},
     state::App,
@@ -24,7 +24,7 @@ pub async fn renew(
     let (tenant, tenant_name) = caller.tenant.clone().ok_or_else(certificate_missing)?;
     let agent = caller.agent_id().map_err(|_| certificate_missing())?;
     let now = app.clock.now();
-    let issued = issue(app, &request.csr_pem, &tenant_name, agent, now, CERTIFICATE_LIFE)?;
+    let issued = issue(app, &request.csr_pem, &tenant_name, agent, now)?;
     let certificate = Certificate {
         serial: issued.serial_hex.clone(),
         tenant_id: tenant,

@@ -320,7 +320,7 @@ fn response(message: Message) -> ConnectResponse {
 }
 
 fn far() -> Instant {
-    Instant::now() + Duration::from_secs(86_400)
+    Instant::now() + Duration::from_hours(24)
 }
 
 const fn going_down() -> Ended {

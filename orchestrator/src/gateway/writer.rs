@@ -26,7 +26,7 @@ const TRIES: u32 = 3;
 /// Writers on an engine that has more than one.
 const POSTGRES_WRITERS: usize = 4;
 /// How long a group may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Something an agent said that has to be stored.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ async fn flush_within_deadline(app: &App) {
     match tokio::time::timeout(DEADLINE, flush(app)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
-            tracing::warn!(error = %crate::status::Chain(&error), "heartbeats were not written")
+            tracing::warn!(error = %crate::status::Chain(&error), "heartbeats were not written");
         }
         Err(_) => tracing::warn!("heartbeats were not written in time"),
     }
