@@ -1,6 +1,7 @@
 //! Servers to resolve against: Debian's docker-registry, and a small one that does what it is told, right or wrong.
 
 use std::{
+    fmt::Write as _,
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::Path,
@@ -47,7 +48,11 @@ impl RealRegistry {
              http: {{addr: '127.0.0.1:0', secret: test}}\n"
         );
         if auth {
-            config += &format!("auth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}\n");
+            writeln!(
+                config,
+                "auth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}"
+            )
+            .unwrap();
             std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
         }
         let path = folder.path().join("config.yml");
@@ -239,7 +244,7 @@ async fn serve(
         Answer::Endless(head) => {
             stream.write_all(format!("{head}\r\n").as_bytes()).await?;
             loop {
-                stream.write_all(&[b' '; 64 * 1024]).await?;
+                stream.write_all(&b" ".repeat(64 * 1024)).await?;
             }
         }
         // Until the client hangs up.

@@ -1,6 +1,8 @@
 //! The way of a promotion from request to end, with the store on SQLite and agents that are played by the tests: one module per
 //! group of rules.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod cancel;
 mod lanes;
 mod releases;
