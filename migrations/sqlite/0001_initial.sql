@@ -297,7 +297,6 @@ CREATE UNIQUE INDEX one_live_task_per_target ON tasks (target_id) WHERE state IN
 CREATE INDEX tasks_of_job ON tasks (job_id, wave, target);
 CREATE INDEX tasks_of_agent ON tasks (agent_id) WHERE state IN ('assigned', 'accepted', 'running', 'lost');
 CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
-CREATE INDEX tasks_to_retry ON tasks (retry_at) WHERE retry_at IS NOT NULL;
 
 CREATE TABLE task_attempts (
     task_id BLOB NOT NULL REFERENCES tasks (id) ON DELETE RESTRICT ON UPDATE RESTRICT,

@@ -16,7 +16,7 @@ use tokio_util::{
 };
 
 use crate::{
-    app::Core,
+    app::{Core, turn},
     config::{Config, ConfigError},
     gate::DEFAULT_TENANT,
     gateway::presence::Presence,
@@ -28,6 +28,9 @@ use crate::{
     state::{App, Identity},
     status::Chain,
 };
+
+/// Longest wait for the store when leases are given up at a stop.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why an orchestrator does not start.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +135,7 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
     .await?;
     let identity = Arc::new(open_identity(&config, &clock).await?);
     ensure_default_tenant(&db, clock.as_ref()).await?;
+    turn::take_over(&db, clock.now()).await?;
     let app = App {
         db,
         identity,
@@ -312,10 +316,22 @@ impl Running {
         })
         .await
         .is_ok();
-        if !ended {
+        if ended {
+            hand_over(&self.app).await;
+        } else {
             tracing::warn!("some calls or loops did not end in time; they are cut off");
         }
         let closed = tokio::time::timeout(Duration::from_secs(5), self.app.db.clone().close()).await;
         ended && closed.is_ok()
+    }
+}
+
+/// Gives the leases up. Failing costs the next holder seconds and nothing else.
+async fn hand_over(app: &App) {
+    let given = turn::hand_over(&app.db, app.replica, app.clock.now());
+    match tokio::time::timeout(HAND_OVER_DEADLINE, given).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "the leases run out by themselves"),
+        Err(_) => tracing::warn!("the leases run out by themselves: the store did not answer in time"),
     }
 }

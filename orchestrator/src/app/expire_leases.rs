@@ -2,15 +2,11 @@
 //! tasks of revoked agents, which can never say anything again, have failed.
 
 use chrono::{DateTime, Utc};
-use sealift_common::{
-    failure::{Failure, FailureCode},
-    inventory::AgentIntent,
-    task::TaskEvent,
-};
-use sealift_store::{Task, Tx};
+use sealift_common::{inventory::AgentIntent, task::TaskEvent};
+use sealift_store::Tx;
 
 use crate::{
-    app::{ORCHESTRATOR, advance_job::BATCH},
+    app::{ORCHESTRATOR, abandon_task::abandon_task, advance_job::BATCH},
     status::ApiError,
 };
 
@@ -19,7 +15,7 @@ pub async fn expire_leases(tx: &mut Tx, now: DateTime<Utc>) -> Result<usize, Api
     let mut changed = 0;
     let most = u32::try_from(BATCH).unwrap_or(u32::MAX);
     for task in tx.live_tasks_of_revoked_agents(most).await? {
-        abandon(tx, &task, now).await?;
+        abandon_task(tx, &task, "", ORCHESTRATOR, now).await?;
         changed += 1;
     }
     for task in tx.expired_leases(now, most).await? {
@@ -35,17 +31,4 @@ pub async fn expire_leases(tx: &mut Tx, now: DateTime<Utc>) -> Result<usize, Api
         }
     }
     Ok(changed)
-}
-
-async fn abandon(tx: &mut Tx, task: &Task, now: DateTime<Utc>) -> Result<(), ApiError> {
-    let summary = format!("the agent of {} was revoked while it worked on it", task.target);
-    let failure = Failure::new(FailureCode::AgentRevoked, summary);
-    let ended = tx
-        .apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now)
-        .await?;
-    if ended.version != task.version {
-        tx.finish_attempt(task.id, task.attempt, "abandoned", None, now)
-            .await?;
-    }
-    Ok(())
 }

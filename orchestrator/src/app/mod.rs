@@ -1,6 +1,7 @@
 //! The use cases, one verb per file. Each works inside a transaction that its caller opens, so that a call, its audit event and
 //! its effect are one commit. Handlers and loops call these; nothing here knows gRPC.
 
+pub mod abandon_task;
 pub mod advance_job;
 pub mod assign_tasks;
 pub mod attempts;

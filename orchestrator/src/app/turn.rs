@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{error::Reason, id::ReplicaId};
-use sealift_store::{Db, Tx};
+use sealift_store::{Db, Engine, StoreError, Tx};
 
 use crate::status::ApiError;
 
@@ -19,6 +19,33 @@ pub struct Turn {
     name: &'static str,
     holder: ReplicaId,
     held: Option<(u64, DateTime<Utc>)>,
+}
+
+/// The turn of the loop that starts and advances jobs.
+pub const SCHEDULER: &str = "scheduler";
+/// The turn of the loop that notices silence.
+pub const LEASE_REAPER: &str = "lease_reaper";
+
+/// At the start: what the process before this one held is free at once, when the store is one that only one process can open.
+/// Elsewhere another replica may live, and its lease has to run out.
+pub async fn take_over(db: &Db, now: DateTime<Utc>) -> Result<(), StoreError> {
+    match db.engine() {
+        Engine::Postgres => Ok(()),
+        Engine::Sqlite => {
+            let mut tx = db.write().await?;
+            tx.release_dead_leases(now).await?;
+            tx.commit().await
+        }
+    }
+}
+
+/// At an orderly stop, once no loop runs any more: another replica need not wait for the leases to run out.
+pub async fn hand_over(db: &Db, holder: ReplicaId, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let mut tx = db.write().await?;
+    for name in [SCHEDULER, LEASE_REAPER] {
+        tx.release_lease(name, holder, now).await?;
+    }
+    tx.commit().await
 }
 
 impl Turn {

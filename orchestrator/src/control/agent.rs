@@ -2,11 +2,9 @@
 
 use sealift_common::{
     error::Reason,
-    failure::{Failure, FailureCode},
     id::{AgentId, TenantId},
     inventory::{Agent, AgentIntent, AgentStatus, Target},
     keys::PublicKey,
-    task::TaskEvent,
 };
 use sealift_proto::v1::{
     self, GetAgentRequest, GetAgentResponse, ListAgentsRequest, ListAgentsResponse, RevokeAgentRequest,
@@ -19,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::{text, timestamp};
 use crate::{
+    app::abandon_task::abandon_task,
     caller::Caller,
     mutate::mutate,
     names,
@@ -148,16 +147,7 @@ impl AgentService for Agents {
                     tx.revoke_agent(id, &reason, now).await?;
                     // Nobody will ever report these tasks: the agent's word does not count any more.
                     for task in tx.live_tasks_of_agent(id).await? {
-                        let failure = Failure::new(
-                            FailureCode::AgentRevoked,
-                            format!(
-                                "agent {id} was revoked while its task on {} was under way",
-                                task.target
-                            ),
-                        )
-                        .with_detail(&reason);
-                        tx.apply_task_event(&task, &TaskEvent::Failed { failure }, &actor, now)
-                            .await?;
+                        abandon_task(tx, &task, &reason, &actor, now).await?;
                     }
                     tx.unbind_agent(id, now).await?;
                     let agent = find(tx, tenant, id).await?;

@@ -5,6 +5,7 @@ use sealift_common::{
     decision::Requester,
     error::Reason,
     id::{PromotionId, TenantId},
+    role::Role,
 };
 use sealift_proto::v1::{
     CancelPromotionRequest, CancelPromotionResponse, CreatePromotionRequest, CreatePromotionResponse,
@@ -165,6 +166,7 @@ impl Promotions {
                 Box::pin(async {
                     let tx = tx;
                     let found = find(tx, tenant, id).await?;
+                    check_own(caller, &found)?;
                     check_etag(&request.etag, &found)?;
                     let now = self.app.clock.now();
                     let cancelled = cancel_promotion(tx, found, &request.reason, &actor, now).await?;
@@ -293,6 +295,22 @@ fn tenant_of(caller: &Caller) -> Result<TenantId, ApiError> {
 async fn find(tx: &mut Tx, tenant: TenantId, id: PromotionId) -> Result<Promotion, ApiError> {
     let found = tx.promotion(tenant, id).await?;
     found.ok_or_else(|| ApiError::not_found(names::of_promotion(id), "sealift promotion list"))
+}
+
+/// A CI system takes back only what it asked for itself.
+fn check_own(caller: &Caller, promotion: &Promotion) -> Result<(), ApiError> {
+    if caller.user_role() != Some(Role::Ci) || promotion.requested_by == caller.actor() {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        Reason::RoleMissing,
+        format!(
+            "{} was requested by {}, and a CI system cancels only its own promotions",
+            names::of_promotion(promotion.id),
+            promotion.requested_by
+        ),
+        "ask a deployer or an administrator to cancel it",
+    ))
 }
 
 fn check_etag(etag: &str, promotion: &Promotion) -> Result<(), ApiError> {

@@ -251,7 +251,7 @@ impl UserService for Users {
                     let missing = || {
                         ApiError::not_found(
                             names::of_user(&name),
-                            "sealift-orchestrator admin issue makes users; ListUsers",
+                            "check the name; users are made by sealift-orchestrator admin issue",
                         )
                     };
                     let user = tx.user_by_name(tenant, &name).await?.ok_or_else(missing)?;

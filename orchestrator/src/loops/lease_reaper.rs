@@ -6,7 +6,11 @@ use sealift_common::id::ReplicaId;
 use sealift_store::Change;
 
 use crate::{
-    app::{Core, expire_leases::expire_leases, turn::Turn},
+    app::{
+        Core,
+        expire_leases::expire_leases,
+        turn::{self, Turn},
+    },
     loops::driver::{Activity, Outcome},
     status::ApiError,
 };
@@ -21,7 +25,7 @@ pub struct LeaseReaper {
 impl LeaseReaper {
     /// Of this replica.
     pub fn new(core: Core, replica: ReplicaId) -> Self {
-        let turn = Turn::new(core.db.clone(), "lease_reaper", replica);
+        let turn = Turn::new(core.db.clone(), turn::LEASE_REAPER, replica);
         Self { core, turn }
     }
 

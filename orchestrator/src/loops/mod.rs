@@ -9,7 +9,7 @@ pub mod scheduler;
 
 use crate::{app::Core, loops::health::LoopHealth, state::App};
 
-/// Starts the loops of this page's crate half: scheduler, lease reaper, housekeeping. They end with `app.shutdown`.
+/// Starts scheduler, lease reaper and housekeeping. They end with `app.shutdown`.
 pub fn start(app: &App, core: &Core) {
     let health: &LoopHealth = &app.loops;
     let spawn = |name: &'static str| tracing::debug!(activity = name, "loop starts");

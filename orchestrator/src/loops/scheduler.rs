@@ -12,7 +12,7 @@ use crate::{
         Core,
         advance_job::{Advance, advance_job},
         start_job::{Started, start_job},
-        turn::Turn,
+        turn::{self, Turn},
     },
     loops::driver::{Activity, Outcome},
     status::{ApiError, Chain},
@@ -32,7 +32,7 @@ pub struct Scheduler {
 impl Scheduler {
     /// Of this replica.
     pub fn new(core: Core, replica: ReplicaId) -> Self {
-        let turn = Turn::new(core.db.clone(), "scheduler", replica);
+        let turn = Turn::new(core.db.clone(), turn::SCHEDULER, replica);
         let started_at = core.clock.now();
         Self {
             core,

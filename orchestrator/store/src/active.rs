@@ -22,6 +22,11 @@ statements! {
         "UPDATE active_components SET superseded_at = $3, superseded_by = $4 ",
         "WHERE environment_id = $1 AND component_id = $2 AND superseded_at IS NULL"
     };
+    SUPERSEDE_DROPPED = {
+        "UPDATE active_components SET superseded_at = $3, superseded_by = $4 ",
+        "WHERE environment_id = $1 AND superseded_at IS NULL AND release_id <> $4 ",
+        "AND release_id IN (SELECT id FROM releases WHERE project_id = $2)"
+    };
     ACTIVATE = {
         "INSERT INTO active_components (environment_id, component_id, digest, release_id, job_id, since) ",
         "VALUES ($1, $2, $3, $4, $5, $6)"
@@ -49,6 +54,7 @@ struct ActiveRow {
 
 impl Tx {
     /// Makes a release the active one for its components in an environment. Several services of one component are one row.
+    /// Components that an earlier release of the project had and this one has no more are not active any longer (R8).
     pub async fn activate_release(
         &mut self,
         environment: EnvironmentId,
@@ -82,6 +88,14 @@ impl Tx {
                 .await
                 .map(drop))?;
         }
+        on!(self, |conn| sqlx::query(SUPERSEDE_DROPPED)
+            .bind(environment.uuid())
+            .bind(release.project_id.uuid())
+            .bind(now)
+            .bind(release.id.uuid())
+            .execute(conn)
+            .await
+            .map(drop))?;
         self.note(Change::Lane(environment));
         Ok(())
     }

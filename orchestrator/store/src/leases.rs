@@ -15,9 +15,10 @@ statements! {
         "INSERT INTO leases (name, holder, epoch, until) VALUES ($1, $2, 1, $3) ON CONFLICT (name) DO UPDATE SET ",
         "epoch = leases.epoch + CASE WHEN leases.holder = excluded.holder THEN 0 ELSE 1 END, ",
         "holder = excluded.holder, until = excluded.until ",
-        "WHERE leases.until < $4 OR leases.holder = excluded.holder RETURNING epoch"
+        "WHERE leases.until <= $4 OR leases.holder = excluded.holder RETURNING epoch"
     };
     HOLD = { "UPDATE leases SET epoch = epoch WHERE name = $1 AND holder = $2 AND epoch = $3" };
+    RELEASE_ALL = { "UPDATE leases SET until = $1 WHERE until > $1" };
     RELEASE = { "UPDATE leases SET until = $3 WHERE name = $1 AND holder = $2" };
 }
 
@@ -61,6 +62,16 @@ impl Tx {
         on!(self, |conn| sqlx::query(RELEASE)
             .bind(name)
             .bind(holder.uuid())
+            .bind(now)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// Ends all leases. Only for whoever knows that no holder lives any more: on SQLite the lock file proves it at the start.
+    pub async fn release_dead_leases(&mut self, now: DateTime<Utc>) -> Result<()> {
+        on!(self, |conn| sqlx::query(RELEASE_ALL)
             .bind(now)
             .execute(conn)
             .await

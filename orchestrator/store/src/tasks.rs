@@ -58,9 +58,6 @@ statements! {
         "SELECT ", columns!("t."), " FROM agents g JOIN tasks t ON t.agent_id = g.id AND t.", live!(),
         " WHERE g.intent = 'revoked' ORDER BY t.id LIMIT $1"
     };
-    DUE_RETRIES = {
-        "SELECT ", columns!(""), " FROM tasks WHERE retry_at IS NOT NULL AND retry_at <= $1 ORDER BY retry_at LIMIT $2"
-    };
     SET_STATE = {
         "UPDATE tasks SET state = $3, step = $4, skip_reason = $5, failure = $6, ",
         "lease_until = CASE WHEN $7 THEN $8 ELSE lease_until END, ",
@@ -196,16 +193,6 @@ impl Tx {
     /// Live tasks of agents that were revoked: nobody will ever report on them.
     pub async fn live_tasks_of_revoked_agents(&mut self, limit: u32) -> Result<Vec<Task>> {
         let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(LIVE_OF_REVOKED)
-            .bind(i64::from(limit))
-            .fetch_all(conn)
-            .await)?;
-        all(rows)
-    }
-
-    /// Tasks whose next attempt is due, the oldest first, without orders.
-    pub async fn due_retries(&mut self, now: DateTime<Utc>, limit: u32) -> Result<Vec<Task>> {
-        let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(DUE_RETRIES)
-            .bind(now)
             .bind(i64::from(limit))
             .fetch_all(conn)
             .await)?;

@@ -1,6 +1,9 @@
 //! The orchestrator may die at any point: what it finds in the store is enough to go on.
 
-use sealift_common::{failure::FailureCode, job::JobPhase, strategy::Strategy, task::TaskPhase};
+use sealift_common::{
+    failure::FailureCode, id::ReplicaId, job::JobPhase, strategy::Strategy, task::TaskPhase, time::Clock as _,
+};
+use sealift_orchestrator::app::turn::{self, Turn};
 
 use crate::world::{Act, World};
 
@@ -62,4 +65,35 @@ async fn a_failure_survives_a_restart() {
     world = world.restart().await;
     world.settle().await;
     assert_eq!(world.phase(job).await, JobPhase::Failed);
+}
+
+#[tokio::test]
+async fn r9_a_restart_does_not_wait_for_the_lease_of_the_process_before() {
+    let mut world = World::new(1).await;
+    let release = world.release("v1").await;
+    world.settle().await;
+    let job = world.promote(&release).await;
+    let before = world.clock.now();
+    world = world.restart().await;
+    world.settle().await;
+    assert_eq!(world.clock.now(), before, "no time passed");
+    assert_eq!(world.phase(job).await, JobPhase::Running);
+}
+
+#[tokio::test]
+async fn r9_a_stopped_replica_hands_its_turns_over() {
+    let world = World::new(1).await;
+    let now = world.clock.now();
+    let (old, new) = (ReplicaId::new(now), ReplicaId::new(now));
+    let db = world.core.db.clone();
+    assert!(
+        Turn::new(db.clone(), turn::SCHEDULER, old)
+            .hold(now)
+            .await
+            .unwrap()
+    );
+    let mut next = Turn::new(db.clone(), turn::SCHEDULER, new);
+    assert!(!next.hold(now).await.unwrap(), "the old one holds it");
+    turn::hand_over(&db, old, now).await.unwrap();
+    assert!(next.hold(now).await.unwrap());
 }

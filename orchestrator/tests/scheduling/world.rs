@@ -38,6 +38,7 @@ use sealift_orchestrator::{
         Core, Rules, attempts,
         create_promotion::{NewPromotion, Requested, create_promotion},
         create_release::{Draft, create_release},
+        turn,
     },
     loops::{
         driver::{Activity as _, Outcome},
@@ -307,9 +308,8 @@ impl World {
         drop(scheduler);
         old.db.clone().close().await;
         drop(old);
-        // A dead scheduler's lease must run out first.
-        clock.advance(TimeDelta::seconds(20));
         let core = core(open(directory.path()).await, &clock, &offline);
+        turn::take_over(&core.db, clock.now()).await.unwrap();
         Self {
             core,
             clock,

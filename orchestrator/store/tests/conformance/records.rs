@@ -16,7 +16,7 @@ use sealift_store::{
 
 use crate::{
     harness::{Raw, World, at, conformance},
-    seed::{Deployment, Seed, digest, project},
+    seed::{Deployment, Seed, component, digest, project},
 };
 
 conformance![
@@ -24,6 +24,7 @@ conformance![
     stickers_are_chained_and_the_newest_is_found,
     what_is_recorded_follows_the_highest_fence,
     r2_one_active_release_per_component,
+    r8_a_component_that_left_the_project_is_not_active_any_more,
     drift_opens_stays_and_resolves,
     drift_is_filtered_and_paged,
     packets_are_kept_byte_for_byte,
@@ -159,6 +160,62 @@ async fn r2_one_active_release_per_component(world: World) {
             .as_database_error()
             .unwrap()
             .is_unique_violation()
+    );
+}
+
+async fn r8_a_component_that_left_the_project_is_not_active_any_more(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let environment = seed.environment.id;
+    let (worker, bank) = (
+        component(&seed.tenant, "shop/worker"),
+        component(&seed.tenant, "bank/api"),
+    );
+    let mut tx = world.db.write().await.unwrap();
+    for component in [&worker, &bank] {
+        tx.insert_component(component).await.unwrap();
+    }
+    let only = |mut release: sealift_common::release::Release,
+                component: &sealift_common::inventory::Component| {
+        for part in release.components.values_mut() {
+            part.component_id = component.id;
+            part.component = component.name.clone();
+        }
+        release
+    };
+    // Another project of the same environment keeps what it has.
+    let other = seed
+        .release(&mut tx, "github.com/acme/bank/api", at(1))
+        .await
+        .unwrap();
+    tx.activate_release(environment, &only(other, &bank), made.job.id, at(1))
+        .await
+        .unwrap();
+    tx.activate_release(environment, &made.release, made.job.id, at(2))
+        .await
+        .unwrap();
+    let next = seed
+        .release(&mut tx, "github.com/acme/shop/api", at(3))
+        .await
+        .unwrap();
+    let next = only(next, &worker);
+    tx.activate_release(environment, &next, made.job.id, at(3))
+        .await
+        .unwrap();
+    let names = |active: Vec<sealift_store::Active>| -> Vec<String> {
+        active.iter().map(|row| row.component.name.to_string()).collect()
+    };
+    assert_eq!(
+        names(tx.active(environment).await.unwrap()),
+        ["bank/api", "shop/worker"]
+    );
+    // And back again.
+    tx.activate_release(environment, &made.release, made.job.id, at(4))
+        .await
+        .unwrap();
+    assert_eq!(
+        names(tx.active(environment).await.unwrap()),
+        ["bank/api", "shop/api"]
     );
 }
 

@@ -262,6 +262,12 @@ async fn taking_over_a_lease_raises_its_epoch(world: World) {
     assert!(tx.check_lease("scheduler", &two, 2).await.unwrap());
     tx.release_lease("scheduler", two, at(17)).await.unwrap();
     assert_eq!(
+        tx.acquire_lease("scheduler", two, at(30), at(17)).await.unwrap(),
+        Some(2),
+        "given up, and free at the same instant"
+    );
+    tx.release_dead_leases(at(17)).await.unwrap();
+    assert_eq!(
         tx.acquire_lease("scheduler", one, at(40), at(18)).await.unwrap(),
         Some(3)
     );
