@@ -5,6 +5,7 @@ import json
 import math
 import os
 import secrets
+import shlex
 import signal
 import statistics
 import subprocess
@@ -12,10 +13,15 @@ import sys
 import time
 
 from engine_api import Engine
+from network import Network
 from raw import RawFleet
 from swarm import Swarm
 
 SEALIFT_WITHIN_S = 900
+OWN_COMMAND = f"exec {shlex.quote(sys.executable)} {shlex.quote(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'sealift.py'))}"
+# At most so many times the bare engine, and so many times Swarm: by the number of containers, all at once.
+GOAL_TO_ENGINE = 1.10
+GOALS_TO_SWARM = {1: 0.15, 10: 0.5}
 
 
 def arguments():
@@ -27,7 +33,10 @@ def arguments():
     parser.add_argument("--variant", default="plain", help="demo image: plain (no HEALTHCHECK, default) or ok (with one)")
     parser.add_argument("--swarm-network", default="", help="network of the Swarm service (default: none given, e.g. host)")
     parser.add_argument("--without-swarm", action="store_true", help="leave Swarm out")
-    parser.add_argument("--sealift-cmd", metavar="CMD", help="command that makes Sealift swap and prints seconds")
+    parser.add_argument("--without-sealift", action="store_true", help="leave Sealift out")
+    parser.add_argument(
+        "--sealift-cmd", metavar="CMD", default=OWN_COMMAND, help="command that makes Sealift swap and prints seconds (default: sealift.py)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there too (- for standard output)")
     parser.add_argument("--image1", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--image2", required=True, help=argparse.SUPPRESS)
@@ -43,7 +52,7 @@ def by_digest(reference):
     return f"{name.rsplit(':', 1)[0]}@{digest}"
 
 
-def sealift(options, concurrency, source, target, repetition):
+def sealift(options, concurrency, source, target, repetition, network):
     environment = {
         **os.environ,
         "SEALIFT_BENCH_CONTAINERS": str(options.containers),
@@ -52,6 +61,7 @@ def sealift(options, concurrency, source, target, repetition):
         "SEALIFT_BENCH_FROM": source,
         "SEALIFT_BENCH_TO": target,
         "SEALIFT_BENCH_REPETITION": str(repetition),
+        "SEALIFT_BENCH_NETWORK": network,
     }
     done = subprocess.run(
         options.sealift_cmd, shell=True, env=environment, stdout=subprocess.PIPE, text=True, timeout=SEALIFT_WITHIN_S, check=False
@@ -76,8 +86,11 @@ def measure(options):
         samples.setdefault((way, mode), []).append(seconds)
         print(f"  {way:<16} {mode:<12} {seconds:7.2f} s", file=sys.stderr)
 
-    raw, swarm = RawFleet(count, run_id), None
+    network = Network(f"sealift-bench-{run_id}")
+    raw, swarm = RawFleet(count, run_id, network.name), None
     try:
+        fleets.append(network)
+        network.create()
         fleets.append(raw)
         raw.create(images[0])
         if not options.without_swarm:
@@ -99,8 +112,8 @@ def measure(options):
                     completed, returned = swarm.swap(target, wait, 0 if concurrency == count else concurrency)
                     add("swarm", mode, completed)
                     add("swarm command", mode, returned)
-                if options.sealift_cmd:
-                    add("sealift", mode, sealift(options, concurrency, source, target, repetition))
+                if not options.without_sealift:
+                    add("sealift", mode, sealift(options, concurrency, source, target, repetition, network.name))
                 now = 1 - now
     finally:
         for fleet in reversed(fleets):
@@ -135,6 +148,7 @@ def report(options, samples, skipped):
         "cpus": os.cpu_count(), "skipped": skipped, "rows": rows,
     }  # fmt: skip
     out = sys.stderr if options.json == "-" else sys.stdout
+    head["goals"] = {"to_engine": GOAL_TO_ENGINE, "to_swarm": GOALS_TO_SWARM.get(options.containers)}
     print(
         f"\n{options.containers} containers, min_healthy {options.min_healthy:g} s, medians of {options.repeat}, "
         f"image variant {options.variant}, engine {engine['Version']}, {os.cpu_count()} CPUs\n",
@@ -148,6 +162,7 @@ def report(options, samples, skipped):
             f"{row['net']:>10.2f} {ratios[0]:>9} {ratios[1]:>8}",
             file=out,
         )
+    goals(options, rows, out)
     for way, reason in skipped.items():
         print(f"{way}: left out: {reason}", file=out)
     if options.json == "-":
@@ -156,6 +171,18 @@ def report(options, samples, skipped):
     elif options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(head, file, indent=2)
+
+
+def goals(options, rows, out):
+    """Sealift's ratios beside what they should be."""
+    for row in sorted((row for row in rows if row["way"] == "sealift"), key=lambda row: row["mode"]):
+        wanted = [("the bare engine", row["to_engine"], GOAL_TO_ENGINE)]
+        if row["mode"] == "all at once":
+            wanted.append(("Swarm", row["to_swarm"], GOALS_TO_SWARM.get(options.containers)))
+        for other, ratio, goal in wanted:
+            if ratio is not None and goal is not None:
+                met = "met" if ratio <= goal else "missed"
+                print(f"sealift {row['mode']}: {ratio:.2f} x {other}, goal <= {goal:.2f}: {met}", file=out)
 
 
 def interrupted(number, _):

@@ -53,8 +53,9 @@ class Engine:
             raise EngineError(answer.status, method, path, text)
         return json.loads(text) if text and "json" in answer.getheader("Content-Type", "") else None
 
-    def create(self, name, image, labels):
-        body = {"Image": image, "Labels": labels, "HostConfig": {"RestartPolicy": {"Name": "always"}}}
+    def create(self, name, image, labels, network):
+        host = {"RestartPolicy": {"Name": "always"}, "NetworkMode": network}
+        body = {"Image": image, "Labels": labels, "HostConfig": host}
         return self.call("POST", "/containers/create", body, name=name)["Id"]
 
     def start(self, container):

@@ -12,7 +12,8 @@ POLL_S = 0.02
 class RawFleet:
     """N containers named by slot; `swap` replaces each by one from another image."""
 
-    def __init__(self, count, run_id):
+    def __init__(self, count, run_id, network):
+        self.network = network
         self.label = f"sealift.bench={run_id}-raw"
         self.run_id = run_id
         self.count = count
@@ -22,7 +23,7 @@ class RawFleet:
     def create(self, image):
         engine = Engine()
         for slot in range(self.count):
-            self.current[slot] = engine.create(self._name(slot), image, self._labels())
+            self.current[slot] = engine.create(self._name(slot), image, self._labels(), self.network)
             engine.start(self.current[slot])
 
     def swap(self, image, min_healthy, concurrency):
@@ -35,7 +36,7 @@ class RawFleet:
 
     def _swap_one(self, slot, image, min_healthy):
         engine, old = Engine(), self.current[slot]
-        new = engine.create(self._name(slot), image, self._labels())
+        new = engine.create(self._name(slot), image, self._labels(), self.network)
         engine.stop(old)
         engine.start(new)
         wait_healthy(engine, new)
