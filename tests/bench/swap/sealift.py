@@ -51,7 +51,7 @@ def free_port():
 
 def seconds(text):
     """A proto JSON timestamp as seconds since 1970; Python 3.10 and older read no more than six digits of a fraction."""
-    whole, _, fraction = text.removesuffix("Z").partition(".")
+    whole, _, fraction = text.removesuffix("Z").removesuffix("+00:00").partition(".")
     moment = datetime.fromisoformat(whole + "+00:00").timestamp()
     return moment + float("0." + fraction) if fraction else moment
 
