@@ -132,6 +132,7 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
             spiffe_id: SpiffeId::agent(identity.tenant.clone(), identity.agent_id),
             certificate_serial: Box::new(move || serial.serial()),
         },
+        policy: config.policy,
         hostname,
         shutdown: work_stop.clone(),
         tracker: tracker.clone(),

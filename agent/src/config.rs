@@ -1,11 +1,11 @@
 //! Settings of the agent: a TOML file, environment variables (`SEALIFT_AGENT_*`) over it, flags over both. Unknown names are
 //! refused, and everything is checked before anything starts.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::identity::OrchestratorEndpoint;
+use crate::{identity::OrchestratorEndpoint, policy::HostPolicy};
 
 /// Largest settings file.
 const FILE_BYTES: u64 = 64 * 1024;
@@ -22,6 +22,24 @@ pub struct Settings {
     pub engine: EngineSettings,
     /// Logs.
     pub log: LogSettings,
+    /// What orders may ask of the host.
+    pub policy: PolicySettings,
+}
+
+/// Section `[policy]`. Only the file has it: it belongs to whoever runs the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicySettings {
+    /// Paths of the host that containers may mount, with what is below them. Default: every path but the engine's socket and its
+    /// directory, `/`, `/etc`, `/proc`, `/sys`, `/root`, `/var/lib/docker`, `/run` and the agent's own state, with what is
+    /// below and the directories that hold them.
+    pub allowed_host_paths: Option<Vec<PathBuf>>,
+    /// Whether `cap_add: [ALL]` is allowed. Default: no.
+    pub allow_all_capabilities: Option<bool>,
+    /// Whether containers may mount the engine's socket, which makes them root of the host. Default: no.
+    pub allow_engine_socket: Option<bool>,
+    /// Whether security options may switch a confinement off (`seccomp=unconfined` and the like). Default: no.
+    pub allow_unconfined: Option<bool>,
 }
 
 /// Section `[engine]`.
@@ -70,6 +88,8 @@ pub struct Config {
     pub log_level: String,
     /// How it is written.
     pub log_format: LogFormat,
+    /// What orders may ask of the host.
+    pub policy: HostPolicy,
 }
 
 /// Why settings cannot be used.
@@ -137,6 +157,18 @@ impl Settings {
                 level: self.log.level.or(below.log.level),
                 format: self.log.format.or(below.log.format),
             },
+            policy: PolicySettings {
+                allowed_host_paths: self.policy.allowed_host_paths.or(below.policy.allowed_host_paths),
+                allow_all_capabilities: self
+                    .policy
+                    .allow_all_capabilities
+                    .or(below.policy.allow_all_capabilities),
+                allow_engine_socket: self
+                    .policy
+                    .allow_engine_socket
+                    .or(below.policy.allow_engine_socket),
+                allow_unconfined: self.policy.allow_unconfined.or(below.policy.allow_unconfined),
+            },
         }
     }
 
@@ -156,10 +188,8 @@ impl Settings {
             .engine
             .socket
             .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
-        if !engine_socket
-            .strip_prefix("unix://")
-            .is_some_and(|path| Path::new(path).is_absolute())
-        {
+        let socket_path = engine_socket.strip_prefix("unix://").map(PathBuf::from);
+        if !socket_path.as_deref().is_some_and(Path::is_absolute) {
             return Err(invalid("engine.socket", "must be unix:// and an absolute path"));
         }
         let orchestrator = self
@@ -167,7 +197,24 @@ impl Settings {
             .map(|text| text.parse::<OrchestratorEndpoint>())
             .transpose()
             .map_err(|error| invalid("orchestrator", &error.to_string()))?;
+        let allowed = self.policy.allowed_host_paths;
+        let climbs = |path: &PathBuf| {
+            !path.is_absolute() || path.components().any(|part| part == Component::ParentDir)
+        };
+        if allowed.iter().flatten().any(climbs) {
+            let problem = "must hold absolute paths without ..";
+            return Err(invalid("policy.allowed_host_paths", problem));
+        }
+        let policy = HostPolicy {
+            allowed_host_paths: allowed,
+            allow_all_capabilities: self.policy.allow_all_capabilities.unwrap_or(false),
+            allow_engine_socket: self.policy.allow_engine_socket.unwrap_or(false),
+            allow_unconfined: self.policy.allow_unconfined.unwrap_or(false),
+            engine_socket: socket_path,
+            state_dir: Some(state_dir.clone()),
+        };
         Ok(Config {
+            policy,
             state_dir,
             orchestrator,
             engine_socket,
@@ -226,6 +273,8 @@ mod tests {
             "orchestrator = 'https://a'",
             "orchestrator = 'https://user@a:1'",
             "orchestrator = 'https://a:1/path'",
+            "[policy]\nallowed_host_paths = ['data']",
+            "[policy]\nallowed_host_paths = ['/srv/../etc']",
         ] {
             assert!(parse(text).unwrap().check().is_err(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! Kill points: where the kill matrix (F1) ends the process. Compiled in only with the cargo feature `kill-points`, off by
+//! Kill points: places in the code where a test ends the process, as a crash would. Compiled in only with the cargo feature `kill-points`, off by
 //! default; then `SEALIFT_AGENT_KILL_AT=<point>[:n]` ends the process at the n-th passage of that point, without any clean-up,
 //! as `kill -9` would. A point with the suffix `.before` lies before the effect, one without after it.
 

@@ -20,6 +20,7 @@ pub mod labels;
 pub mod logs;
 pub mod observe;
 pub mod outbox;
+pub mod policy;
 pub mod proof;
 pub mod purge;
 pub mod runner;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use sealift_agent::{
     agent::{self, AgentOptions, StateLock, hostname},
-    config::{Config, EngineSettings, LogFormat, LogSettings, Settings},
+    config::{Config, EngineSettings, LogFormat, LogSettings, PolicySettings, Settings},
     connect::Finish,
     doctor::{self, Verdict},
     enrol,
@@ -136,6 +136,7 @@ fn settings(flags: Flags) -> anyhow::Result<Config> {
             level: flags.log_level,
             format: flags.log_format,
         },
+        policy: PolicySettings::default(),
     };
     Ok(given.over(file).check()?)
 }

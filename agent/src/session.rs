@@ -320,7 +320,7 @@ impl<W: Work> Session<'_, W> {
             }
         };
         let interval = interval(welcome.heartbeat_interval.as_ref())?;
-        self.reconcile(&welcome, next_report)?;
+        self.reconcile(&welcome, next_report).await?;
         self.memory.welcomed = true;
         (self.on_welcome)();
         tracing::info!(session.id = welcome.session_id, "connected");
@@ -335,7 +335,7 @@ impl<W: Work> Session<'_, W> {
     }
 
     /// Holds what the orchestrator has stored against what this agent remembers (F30).
-    fn reconcile(&mut self, welcome: &Welcome, next_report: u64) -> Result<(), SessionError> {
+    async fn reconcile(&mut self, welcome: &Welcome, next_report: u64) -> Result<(), SessionError> {
         let acknowledged = welcome.acknowledged_report;
         if next_report <= acknowledged {
             tracing::error!(
@@ -346,9 +346,13 @@ impl<W: Work> Session<'_, W> {
             self.memory.state_is_old = true;
             self.work
                 .skip_reports_to(acknowledged)
+                .await
                 .map_err(SessionError::State)?;
         } else {
-            self.work.acknowledge(acknowledged).map_err(SessionError::State)?;
+            self.work
+                .acknowledge(acknowledged)
+                .await
+                .map_err(SessionError::State)?;
         }
         let offset = convert::time("welcome.time", welcome.time.as_ref())? - self.clock.now();
         self.memory.clock_offset = (offset.abs() > CLOCK_OFFSET).then(|| offset.num_seconds());
@@ -380,7 +384,10 @@ impl<W: Work> Session<'_, W> {
                 if covers(batch.accepted) {
                     kill::at("acked");
                 }
-                self.work.acknowledge(ack.number).map_err(SessionError::State)?;
+                self.work
+                    .acknowledge(ack.number)
+                    .await
+                    .map_err(SessionError::State)?;
                 stream.acknowledged = ack.number;
                 if covers(batch.finished) {
                     kill::at("evidence_acked");
@@ -416,6 +423,7 @@ impl<W: Work> Session<'_, W> {
         let mut reports = self
             .work
             .pending_reports(stream.acknowledged, REPORT_BATCH)
+            .await
             .map_err(SessionError::State)?;
         let mut bytes = 0;
         let fitting = reports

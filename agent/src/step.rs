@@ -101,7 +101,7 @@ impl Step {
 /// The next step. Pure.
 pub fn next(manifest: &Manifest, state: &AttemptState, wanted: Wanted, world: &World) -> Step {
     match &state.phase {
-        Phase::Preparing | Phase::Switching | Phase::Proving if state.is_poison() => {
+        Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Committing if state.is_poison() => {
             Step::Restore(Cause::Failed { failure: poison() })
         }
         Phase::Preparing | Phase::Switching | Phase::Proving if wanted == Wanted::Stop => {
@@ -111,6 +111,8 @@ pub fn next(manifest: &Manifest, state: &AttemptState, wanted: Wanted, world: &W
         Phase::Switching => switch(manifest, state, world),
         Phase::Proving => Step::AwaitHealth,
         Phase::Committing => commit(manifest, world),
+        // The end says that the restore was given up.
+        Phase::Restoring(cause) if state.is_poison() => Step::Conclude(cause.clone()),
         Phase::Restoring(cause) => restore(manifest, state, cause, world),
         Phase::Ended(Ending::Succeeded) => world
             .old

@@ -52,11 +52,15 @@ pub trait Work: Send + Sync + 'static {
     /// Number that the next report gets.
     fn next_report(&self) -> u64;
     /// At most `most` reports above `after`, in order.
-    fn pending_reports(&self, after: u64, most: usize) -> Result<Vec<Report>, StateError>;
+    fn pending_reports(
+        &self,
+        after: u64,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Report>, StateError>> + Send;
     /// Drops the reports up to `number`.
-    fn acknowledge(&self, number: u64) -> Result<(), StateError>;
+    fn acknowledge(&self, number: u64) -> impl Future<Output = Result<(), StateError>> + Send;
     /// Makes `number` the last one used.
-    fn skip_reports_to(&self, number: u64) -> Result<(), StateError>;
+    fn skip_reports_to(&self, number: u64) -> impl Future<Output = Result<(), StateError>> + Send;
     /// Changes whenever reports were added.
     fn report_tip(&self) -> watch::Receiver<u64>;
     /// What the agent says about itself.

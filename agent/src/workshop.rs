@@ -6,12 +6,15 @@ mod work;
 
 use std::{
     collections::BTreeMap,
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures::FutureExt as _;
 use sealift_common::{
     digest::Digest,
+    failure::{Failure, FailureCode},
     id::{AgentId, TargetId, TaskId},
     inventory::AgentFacts,
     keys::{PublicKey, SigningKey},
@@ -27,13 +30,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     host::Host,
     journal::{
-        AttemptKey, AttemptState, Journal, JournalError, Phase, Record, ReportDraft, StoredAttempt, Write,
-        steps,
+        AttemptKey, AttemptState, Ending, Journal, JournalError, MOST_RESTORE_STARTS, MOST_STARTS, Phase,
+        Record, ReportDraft, StoredAttempt, Write, steps,
     },
     kill,
     logs::{self, AttemptLog},
     observe::{self, Observer},
     outbox::Outbox,
+    policy::HostPolicy,
+    proof,
     runner::Runner,
     stickers::Stickers,
     work::LogRecord,
@@ -67,6 +72,18 @@ impl std::fmt::Debug for AgentIdentity {
     }
 }
 
+/// Takes the entry of an attempt away when nothing carries it out any more, however that came about.
+struct ActiveGuard<H> {
+    shared: Arc<Shared<H>>,
+    key: AttemptKey,
+}
+
+impl<H> Drop for ActiveGuard<H> {
+    fn drop(&mut self) {
+        lock(&self.shared.active).remove(&self.key);
+    }
+}
+
 /// What a workshop is made of.
 pub struct WorkshopParts<H> {
     /// The engine.
@@ -77,6 +94,8 @@ pub struct WorkshopParts<H> {
     pub clock: Arc<dyn Clock>,
     /// Who the agent is.
     pub identity: AgentIdentity,
+    /// What orders may ask of the host.
+    pub policy: HostPolicy,
     /// Name of the host, for people.
     pub hostname: String,
     /// Ends all work; what is under way goes on when the agent is started again.
@@ -92,6 +111,7 @@ pub(crate) struct Shared<H> {
     pub(crate) stickers: Stickers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) identity: AgentIdentity,
+    pub(crate) policy: HostPolicy,
     pub(crate) shutdown: CancellationToken,
     pub(crate) observer: Observer,
     pub(crate) facts: watch::Sender<AgentFacts>,
@@ -169,6 +189,7 @@ impl<H: Host> Workshop<H> {
             stickers: Stickers::new(&parts.state_dir),
             clock: parts.clock,
             identity: parts.identity,
+            policy: parts.policy,
             shutdown: parts.shutdown,
             observer: Observer::default(),
             facts: watch::Sender::new(facts),
@@ -216,8 +237,13 @@ impl<H: Host> Workshop<H> {
         if state.phase == Phase::Done {
             return Ok(());
         }
-        let order = check::trusted(&stored.order)
-            .map_err(|error| JournalError::Damaged(format!("order of task {}: {error}", stored.key.task)))?;
+        let order = match check::trusted(&stored.order) {
+            Ok(order) => order,
+            Err(error) => {
+                tracing::error!(task.id = %stored.key.task, error = &error as &dyn std::error::Error, "an attempt cannot go on");
+                return self.give_up(stored.key, Digest::of(&stored.order), &state).await;
+            }
+        };
         if !matches!(state.phase, Phase::Ended(_)) {
             let record = Record::Resumed {
                 at: self.shared.clock.now(),
@@ -228,6 +254,34 @@ impl<H: Host> Workshop<H> {
         }
         self.carry_out(stored.key, order, Digest::of(&stored.order), &records);
         Ok(())
+    }
+
+    /// Ends an attempt whose order cannot be read: what it did is not known, so nothing is touched and no packet can be made.
+    async fn give_up(
+        &self,
+        key: AttemptKey,
+        order: Digest,
+        state: &AttemptState,
+    ) -> Result<(), JournalError> {
+        let mut writes = Vec::new();
+        if !matches!(state.phase, Phase::Ended(_)) {
+            let failure = Failure::new(
+                FailureCode::AgentState,
+                "the order of an attempt under way cannot be read any more: look at the host, nothing was changed since",
+            );
+            let event = proof::finished(Ending::Failed, Some(&failure), Vec::new(), Vec::new());
+            let ended = Record::Ended {
+                at: self.shared.clock.now(),
+                ending: Ending::Failed,
+            };
+            writes.push(Write::Record(key, ended));
+            writes.push(Write::Finished {
+                report: self.draft(key, event),
+                order,
+            });
+        }
+        writes.push(Write::Record(key, Record::Cleaned));
+        self.shared.journal.commit(writes).await
     }
 
     /// Takes an order: checks it in the order of the trust page, writes it down, has it carried out. Repeated orders are
@@ -248,34 +302,37 @@ impl<H: Host> Workshop<H> {
         if let Some(known) = active {
             if known != digest {
                 tracing::warn!(task.id = %key.task, "another order for an attempt that is under way was dropped");
-            }
-            return Ok(());
-        }
-        if let Some(answer) = journal.answer(key)?
-            && answer.order == digest
-        {
-            let waiting = journal.reports(answer.report.saturating_sub(1), 1)?;
-            if waiting
-                .first()
-                .is_some_and(|report| report.number == answer.report)
-            {
                 return Ok(());
             }
-            let report = self.draft(key, answer.finished);
-            return journal
-                .commit(vec![Write::Finished {
-                    report,
-                    order: digest,
-                }])
-                .await;
+            // Whoever offers it again does not know that it is under way, or took the agent for lost.
+            let at = self.shared.clock.now();
+            return journal.commit(vec![Write::StepAgain { key, at }]).await;
         }
-        if journal.order(key)?.is_some() {
-            tracing::warn!(task.id = %key.task, "an order for an attempt that is known already was dropped");
-            return Ok(());
-        }
-        let order = match check::check(&self.shared, key, &envelope)? {
-            Ok(order) => order,
-            Err(refusal) => return check::refuse(&self.shared, key, digest, &refusal).await,
+        let shared = self.shared.clone();
+        let looked = {
+            let envelope = envelope.clone();
+            tokio::task::spawn_blocking(move || look(&shared, key, digest, &envelope))
+        };
+        let known = looked
+            .await
+            .unwrap_or_else(|panic| Err(JournalError::Damaged(panic.to_string())))?;
+        let order = match known {
+            Known::New(order) => *order,
+            Known::Refused(refusal) => return check::refuse(&self.shared, key, digest, &refusal).await,
+            Known::Waiting => return Ok(()),
+            Known::Taken => {
+                tracing::warn!(task.id = %key.task, "an order for an attempt that is known already was dropped");
+                return Ok(());
+            }
+            Known::Answered(finished) => {
+                let report = self.draft(key, finished);
+                return journal
+                    .commit(vec![Write::Finished {
+                        report,
+                        order: digest,
+                    }])
+                    .await;
+            }
         };
         kill::at("verified");
         let at = self.shared.clock.now();
@@ -319,13 +376,17 @@ impl<H: Host> Workshop<H> {
         };
         lock(&self.shared.active).insert(key, active);
         let lane = lock(&self.lanes).entry(target).or_default().clone();
+        let guard = ActiveGuard {
+            shared: self.shared.clone(),
+            key,
+        };
         let shared = self.shared.clone();
-        let runner = Runner::new(shared.clone(), key, order, digest, records, stop);
+        let runner = Runner::new(shared.clone(), key, order.clone(), digest, records, stop.clone());
         self.tracker.spawn(async move {
             // R1 on the host's side: whoever came first, goes first.
             let _lane = lane.lock().await;
-            let result = runner.run().await;
-            lock(&shared.active).remove(&key);
+            let result = run_to_end(&shared, runner, &order, digest, &stop).await;
+            drop(guard);
             if let Err(error) = result {
                 tracing::error!(task.id = %key.task, error = &error as &dyn std::error::Error, "the attempt cannot go on");
                 shared.set_degraded("journal", shared.journal.failure());
@@ -347,8 +408,8 @@ impl<H: Host> Workshop<H> {
 
     /// Forgets what is kept of finished tasks other than `keep`.
     pub async fn forget(&self, keep: &[TaskId]) {
-        let journal = &self.shared.journal;
-        let gather = || -> Result<Vec<AttemptKey>, JournalError> {
+        let (journal, keep) = (self.shared.journal.clone(), keep.to_vec());
+        let gather = move || -> Result<Vec<AttemptKey>, JournalError> {
             let first_waiting = journal
                 .reports(0, 1)?
                 .first()
@@ -372,9 +433,12 @@ impl<H: Host> Workshop<H> {
                 .map(|(key, _)| key)
                 .collect())
         };
-        let result = match gather() {
+        let gathered = tokio::task::spawn_blocking(gather)
+            .await
+            .unwrap_or_else(|panic| Err(JournalError::Damaged(panic.to_string())));
+        let result = match gathered {
             Ok(keys) if keys.is_empty() => Ok(()),
-            Ok(keys) => journal.note(vec![Write::Forget(keys)]).await,
+            Ok(keys) => self.shared.journal.note(vec![Write::Forget(keys)]).await,
             Err(error) => Err(error),
         };
         if let Err(error) = result {
@@ -416,6 +480,93 @@ impl<H: Host> Workshop<H> {
     pub fn is_busy(&self) -> bool {
         !lock(&self.shared.active).is_empty()
     }
+}
+
+/// What is known of an attempt that is offered and not under way.
+enum Known {
+    /// Nothing, and the order is good.
+    New(Box<Order>),
+    /// Nothing, and the order is not good.
+    Refused(Box<check::Refusal>),
+    /// It was answered, and the orchestrator no longer knows or never heard.
+    Answered(Event),
+    /// It was answered, and the answer still waits to be sent.
+    Waiting,
+    /// An order was taken for it before.
+    Taken,
+}
+
+/// Looks an attempt up, and checks its order if there is nothing. Blocks.
+fn look<H: Host>(
+    shared: &Shared<H>,
+    key: AttemptKey,
+    digest: Digest,
+    envelope: &[u8],
+) -> Result<Known, JournalError> {
+    let journal = &shared.journal;
+    if let Some(answer) = journal.answer(key)?
+        && answer.order == digest
+    {
+        let waiting = journal.reports(answer.report.saturating_sub(1), 1)?;
+        let waits = waiting
+            .first()
+            .is_some_and(|report| report.number == answer.report);
+        return Ok(if waits {
+            Known::Waiting
+        } else {
+            Known::Answered(answer.finished)
+        });
+    }
+    if journal.order(key)?.is_some() {
+        return Ok(Known::Taken);
+    }
+    Ok(match check::check(shared, key, envelope)? {
+        Ok(order) => Known::New(Box::new(order)),
+        Err(refusal) => Known::Refused(Box::new(refusal)),
+    })
+}
+
+/// Runs an attempt. A defect that ends the runner is treated as the death of the agent: it goes on from the journal, which counts
+/// how often.
+async fn run_to_end<H: Host>(
+    shared: &Arc<Shared<H>>,
+    mut runner: Runner<H>,
+    order: &Order,
+    digest: Digest,
+    stop: &CancellationToken,
+) -> Result<(), JournalError> {
+    let key = runner.key();
+    for _ in 0..MOST_STARTS + MOST_RESTORE_STARTS + 2 {
+        if let Ok(result) = AssertUnwindSafe(runner.run()).catch_unwind().await {
+            return result;
+        }
+        tracing::error!(task.id = %key.task, "a defect ended the attempt's runner; it goes on from the journal");
+        let reader = shared.journal.clone();
+        let stored = tokio::task::spawn_blocking(move || reader.attempt(key))
+            .await
+            .unwrap_or_else(|panic| Err(JournalError::Damaged(panic.to_string())))?;
+        let Some(stored) = stored else {
+            return Err(JournalError::Damaged(format!("task {} is not in it", key.task)));
+        };
+        let mut records = stored.records;
+        if !matches!(AttemptState::fold(&records).phase, Phase::Ended(_) | Phase::Done) {
+            let record = Record::Resumed {
+                at: shared.clock.now(),
+            };
+            shared
+                .journal
+                .commit(vec![Write::Record(key, record.clone())])
+                .await?;
+            records.push(record);
+        }
+        runner = Runner::new(shared.clone(), key, order.clone(), digest, &records, stop.clone());
+    }
+    tracing::error!(task.id = %key.task, "the attempt is left as it is until the agent is started again");
+    shared.set_degraded(
+        "attempt",
+        Some("a defect keeps an attempt from its end: see the agent's log, then start the agent again"),
+    );
+    Ok(())
 }
 
 #[cfg(test)]

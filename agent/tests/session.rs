@@ -133,7 +133,7 @@ impl Work for Desk {
     fn next_report(&self) -> u64 {
         *self.next.lock().unwrap()
     }
-    fn pending_reports(&self, after: u64, most: usize) -> Result<Vec<Report>, StateError> {
+    async fn pending_reports(&self, after: u64, most: usize) -> Result<Vec<Report>, StateError> {
         let reports = self.reports.lock().unwrap();
         Ok(reports
             .iter()
@@ -142,11 +142,11 @@ impl Work for Desk {
             .cloned()
             .collect())
     }
-    fn acknowledge(&self, number: u64) -> Result<(), StateError> {
+    async fn acknowledge(&self, number: u64) -> Result<(), StateError> {
         self.reports.lock().unwrap().retain(|one| one.number > number);
         Ok(())
     }
-    fn skip_reports_to(&self, number: u64) -> Result<(), StateError> {
+    async fn skip_reports_to(&self, number: u64) -> Result<(), StateError> {
         self.reports.lock().unwrap().clear();
         *self.next.lock().unwrap() = number + 1;
         Ok(())

@@ -80,6 +80,7 @@ struct Inner {
     images: BTreeSet<Digest>,
     registry: BTreeMap<Digest, Behaviour>,
     faults: Vec<Fault>,
+    defects: BTreeMap<&'static str, u32>,
     hang: Option<Hang>,
     hung: bool,
     effects: u64,
@@ -119,6 +120,11 @@ impl FakeHost {
     /// Makes the next `times` calls of this name fail: `pull`, `create`, `start`, `stop`, `remove`, `set_restart`, `list` ...
     pub fn fail(&self, call: &'static str, times: u32, error: HostError) {
         self.lock().faults.push(Fault { call, times, error });
+    }
+
+    /// Makes the next `times` calls of this name end in a panic, as a defect of the agent would.
+    pub fn panic_at(&self, call: &'static str, times: u32) {
+        self.lock().defects.insert(call, times);
     }
 
     /// Lets the `at`-th effect from now (from 1) never return, before or after it took place, and every call after it neither:
@@ -202,6 +208,14 @@ impl FakeHost {
     }
 
     async fn gate(&self, call: &'static str) -> Result<(), HostError> {
+        let defect = self.lock().defects.get_mut(call).is_some_and(|left| {
+            let due = *left > 0;
+            *left = left.saturating_sub(1);
+            due
+        });
+        if defect {
+            std::panic::resume_unwind(Box::new("a defect was asked for"));
+        }
         let verdict = {
             let mut inner = self.lock();
             if inner.hung {

@@ -29,7 +29,9 @@ use sealift_proto::agent::v1::{Report, report::Event};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
-pub use record::{AttemptState, Cause, Ending, MOST_STARTS, OldContainer, Phase, Record, steps};
+pub use record::{
+    AttemptState, Cause, Ending, MOST_RESTORE_STARTS, MOST_STARTS, OldContainer, Phase, Record, steps,
+};
 
 /// Name of the file in the state directory.
 pub const FILE_NAME: &str = "agent.redb";
@@ -148,6 +150,14 @@ pub enum Write {
         report: ReportDraft,
         /// Digest of the order's envelope.
         order: Digest,
+    },
+    /// The present step of an attempt, reported once more; nothing when it has ended. Found out in the same commit, so that it
+    /// never follows a later step.
+    StepAgain {
+        /// Which attempt.
+        key: AttemptKey,
+        /// When.
+        at: DateTime<Utc>,
     },
     /// What was committed on a target.
     Baseline {
@@ -402,6 +412,12 @@ impl Journal {
     /// The order of an attempt, if one was accepted.
     pub fn order(&self, key: AttemptKey) -> Result<Option<Vec<u8>>, JournalError> {
         tables::order(&self.database()?.begin_read()?, key)
+    }
+
+    /// One attempt with its records; the chain is checked.
+    pub fn attempt(&self, key: AttemptKey) -> Result<Option<StoredAttempt>, JournalError> {
+        let found = tables::attempts(&self.database()?.begin_read()?)?;
+        Ok(found.into_iter().find(|stored| stored.key == key))
     }
 
     /// All attempts with their records; the chain of each is checked.

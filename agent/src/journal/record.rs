@@ -67,6 +67,11 @@ pub enum Record {
         /// When.
         at: DateTime<Utc>,
     },
+    /// The agent was asked to stop and left the attempt in order: the start that follows is none of the attempt's making.
+    Rested {
+        /// When.
+        at: DateTime<Utc>,
+    },
     /// All images are on the host, with the ordered digests.
     Pulled {
         /// When.
@@ -133,13 +138,16 @@ pub enum Phase {
 
 /// How often an attempt may be begun before it counts as poison: it is then restored instead of tried again.
 pub const MOST_STARTS: u32 = 3;
+/// How often a restore may be begun before it is given up: more often, because what is given up then is the old set.
+pub const MOST_RESTORE_STARTS: u32 = 12;
 
 /// The fold of an attempt's records.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AttemptState {
     /// Where it stands.
     pub phase: Phase,
-    /// How often it was begun, counting the first time.
+    /// How often it was begun, counting the first time; once it restores: how often that was begun. Starts after an orderly
+    /// stop do not count.
     pub starts: u32,
     /// Whether the images are known to be there.
     pub pulled: bool,
@@ -174,6 +182,7 @@ impl AttemptState {
                 self.starts += 1;
             }
             Record::Resumed { .. } => self.starts += 1,
+            Record::Rested { .. } => self.starts = self.starts.saturating_sub(1),
             Record::Pulled { .. } => self.pulled = true,
             Record::Prepared { old, .. } => {
                 self.phase = Phase::Switching;
@@ -184,7 +193,10 @@ impl AttemptState {
                 self.phase = Phase::Committing;
                 self.sticker_before = Some(sticker_before.clone());
             }
-            Record::Restoring { cause, .. } => self.phase = Phase::Restoring(cause.clone()),
+            Record::Restoring { cause, .. } => {
+                self.phase = Phase::Restoring(cause.clone());
+                self.starts = 1;
+            }
             Record::Ended { ending, .. } => self.phase = Phase::Ended(*ending),
             Record::Cleaned => self.phase = Phase::Done,
         }
@@ -192,7 +204,11 @@ impl AttemptState {
 
     /// Whether it was begun too often without coming to an end.
     pub fn is_poison(&self) -> bool {
-        self.starts > MOST_STARTS
+        match self.phase {
+            Phase::Restoring(_) => self.starts > MOST_RESTORE_STARTS,
+            Phase::Ended(_) | Phase::Done => false,
+            _ => self.starts > MOST_STARTS,
+        }
     }
 
     /// The old set by digest, as far as it ran.
@@ -217,6 +233,6 @@ pub fn steps(record: &Record) -> Vec<(TaskStep, DateTime<Utc>)> {
         }
         Record::Healthy { at, .. } => vec![(TaskStep::Committing, *at)],
         Record::Restoring { at, .. } => vec![(TaskStep::Restoring, *at)],
-        Record::Resumed { .. } | Record::Ended { .. } | Record::Cleaned => Vec::new(),
+        Record::Resumed { .. } | Record::Rested { .. } | Record::Ended { .. } | Record::Cleaned => Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use prost::Message as _;
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use sealift_common::{
@@ -10,11 +11,14 @@ use sealift_common::{
     name::ProjectRef,
     order::Fence,
 };
-use sealift_proto::agent::v1::Report;
+use sealift_proto::agent::v1::{Progressed, Report, report::Event};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use super::{Answer, AttemptKey, Baseline, JournalError, Record, StoredAttempt, Write, encode_report};
+use super::{
+    Answer, AttemptKey, AttemptState, Baseline, JournalError, Phase, Record, ReportDraft, StoredAttempt,
+    Write, encode_report,
+};
 
 type Key = (u128, u32);
 
@@ -114,6 +118,7 @@ pub(super) fn write(transaction: &WriteTransaction, write: &Write) -> Result<(),
                 .insert(key(report.key), answer.as_slice())?;
             Ok(())
         }
+        Write::StepAgain { key, at } => step_again(transaction, *key, *at),
         Write::Baseline {
             target,
             project,
@@ -127,6 +132,33 @@ pub(super) fn write(transaction: &WriteTransaction, write: &Write) -> Result<(),
         }
         Write::Forget(attempts) => forget(transaction, attempts),
     }
+}
+
+fn step_again(
+    transaction: &WriteTransaction,
+    attempt: AttemptKey,
+    at: DateTime<Utc>,
+) -> Result<(), JournalError> {
+    let (task, number) = key(attempt);
+    let mut state = AttemptState::default();
+    for entry in transaction
+        .open_table(RECORDS)?
+        .range((task, number, 0)..=(task, number, u32::MAX))?
+    {
+        let (_, value) = entry?;
+        let json = value.value().get(CHAIN_BYTES..).unwrap_or_default();
+        state.apply(&from_json(json)?);
+    }
+    let step = match (&state.phase, state.steps.last()) {
+        (Phase::Ended(_) | Phase::Done, _) | (_, None) => return Ok(()),
+        (_, Some(last)) => last.step.as_str().to_owned(),
+    };
+    let draft = ReportDraft {
+        key: attempt,
+        at,
+        event: Event::Progressed(Progressed { step }),
+    };
+    write(transaction, &Write::Report(draft))
 }
 
 fn baseline_key(target: TargetId, project: &ProjectRef) -> String {

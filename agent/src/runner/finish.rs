@@ -13,7 +13,7 @@ use sealift_common::{
 use super::{Runner, Trouble, effects::sticker_failure, patiently};
 use crate::{
     host::Host,
-    journal::{Baseline, BaselineService, Cause, Ending, Record, ReportDraft, Write},
+    journal::{Baseline, BaselineService, Cause, Ending, MOST_RESTORE_STARTS, Record, ReportDraft, Write},
     kill,
     proof::{self, End, Running},
     stickers::Stickers,
@@ -157,6 +157,14 @@ impl<H: Host> Runner<H> {
     pub(super) async fn finish_restored(&mut self, cause: &Cause) -> Result<(), Trouble> {
         if let Err(failure) = self.unwrite_sticker().await {
             self.log.say(format!("the sticker was not put back: {failure}"));
+        }
+        if self.state.is_poison() {
+            self.restore_failure.get_or_insert_with(|| {
+                let summary = format!(
+                    "the old set could not be restored: the agent was started {MOST_RESTORE_STARTS} times while it restored and never came to the end"
+                );
+                Failure::new(FailureCode::RestoreFailed, summary)
+            });
         }
         let running = {
             let (host, order) = (self.host(), &self.order);

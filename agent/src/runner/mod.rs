@@ -77,6 +77,8 @@ pub(crate) struct Runner<H: Host> {
     order_digest: Digest,
     state: AttemptState,
     world: World,
+    /// Whether the world was seen since it may have changed behind our back.
+    looked: bool,
     stop: CancellationToken,
     log: AttemptLog,
     followers: JoinSet<()>,
@@ -103,6 +105,7 @@ impl<H: Host> Runner<H> {
             order_digest,
             state: AttemptState::fold(records),
             world: World::default(),
+            looked: false,
             stop,
             log,
             followers: JoinSet::new(),
@@ -113,6 +116,11 @@ impl<H: Host> Runner<H> {
             tries: BTreeMap::new(),
             shared,
         }
+    }
+
+    /// The attempt.
+    pub(crate) const fn key(&self) -> AttemptKey {
+        self.key
     }
 
     fn host(&self) -> &H {
@@ -131,22 +139,28 @@ impl<H: Host> Runner<H> {
     pub(crate) async fn run(mut self) -> Result<(), JournalError> {
         let shutdown = self.shared.shutdown.clone();
         let stop = self.stop.clone();
-        let mut looked = false;
         loop {
             if shutdown.is_cancelled() || self.state.phase == Phase::Done {
                 break;
             }
-            if !looked {
+            if !self.looked {
                 // Nothing can be decided before the engine was seen; it may be away for as long as it likes.
                 let look = tokio::select! {
                     () = shutdown.cancelled() => break,
                     look = self.look() => look,
                 };
                 match look {
-                    Ok(()) => looked = true,
+                    Ok(()) => self.looked = true,
                     Err(error) if matches!(self.state.phase, Phase::Preparing) => {
                         self.fail(&Step::Pull, Trouble::Failed(error.into())).await?;
-                        looked = true;
+                        self.looked = true;
+                    }
+                    // The old set was not touched yet, so the end can be told without waiting for the engine.
+                    Err(error)
+                        if matches!(self.state.phase, Phase::Restoring(_)) && self.state.old.is_none() =>
+                    {
+                        self.log.say(format!("cannot see the engine: {error}"));
+                        self.looked = true;
                     }
                     Err(error) => {
                         self.log.say(format!("waiting for the engine: {error}"));
@@ -176,6 +190,10 @@ impl<H: Host> Runner<H> {
             }
         }
         self.followers.shutdown().await;
+        if !matches!(self.state.phase, Phase::Ended(_) | Phase::Done) {
+            let at = self.now();
+            self.write(Record::Rested { at }, Vec::new()).await?;
+        }
         Ok(())
     }
 
@@ -275,16 +293,19 @@ impl<H: Host> Runner<H> {
         let at = self.now();
         self.write(Record::Restoring { at, cause }, Vec::new()).await?;
         kill::at("restore_journalled");
-        // A call that failed may have had its effect all the same.
-        if let Err(error) = self.look().await {
-            self.log.say(format!("cannot see the engine: {error}"));
-        }
+        // A call that failed may have had its effect all the same, now or a while ago: nothing is decided on what was seen
+        // before it.
+        self.looked = false;
         Ok(())
     }
 
     async fn retry_or_give_up(&mut self, step: &Step, failure: Failure) {
         let tries = self.tries.entry(format!("{step:?}")).or_default();
         *tries += 1;
+        // What does not run as it was seen has changed since: choose again from what is there now.
+        if matches!(step, Step::CheckOld) {
+            self.looked = false;
+        }
         if *tries < RESTORE_TRIES {
             sleep(FIRST_PAUSE * 2_u32.pow(*tries)).await;
             return;

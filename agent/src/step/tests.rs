@@ -207,3 +207,43 @@ fn r10_a_new_set_that_died_while_the_agent_was_away_is_not_committed() {
         Step::Restore(Cause::Failed { failure }) if failure.code == FailureCode::WorkloadExited
     ));
 }
+
+#[test]
+fn f21_poison_is_restored_while_committing_and_given_up_only_after_many_restores() {
+    let at = samples::at(0);
+    let resumed = |times: u32| (0..times).map(move |_| Record::Resumed { at });
+    let healthy = [
+        Record::Accepted { at },
+        Record::Prepared {
+            at,
+            old: vec![old(true)],
+        },
+        Record::Started { starting_at: at, at },
+        Record::Healthy {
+            at,
+            sticker_before: None,
+        },
+    ];
+    let manifest = samples::order(1, &[("web", "v1")]).manifest;
+    let decide = |records: Vec<Record>| {
+        let state = AttemptState::fold(&records);
+        let old = seen("o1", false, RestartPolicy::Always);
+        next(&manifest, &state, Wanted::Run, &world(Some(true), Some(old)))
+    };
+    let committing = |times| healthy.iter().cloned().chain(resumed(times));
+    assert_eq!(decide(committing(2).collect()), Step::Commit);
+    assert!(matches!(
+        decide(committing(3).collect()),
+        Step::Restore(Cause::Failed { failure }) if failure.code == FailureCode::AgentState
+    ));
+    let restoring = |times| {
+        committing(3)
+            .chain([Record::Restoring {
+                at,
+                cause: Cause::Stopped,
+            }])
+            .chain(resumed(times))
+    };
+    assert_eq!(decide(restoring(11).collect()), Step::StopNew(name("web")));
+    assert_eq!(decide(restoring(12).collect()), Step::Conclude(Cause::Stopped));
+}

@@ -35,7 +35,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Size, envelope, signature, address, time, fence, release, limits.
+/// Size, envelope, signature, address, time, fence, release, limits, the host's policy. Blocks: looks at paths.
 pub(super) fn check<H: Host>(
     shared: &Shared<H>,
     key: AttemptKey,
@@ -89,6 +89,13 @@ pub(super) fn check<H: Host>(
                 order.target
             ),
         );
+        return Ok(Err(Refusal {
+            order: Some(Box::new(order)),
+            failure,
+        }));
+    }
+    if let Err(forbidden) = shared.policy.check(&order.manifest) {
+        let failure = Failure::new(FailureCode::OrderRefused, forbidden.to_string());
         return Ok(Err(Refusal {
             order: Some(Box::new(order)),
             failure,

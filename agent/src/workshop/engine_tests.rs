@@ -133,6 +133,7 @@ impl Place {
                 spiffe_id: SpiffeId::agent("acme".parse().unwrap(), agent_id),
                 certificate_serial: Box::new(|| "0a".to_owned()),
             },
+            policy: HostPolicy::default(),
             hostname: "host".to_owned(),
             shutdown: shutdown.clone(),
             tracker: tracker.clone(),

@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod crashes;
+mod offers;
 
 const EVIDENCE_SEED: [u8; 32] = [9; 32];
 
@@ -44,6 +45,7 @@ impl Agent {
             state_dir: dir.to_owned(),
             clock: Arc::new(clock.clone()),
             identity: identity(),
+            policy: HostPolicy::default(),
             hostname: "host".to_owned(),
             shutdown: shutdown.clone(),
             tracker: tracker.clone(),
@@ -389,6 +391,69 @@ async fn f4_an_engine_that_is_away_for_a_moment_is_waited_for() {
     }
     let finished = agent.deploy(&samples::order(2, &[("web", "v2")])).await;
     assert_eq!(finished.result(), Wire::Succeeded, "{finished:?}");
+    agent.down().await;
+}
+
+/// Whether a step of `order` was reported.
+fn stepped(agent: &Agent, order: &Order, wanted: &str) -> bool {
+    agent.reports().iter().any(|report| {
+        report.task_id == order.task_id.to_string()
+            && matches!(&report.event, Some(Event::Progressed(progressed)) if progressed.step == wanted)
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_a_call_that_failed_and_took_effect_later_is_noticed_by_the_restore() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.deploy(&samples::order(1, &[("web", "v1")])).await;
+    let old = ours(&host)[0].id.clone();
+    let hangs = HostError::new(FailureCode::EngineTimeout, "stop took too long");
+    host.fail("stop", 10_000, hangs);
+    let order = samples::order(2, &[("web", "v2")]);
+    agent.offer(&order).await;
+    while !stepped(&agent, &order, "switching") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let away = HostError::new(FailureCode::EngineUnavailable, "no answer");
+    host.fail("list", 60, away);
+    while !stepped(&agent, &order, "restoring") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    host.tamper(&old, |container| container.running = false);
+    agent.idle().await;
+    let finished = agent.finished(&order).unwrap();
+    assert_eq!(code(&finished), "ENGINE_TIMEOUT", "{finished:?}");
+    assert_eq!(running(&host), set(&[("web", "v1")]));
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_an_old_set_that_falls_over_after_the_look_is_started_again() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.deploy(&samples::order(1, &[("web", "v1")])).await;
+    let old = ours(&host)[0].id.clone();
+    let hangs = HostError::new(FailureCode::EngineTimeout, "stop took too long");
+    host.fail("stop", 10_000, hangs);
+    let order = samples::order(2, &[("web", "v2")]);
+    agent.offer(&order).await;
+    while !stepped(&agent, &order, "restoring") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The look of the restore saw it running; now the stop takes effect.
+    while ours(&host)
+        .iter()
+        .any(|one| one.restart == RestartPolicy::No && one.id == old)
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    host.tamper(&old, |container| container.running = false);
+    agent.idle().await;
+    let finished = agent.finished(&order).unwrap();
+    assert_eq!(code(&finished), "ENGINE_TIMEOUT", "{finished:?}");
+    assert_eq!(running(&host), set(&[("web", "v1")]));
     agent.down().await;
 }
 

@@ -11,8 +11,16 @@ use tokio::sync::watch;
 use super::Workshop;
 use crate::{
     host::Host,
+    journal::JournalError,
     work::{StateError, Work},
 };
+
+/// Work on the journal, off the threads that serve connections.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
+) -> Result<T, StateError> {
+    Ok(tokio::task::spawn_blocking(work).await??)
+}
 
 impl<H: Host> Work for Workshop<H> {
     async fn offer(&self, task: TaskId, attempt: u32, order: Vec<u8>) {
@@ -31,16 +39,19 @@ impl<H: Host> Work for Workshop<H> {
         self.outbox.next_number()
     }
 
-    fn pending_reports(&self, after: u64, most: usize) -> Result<Vec<Report>, StateError> {
-        Ok(self.outbox.pending(after, most)?)
+    async fn pending_reports(&self, after: u64, most: usize) -> Result<Vec<Report>, StateError> {
+        let outbox = self.outbox.clone();
+        aside(move || outbox.pending(after, most)).await
     }
 
-    fn acknowledge(&self, number: u64) -> Result<(), StateError> {
-        Ok(self.outbox.acknowledge(number)?)
+    async fn acknowledge(&self, number: u64) -> Result<(), StateError> {
+        let outbox = self.outbox.clone();
+        aside(move || outbox.acknowledge(number)).await
     }
 
-    fn skip_reports_to(&self, number: u64) -> Result<(), StateError> {
-        Ok(self.outbox.skip_to(number)?)
+    async fn skip_reports_to(&self, number: u64) -> Result<(), StateError> {
+        let outbox = self.outbox.clone();
+        aside(move || outbox.skip_to(number)).await
     }
 
     fn report_tip(&self) -> watch::Receiver<u64> {

@@ -1,0 +1,113 @@
+//! Orders that meet defects, stops of the agent, or an agent that carries them out already; and the host's policy.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn r14_a_runner_that_panics_goes_on_from_the_journal() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.deploy(&samples::order(1, &[("web", "v1")])).await;
+    host.panic_at("create", 2);
+    let finished = agent.deploy(&samples::order(2, &[("web", "v2")])).await;
+    assert_eq!(finished.result(), Wire::Succeeded, "{finished:?}");
+    host.panic_at("create", 100);
+    let finished = agent.deploy(&samples::order(3, &[("web", "v3")])).await;
+    assert_eq!(code(&finished), "AGENT_STATE");
+    assert_eq!(running(&host), set(&[("web", "v2")]));
+    host.panic_at("create", 0);
+    let finished = agent.deploy(&samples::order(4, &[("web", "v3")])).await;
+    assert_eq!(finished.result(), Wire::Succeeded, "the target is served again");
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_an_attempt_whose_order_cannot_be_read_is_reported() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let order = samples::order(1, &[("web", "v1")]);
+    let key = AttemptKey {
+        task: order.task_id,
+        attempt: order.attempt,
+    };
+    let journal = Journal::open(dir.path()).unwrap();
+    let stored = Write::Order {
+        key,
+        bytes: b"garbage".to_vec(),
+        target: order.target_id,
+        fence: order.fence,
+    };
+    let accepted = Write::Record(key, Record::Accepted { at: samples::at(0) });
+    journal.commit(vec![stored, accepted]).await.unwrap();
+    drop(journal);
+    for _ in 0..2 {
+        let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+        agent.idle().await;
+        let finished = agent.finished(&order).unwrap();
+        assert_eq!(finished.result(), Wire::Failed);
+        assert_eq!(code(&finished), "AGENT_STATE");
+        assert_eq!(agent.reports().len(), 1, "told once");
+        agent.down().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_an_attempt_under_way_that_is_offered_again_tells_its_step_again() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let order = samples::order(1, &[("web", "slow")]);
+    agent.offer(&order).await;
+    while !stepped(&agent, &order, "health_wait") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let before = agent.reports().len();
+    agent.offer(&order).await;
+    let reports = agent.reports();
+    assert_eq!(reports.len(), before + 1);
+    assert!(
+        matches!(&reports[before].event, Some(Event::Progressed(progressed)) if progressed.step == "health_wait")
+    );
+    agent.idle().await;
+    assert_eq!(code(&agent.finished(&order).unwrap()), "HEALTH_DEADLINE");
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn f21_orderly_stops_of_the_agent_do_not_count_against_an_attempt() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let order = samples::order(1, &[("web", "v1")]);
+    for _ in 0..6 {
+        let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+        agent.offer(&order).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(agent.workshop.is_busy());
+        agent.down().await;
+    }
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.idle().await;
+    let finished = agent.finished(&order).unwrap();
+    assert_eq!(finished.result(), Wire::Succeeded, "{finished:?}");
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_an_order_that_the_hosts_policy_forbids_is_refused_with_a_packet() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let before = host.containers().len();
+    let mut manifest = samples::order(1, &[("web", "v1")]).manifest;
+    for spec in manifest.services.values_mut() {
+        spec.volumes.push(sealift_common::manifest::MountSpec::Bind {
+            source: "/".to_owned(),
+            target: "/host".to_owned(),
+            read_only: false,
+        });
+    }
+    let order = samples::with_manifest(1, manifest);
+    let finished = agent.deploy(&order).await;
+    assert_eq!(finished.result(), Wire::Refused);
+    assert_eq!(code(&finished), "ORDER_REFUSED");
+    let summary = &finished.failure.as_ref().unwrap().summary;
+    assert!(summary.contains("policy.allowed_host_paths"), "{summary}");
+    assert_eq!(statement(&finished).predicate.result, EvidenceResult::Refused);
+    assert_eq!(host.containers().len(), before);
+    agent.down().await;
+}
