@@ -7,7 +7,7 @@ use tonic_types::StatusExt as _;
 
 use crate::output::text::clean;
 
-/// Exit codes of `sealift`. `sealift help exit-codes` prints this table.
+/// Exit codes of `sealift`. `sealift exit-codes` prints this table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Done; with `--wait`: the promotion is deployed.

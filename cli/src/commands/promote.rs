@@ -88,12 +88,7 @@ pub async fn run(global: &Global, args: PromoteArgs) -> Result<Exit, CliError> {
         change_summary: args.summary.clone(),
         plan_digest: args.plan_digest.clone(),
     };
-    let promotion = client
-        .create_promotion(unary(request))
-        .await?
-        .into_inner()
-        .promotion
-        .unwrap_or_default();
+    let promotion = create(&mut client, request).await?;
     let id = leaf(&promotion.name);
     if promotion.state() == State::Rejected {
         promotion::show(global, &promotion)?;
@@ -119,18 +114,11 @@ pub async fn run(global: &Global, args: PromoteArgs) -> Result<Exit, CliError> {
             if let Ok(exit) = tokio::time::timeout(timeout, follow(&mut client, &promotion.name)).await {
                 exit?
             } else {
-                give_up(&mut client, &promotion, args.cancel_on_timeout).await?;
-                Exit::TimedOut
+                give_up(&mut client, &promotion, args.cancel_on_timeout).await?
             }
         }
     };
-    let request = GetPromotionRequest { name: promotion.name };
-    let promotion = client
-        .get_promotion(unary(request))
-        .await?
-        .into_inner()
-        .promotion
-        .unwrap_or_default();
+    let promotion = get(&mut client, &promotion.name).await?;
     promotion::show(global, &promotion)?;
     Ok(exit)
 }
@@ -247,7 +235,7 @@ pub async fn follow(client: &mut Client, name: &str) -> Result<Exit, CliError> {
     let mut progress = Progress::new();
     let mut breaks = 0;
     loop {
-        match watch(client, name, &mut progress).await {
+        match watch(client, name, &mut progress, &mut breaks).await {
             Ok(Some(exit)) => return Ok(exit),
             Ok(None) => {}
             Err(error) if error.exit() != Exit::Unreachable => return Err(error),
@@ -255,13 +243,18 @@ pub async fn follow(client: &mut Client, name: &str) -> Result<Exit, CliError> {
             Err(_) => {}
         }
         breaks += 1;
-        let pause = Duration::from_millis(250 * u64::from(breaks.min(20)));
         progress.say("watch", &format!("the connection ended, trying again ({breaks})"));
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(pause(breaks)).await;
     }
 }
 
-async fn watch(client: &mut Client, name: &str, progress: &mut Progress) -> Result<Option<Exit>, CliError> {
+/// One stream of news; `breaks` is set back as soon as there is any.
+async fn watch(
+    client: &mut Client,
+    name: &str,
+    progress: &mut Progress,
+    breaks: &mut u32,
+) -> Result<Option<Exit>, CliError> {
     let request = WatchPromotionRequest {
         name: name.to_owned(),
     };
@@ -276,6 +269,7 @@ async fn watch(client: &mut Client, name: &str, progress: &mut Progress) -> Resu
             }
         };
         let Some(news) = news else { return Ok(None) };
+        *breaks = 0;
         if let Some(job) = &news.job {
             progress.job(job);
         }
@@ -307,11 +301,12 @@ fn ended(promotion: &Promotion) -> Option<Exit> {
     }
 }
 
-async fn give_up(client: &mut Client, promotion: &Promotion, cancel: bool) -> Result<(), CliError> {
+/// What to do when `--timeout` passed: leave the promotion alone, or cancel it. It may have ended in the same moment.
+async fn give_up(client: &mut Client, promotion: &Promotion, cancel: bool) -> Result<Exit, CliError> {
     let id = leaf(&promotion.name);
     if !cancel {
         anstream::eprintln!("--timeout passed; the promotion goes on: sealift promotion watch {id}");
-        return Ok(());
+        return Ok(Exit::TimedOut);
     }
     let request = CancelPromotionRequest {
         request_id: request_id(),
@@ -319,7 +314,48 @@ async fn give_up(client: &mut Client, promotion: &Promotion, cancel: bool) -> Re
         reason: "the time given with --timeout passed".to_owned(),
         etag: String::new(),
     };
-    client.cancel_promotion(unary(request)).await?;
-    anstream::eprintln!("--timeout passed; the promotion is being cancelled: sealift promotion watch {id}");
-    Ok(())
+    match client.cancel_promotion(unary(request)).await {
+        Ok(_) => {
+            anstream::eprintln!(
+                "--timeout passed; the promotion is being cancelled: sealift promotion watch {id}"
+            );
+            Ok(Exit::TimedOut)
+        }
+        Err(status) => ended(&get(client, &promotion.name).await?).ok_or_else(|| status.into()),
+    }
+}
+
+async fn get(client: &mut Client, name: &str) -> Result<Promotion, CliError> {
+    let request = GetPromotionRequest {
+        name: name.to_owned(),
+    };
+    Ok(client
+        .get_promotion(unary(request))
+        .await?
+        .into_inner()
+        .promotion
+        .unwrap_or_default())
+}
+
+/// Asks for a promotion; tried again when the connection breaks, which the request id makes harmless.
+async fn create(client: &mut Client, request: CreatePromotionRequest) -> Result<Promotion, CliError> {
+    const MOST_TRIES: u32 = 5;
+    let mut tries = 1;
+    loop {
+        let error = match client.create_promotion(unary(request.clone())).await {
+            Ok(answer) => return Ok(answer.into_inner().promotion.unwrap_or_default()),
+            Err(status) => CliError::from(status),
+        };
+        if error.exit() != Exit::Unreachable || tries >= MOST_TRIES {
+            return Err(error);
+        }
+        tokio::time::sleep(pause(tries)).await;
+        tries += 1;
+    }
+}
+
+/// Back-off between two tries, so that many CI jobs do not come back in step.
+fn pause(tries: u32) -> Duration {
+    let jitter = u64::from(std::process::id() % 250);
+    Duration::from_millis(250 * u64::from(tries.min(20)) + jitter)
 }
