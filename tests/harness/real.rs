@@ -325,7 +325,8 @@ impl System {
         self.sealift(&["target", "create", target]).await?;
         let token = self.sealift(&["target", "token", target]).await?;
         let state = self.folder.path().join("agents").join(target);
-        fs::create_dir_all(&state)?;
+        // The agent makes its own folder, which nobody else may enter.
+        fs::create_dir_all(state.parent().context("a state folder has a parent")?)?;
         let mut command = Command::new(binary("sealift-agent")?);
         command.arg("join").arg("--state-dir").arg(&state);
         command.args(["--orchestrator", &self.endpoint(), "--token-stdin"]);
