@@ -8,7 +8,7 @@ use std::{
 };
 
 use sealift_common::{spiffe::SpiffeId, time::Clock};
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -26,6 +26,9 @@ use crate::{
 const STOPPING: Duration = Duration::from_secs(30);
 /// How long work that is under way may go on after the orchestrator has dismissed the agent.
 const FINISHING: Duration = Duration::from_hours(1);
+
+/// How long an agent whose journal failed stays to say so, before it ends to be started again.
+const FAILED_STAY: Duration = Duration::from_mins(5);
 
 /// What an agent is made of.
 pub struct AgentOptions<H> {
@@ -58,6 +61,9 @@ pub enum AgentError {
         #[source]
         source: std::io::Error,
     },
+    /// The journal takes no more writes.
+    #[error("the agent's journal failed: see the log for why; start the agent again to go on")]
+    Journal,
     /// The identity cannot be read.
     #[error("the agent's identity cannot be used")]
     Identity(#[from] IdentityError),
@@ -148,12 +154,15 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
     let finish = match (workshop.take_observations(), workshop.take_logs()) {
         (Some(observations), Some(logs)) => {
             let mut feeds = Feeds { observations, logs };
-            line.run(&*workshop, &mut feeds).await
+            tokio::select! {
+                finish = line.run(&*workshop, &mut feeds) => Ok(finish),
+                () = failed_for_long(&workshop) => Err(AgentError::Journal),
+            }
         }
         // A workshop that was just made has both.
-        _ => Finish::Stopped,
+        _ => Ok(Finish::Stopped),
     };
-    if let Finish::Dismissed { reason } = &finish {
+    if let Ok(Finish::Dismissed { reason }) = &finish {
         tracing::error!(
             reason,
             "the orchestrator does not want this agent any more; what runs on the host stays as it is"
@@ -167,7 +176,20 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
             "some steps did not end in time; they are taken up from the journal at the next start"
         );
     }
-    Ok(finish)
+    finish
+}
+
+/// Returns when the journal failed a while ago and nothing is under way: the disk may be well again, and only a new process can
+/// open the file anew.
+pub(crate) async fn failed_for_long<H: Host>(workshop: &Workshop<H>) {
+    let mut looks = interval(Duration::from_secs(1));
+    while !workshop.has_failed() {
+        looks.tick().await;
+    }
+    sleep(FAILED_STAY).await;
+    while workshop.is_busy() {
+        looks.tick().await;
+    }
 }
 
 async fn wait_idle<H: Host>(workshop: &Workshop<H>, shutdown: &CancellationToken) {

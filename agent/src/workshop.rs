@@ -476,6 +476,11 @@ impl<H: Host> Workshop<H> {
         Ok(self.shared.journal.fences()?.into_iter().collect())
     }
 
+    /// Whether the journal takes no more writes. Only another start of the agent opens it again.
+    pub fn has_failed(&self) -> bool {
+        self.shared.journal.failure().is_some()
+    }
+
     /// Whether an attempt is under way on any target.
     pub fn is_busy(&self) -> bool {
         !lock(&self.shared.active).is_empty()

@@ -183,6 +183,8 @@ struct Shared {
     queue: Mutex<Vec<Request>>,
     writing: Mutex<()>,
     failed: OnceLock<String>,
+    /// The highest fencing tokens, for when the file cannot be read any more.
+    fences: Mutex<BTreeMap<TargetId, Fence>>,
     tip: watch::Sender<u64>,
 }
 
@@ -206,6 +208,7 @@ impl Journal {
         let journal = Self::over(Some(database));
         let next = journal.next_report()?;
         journal.shared.tip.send_replace(next);
+        *lock(&journal.shared.fences) = journal.fences()?;
         journal.attempts()?;
         Ok(journal)
     }
@@ -246,12 +249,13 @@ impl Journal {
                 queue: Mutex::default(),
                 writing: Mutex::default(),
                 failed: OnceLock::new(),
+                fences: Mutex::default(),
                 tip: watch::Sender::new(1),
             }),
         }
     }
 
-    fn fail(&self, error: &JournalError) {
+    pub(crate) fn fail(&self, error: &JournalError) {
         let mut text = error.to_string();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
@@ -331,6 +335,15 @@ impl Journal {
                 .into_iter()
                 .try_for_each(|write| tables::write(transaction, write))
         });
+        if result.is_ok() {
+            let mut known = lock(&self.shared.fences);
+            for write in requests.iter().flat_map(|request| &request.writes) {
+                if let Write::Order { target, fence, .. } = write {
+                    let highest = known.entry(*target).or_default();
+                    *highest = (*highest).max(*fence);
+                }
+            }
+        }
         (requests, result)
     }
 
@@ -365,6 +378,11 @@ impl Journal {
                 Err(error)
             }
         }
+    }
+
+    /// Number that the next report gets, as far as it was ever known here.
+    pub fn known_next_report(&self) -> u64 {
+        *self.shared.tip.borrow()
     }
 
     /// Number that the next report gets; counts from 1.
@@ -402,6 +420,11 @@ impl Journal {
     /// Highest fencing token per target.
     pub fn fences(&self) -> Result<BTreeMap<TargetId, Fence>, JournalError> {
         tables::fences(&self.database()?.begin_read()?)
+    }
+
+    /// Highest fencing token per target as far as it was ever known here, whether or not the file can still be read.
+    pub fn known_fences(&self) -> BTreeMap<TargetId, Fence> {
+        lock(&self.shared.fences).clone()
     }
 
     /// How an attempt was answered, if it was.

@@ -36,20 +36,30 @@ impl<H: Host> Work for Workshop<H> {
     }
 
     fn next_report(&self) -> u64 {
-        self.outbox.next_number()
+        self.shared.journal.known_next_report()
     }
 
     async fn pending_reports(&self, after: u64, most: usize) -> Result<Vec<Report>, StateError> {
+        // An agent whose journal failed stays connected to say so; what it has to report waits for its next start.
+        if self.has_failed() {
+            return Ok(Vec::new());
+        }
         let outbox = self.outbox.clone();
         aside(move || outbox.pending(after, most)).await
     }
 
     async fn acknowledge(&self, number: u64) -> Result<(), StateError> {
+        if self.has_failed() {
+            return Ok(());
+        }
         let outbox = self.outbox.clone();
         aside(move || outbox.acknowledge(number)).await
     }
 
     async fn skip_reports_to(&self, number: u64) -> Result<(), StateError> {
+        if self.has_failed() {
+            return Ok(());
+        }
         let outbox = self.outbox.clone();
         aside(move || outbox.skip_to(number)).await
     }
@@ -63,7 +73,7 @@ impl<H: Host> Work for Workshop<H> {
     }
 
     fn fences(&self) -> Result<Vec<(TargetId, Fence)>, StateError> {
-        Ok(Self::fences(self)?)
+        Ok(self.shared.journal.known_fences().into_iter().collect())
     }
 
     fn observe_now(&self) {

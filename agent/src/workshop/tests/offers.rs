@@ -1,6 +1,7 @@
 //! Orders that meet defects, stops of the agent, or an agent that carries them out already; and the host's policy.
 
 use super::*;
+use crate::work::Work;
 
 #[tokio::test(start_paused = true)]
 async fn r14_a_runner_that_panics_goes_on_from_the_journal() {
@@ -109,5 +110,38 @@ async fn r4_an_order_that_the_hosts_policy_forbids_is_refused_with_a_packet() {
     assert!(summary.contains("policy.allowed_host_paths"), "{summary}");
     assert_eq!(statement(&finished).predicate.result, EvidenceResult::Refused);
     assert_eq!(host.containers().len(), before);
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn f8_an_agent_whose_journal_failed_stays_connected_with_what_it_knows() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.deploy(&samples::order(7, &[("web", "v1")])).await;
+    let workshop = &*agent.workshop;
+    let next = Work::next_report(workshop);
+    assert_eq!(next, agent.workshop.outbox().next_number());
+    let full = JournalError::Damaged("no space left on device".to_owned());
+    workshop.shared.journal.fail(&full);
+    assert_eq!(
+        Work::fences(workshop).unwrap(),
+        [(samples::target_id(), Fence(7))]
+    );
+    assert_eq!(Work::next_report(workshop), next);
+    assert_eq!(Work::pending_reports(workshop, 0, 10).await.unwrap(), []);
+    Work::acknowledge(workshop, 1).await.unwrap();
+    agent.offer(&samples::order(8, &[("web", "v2")])).await;
+    assert!(workshop.has_failed() && !workshop.is_busy());
+    let facts = workshop.facts().borrow().clone();
+    assert!(
+        facts
+            .degraded
+            .iter()
+            .any(|reason| reason.contains("no space left"))
+    );
+    crate::agent::failed_for_long(workshop).await;
+    agent.down().await;
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    assert_eq!(agent.workshop.outbox().next_number(), next);
     agent.down().await;
 }
