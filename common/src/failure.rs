@@ -92,8 +92,8 @@ failure_codes! {
     OrderRefused = "ORDER_REFUSED", Trust, false, "the detail says which check failed; an order that does not verify is a reason to look at the orchestrator";
     /// The order expired before the agent could begin.
     OrderExpired = "ORDER_EXPIRED", Timeout, false, "the host was away too long: promote again when it is back";
-    /// The agent did not come back before the job gave up waiting.
-    AgentLost = "AGENT_LOST", Infrastructure, false, "bring the host back; the agent then reports what it finds";
+    /// Nobody can say what happened on the target: its agent is silent, or there is none.
+    AgentLost = "AGENT_LOST", Infrastructure, false, "bring the host back, and its agent reports what it finds; if it never comes back, sealift agent revoke ends the wait";
     /// The agent was revoked.
     AgentRevoked = "AGENT_REVOKED", Trust, false, "enrol a new agent for the target";
     /// The old set could not be restored.

@@ -308,9 +308,12 @@ CREATE TABLE task_attempts (
     result TEXT NOT NULL DEFAULT '',
     packet_id BLOB,
     started_at TEXT NOT NULL,
+    -- After this moment nothing more is expected of it.
+    due_at TEXT NOT NULL,
     finished_at TEXT,
     PRIMARY KEY (task_id, number)
 ) STRICT;
+CREATE INDEX attempts_by_due_time ON task_attempts (due_at) WHERE finished_at IS NULL;
 
 -- History of every promotion, job and task; seq is the version that the change made, so that it has no gap.
 CREATE TABLE transitions (

@@ -68,6 +68,33 @@ where
     .await
 }
 
+/// The answer that a repeated request gets (R16); `None` for one that is new, or that has no `request_id`. For calls with work
+/// before their transaction: a repetition needs none of it.
+pub async fn known_answer<Req, Resp>(
+    app: &App,
+    caller: &Caller,
+    method: &'static str,
+    request_id: &str,
+    request: &Req,
+) -> Result<Option<Resp>, ApiError>
+where
+    Req: Serialize,
+    Resp: Message + Default,
+{
+    let key = Key::read(caller, method, request_id, request)?;
+    let Some((id, digest)) = key.request else {
+        return Ok(None);
+    };
+    let mut tx = app.db.read().await?;
+    match tx
+        .idempotent_answer(key.tenant, &key.principal, key.method, id)
+        .await?
+    {
+        Some((first, answer)) => replay(first == digest, Keep::Answer, &answer).map(Some),
+        None => Ok(None),
+    }
+}
+
 /// As [`mutate`], for answers that hold a secret: they are not kept, so a repeated `request_id` is refused.
 pub async fn mutate_secret<'e, Req, Resp, F>(
     app: &App,

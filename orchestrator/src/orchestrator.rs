@@ -32,6 +32,9 @@ use crate::{
 /// Longest wait for the store when leases are given up at a stop.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How many of the newest audit events are checked at a start.
+const AUDIT_TAIL: u32 = 1_000;
+
 /// Why an orchestrator does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -150,6 +153,7 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
         clock,
     };
 
+    app.tasks.spawn(check_audit_tail(app.db.clone()));
     let health = Health::default();
     let (routes, names) = server::services(&app, &health)?;
     let accept = CancellationToken::new();
@@ -333,5 +337,22 @@ async fn hand_over(app: &App) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "the leases run out by themselves"),
         Err(_) => tracing::warn!("the leases run out by themselves: the store did not answer in time"),
+    }
+}
+
+/// Checks the newest links of the audit chain. A log that somebody changed is no reason to stop deploying, but to look.
+async fn check_audit_tail(db: Db) {
+    let checked = async {
+        let mut tx = db.read().await?;
+        let (newest, _) = tx.audit_head().await?;
+        let first = newest.saturating_sub(u64::from(AUDIT_TAIL)) + 1;
+        tx.verify_audit_chain(first, AUDIT_TAIL).await
+    };
+    match checked.await {
+        Ok(events) => tracing::debug!(events, "the end of the audit log is whole"),
+        Err(error @ StoreError::Corrupt { .. }) => {
+            tracing::error!(error = %Chain(&error), "the audit log was changed, or its database is damaged");
+        }
+        Err(error) => tracing::warn!(error = %Chain(&error), "the audit log could not be checked"),
     }
 }

@@ -14,7 +14,7 @@ use sealift_common::{
 use sealift_store::{Job, Task, Tx};
 
 use crate::{
-    app::{Core, ORCHESTRATOR},
+    app::{Core, ORCHESTRATOR, attempts},
     status::ApiError,
 };
 
@@ -144,10 +144,31 @@ async fn assign(
         manifest: orders.release.manifest.clone(),
         limits: orders.limits,
     };
-    let signed = (core.sign_order)(&order).map_err(ApiError::internal)?;
+    let signed = match (core.sign_order)(&order) {
+        Ok(signed) => signed,
+        // Trying again would give the same: the lane must not wait for it.
+        Err(error) => {
+            let summary = format!("no order can be made for {}", target.name);
+            let failure = Failure::new(FailureCode::Internal, summary).with_detail(error.to_string());
+            tx.apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now)
+                .await?;
+            return Ok(());
+        }
+    };
     let lease = core.lease_until(now);
-    tx.assign_task(task, agent_id, attempt, fence, &signed, lease, ORCHESTRATOR, now)
-        .await?;
+    let due = now + core.rules.order_life + attempts::longest(&orders.limits);
+    tx.assign_task(
+        task,
+        agent_id,
+        attempt,
+        fence,
+        &signed,
+        lease,
+        due,
+        ORCHESTRATOR,
+        now,
+    )
+    .await?;
     Ok(())
 }
 

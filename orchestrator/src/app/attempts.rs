@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use sealift_common::{
     failure::{Failure, FailureCode},
     strategy::Limits,
@@ -13,6 +14,18 @@ use sealift_store::Task;
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// Longest wait between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
+/// What restoring the old set may take: containers that stop slowly, an engine that answers slowly.
+const RESTORING: Duration = Duration::from_mins(30);
+/// What is left for the way there and back.
+const GRACE: Duration = Duration::from_mins(5);
+
+/// How long an attempt that has begun may take, all its steps at their limits. After that its agent, however alive, is taken
+/// not to know what became of it (R14).
+pub fn longest(limits: &Limits) -> TimeDelta {
+    let steps = u64::from(limits.pull_deadline_ms) + u64::from(limits.healthy_deadline_ms);
+    TimeDelta::from_std(Duration::from_millis(steps) + RESTORING + GRACE).unwrap_or(TimeDelta::days(3))
+}
 
 /// The event for a failure that the agent reported: the end of the task, or of this attempt only. A task that is to stop, whose
 /// attempts are used up, or whose failure nothing but a person can mend, has no other attempt.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
-    bounds,
+    bounds, canonical,
     compose::{self, ComposeErrors, ComposeFile, EnvFiles},
     digest::Digest,
     error::Reason,
@@ -49,12 +49,29 @@ pub async fn prepare(
         .filter_map(|(service, image)| Some((service.clone(), resolved.get(image)?.clone())))
         .collect();
     let manifest = file.pin(&images).map_err(ApiError::internal)?;
+    check_size(&manifest)?;
     let content = manifest.content_digest().map_err(ApiError::internal)?;
     Ok(Draft {
         source,
         manifest,
         content,
     })
+}
+
+/// Orders carry the manifest, so one that is too large for them could never be deployed. Files that are small may become large
+/// when they are read: anchors and variable files repeat text.
+fn check_size(manifest: &Manifest) -> Result<(), ApiError> {
+    let bytes = canonical::to_vec(manifest).map_err(ApiError::internal)?.len();
+    if bytes <= bounds::MANIFEST_BYTES {
+        return Ok(());
+    }
+    let most = bounds::MANIFEST_BYTES;
+    Err(ApiError::new(
+        Reason::InvalidManifest,
+        format!("the release has {bytes} bytes once anchors and variable files are filled in, and {most} are allowed"),
+        "move large values out of the compose file and its variable files, into images or mounted files",
+    )
+    .field("compose", format!("has more than {most} bytes when filled in")))
 }
 
 /// Every image by its text. All that fail are named in one answer, each at its service.
@@ -295,5 +312,24 @@ fn assemble(
         components: services,
         created_by: actor.to_owned(),
         created_at: now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r1_a_release_too_large_for_an_order_is_refused_when_it_is_made() {
+        let of_size = |bytes: usize| -> Manifest {
+            let image = serde_json::json!({ "repository": "registry.test/a", "digest": Digest::of(b"a") });
+            let service = serde_json::json!({
+                "image": image, "environment": { "A": "x".repeat(bytes) }, "stop_grace_period_ms": 10_000
+            });
+            serde_json::from_value(serde_json::json!({ "services": { "web": service } })).unwrap()
+        };
+        check_size(&of_size(bounds::MANIFEST_BYTES / 2)).unwrap();
+        let refused = check_size(&of_size(bounds::MANIFEST_BYTES)).unwrap_err();
+        assert_eq!(refused.reason(), Reason::InvalidManifest);
     }
 }

@@ -1,4 +1,4 @@
-//! Gives up waiting for a word: tasks whose lease ran out are lost (their effect is unknown, their target stays occupied), and
+//! Gives up waiting for a word: tasks whose lease ran out or whose attempt takes longer than its limits allow are lost (their effect is unknown, their target stays occupied), and
 //! tasks of revoked agents, which can never say anything again, have failed.
 
 use chrono::{DateTime, Utc};
@@ -10,13 +10,22 @@ use crate::{
     status::ApiError,
 };
 
-/// Handles one batch; answers how many tasks changed.
-pub async fn expire_leases(tx: &mut Tx, now: DateTime<Utc>) -> Result<usize, ApiError> {
+/// Handles one batch; answers how many tasks changed. `patient`: the orchestrator has only just started, so silence says nothing
+/// yet about agents.
+pub async fn expire_leases(tx: &mut Tx, now: DateTime<Utc>, patient: bool) -> Result<usize, ApiError> {
     let mut changed = 0;
     let most = u32::try_from(BATCH).unwrap_or(u32::MAX);
     for task in tx.live_tasks_of_revoked_agents(most).await? {
         abandon_task(tx, &task, "", ORCHESTRATOR, now).await?;
         changed += 1;
+    }
+    for task in tx.overdue_tasks(now, most).await? {
+        tx.apply_task_event(&task, &TaskEvent::LeaseExpired, ORCHESTRATOR, now)
+            .await?;
+        changed += 1;
+    }
+    if patient {
+        return Ok(changed);
     }
     for task in tx.expired_leases(now, most).await? {
         let agent = match task.agent_id {

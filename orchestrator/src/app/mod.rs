@@ -9,6 +9,7 @@ pub mod cancel_promotion;
 pub mod create_promotion;
 pub mod create_release;
 pub mod expire_leases;
+pub mod give_up_job;
 pub mod resolve_release;
 pub mod start_job;
 pub mod survey;

@@ -166,7 +166,7 @@ impl Promotions {
                 Box::pin(async {
                     let tx = tx;
                     let found = find(tx, tenant, id).await?;
-                    check_own(caller, &found)?;
+                    check_own(caller, found.id, &found.requested_by)?;
                     check_etag(&request.etag, &found)?;
                     let now = self.app.clock.now();
                     let cancelled = cancel_promotion(tx, found, &request.reason, &actor, now).await?;
@@ -298,16 +298,15 @@ async fn find(tx: &mut Tx, tenant: TenantId, id: PromotionId) -> Result<Promotio
 }
 
 /// A CI system takes back only what it asked for itself.
-fn check_own(caller: &Caller, promotion: &Promotion) -> Result<(), ApiError> {
-    if caller.user_role() != Some(Role::Ci) || promotion.requested_by == caller.actor() {
+fn check_own(caller: &Caller, id: PromotionId, requested_by: &str) -> Result<(), ApiError> {
+    if caller.user_role() != Some(Role::Ci) || requested_by == caller.actor() {
         return Ok(());
     }
     Err(ApiError::new(
         Reason::RoleMissing,
         format!(
-            "{} was requested by {}, and a CI system cancels only its own promotions",
-            names::of_promotion(promotion.id),
-            promotion.requested_by
+            "{} was requested by {requested_by}, and a CI system cancels only its own promotions",
+            names::of_promotion(id)
         ),
         "ask a deployer or an administrator to cancel it",
     ))
@@ -427,5 +426,37 @@ impl PromotionService for Promotions {
     ) -> Result<Response<Self::WatchPromotionStream>, Status> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(self.watch(&caller, request.get_ref()).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sealift_common::id::UserId;
+
+    use super::*;
+    use crate::caller::Principal;
+
+    #[test]
+    fn r12_a_ci_system_cancels_only_its_own_promotions() {
+        let now = chrono::DateTime::default();
+        let (id, user) = (PromotionId::new(now), UserId::new(now));
+        let caller = |role| Caller {
+            tenant: None,
+            principal: Principal::User {
+                id: user,
+                name: "ci-shop".parse().unwrap(),
+                role,
+            },
+            serial: None,
+            request_id: String::new(),
+            certificate_not_after: None,
+            notes: std::sync::Arc::default(),
+        };
+        check_own(&caller(Role::Ci), id, "user/ci-shop").unwrap();
+        let refused = check_own(&caller(Role::Ci), id, "user/alice").unwrap_err();
+        assert_eq!(refused.reason(), Reason::RoleMissing);
+        for role in [Role::Deployer, Role::Admin] {
+            check_own(&caller(role), id, "user/alice").unwrap();
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     },
     caller::Caller,
     convert::release::{release, to_source},
-    mutate::mutate,
+    mutate::{known_answer, mutate},
     names,
     paging::{next_token, page_request},
     state::App,
@@ -45,6 +45,13 @@ impl Releases {
         let source = to_source(request.source.as_ref())?;
         let env_files = to_env_files(&request)?;
         caller.about(&format!("releases/{source}"));
+        let method = "sealift.v1.ReleaseService/CreateRelease";
+        if !request.validate_only
+            && let Some(known) =
+                known_answer(&self.app, caller, method, &request.request_id, &request).await?
+        {
+            return Ok(known);
+        }
         // Registries are asked before any transaction begins: they may take long.
         let draft = prepare(&self.app.registry, source, &request.compose, &env_files).await?;
         let actor = caller.actor();
@@ -55,7 +62,6 @@ impl Releases {
             return created(&preview);
         }
         let resource = format!("releases/{}", draft.source);
-        let method = "sealift.v1.ReleaseService/CreateRelease";
         mutate(
             &self.app,
             caller,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sealift_common::{
+    failure::{Failure, FailureCode},
     id::{PacketId, TaskId},
     job::{JobPhase, JobState},
     release::Release,
@@ -129,10 +130,17 @@ impl Parts {
                 failure: Some(failure::failure(failure)),
                 ..Self::default()
             },
+            // Not its end, but what is known of it: what it waits for, and the way out.
+            TaskState::Lost => Self {
+                failure: Some(failure::failure(&Failure::new(
+                    FailureCode::AgentLost,
+                    "no word of the agent in time: what runs there is not known until it reports, and the job waits for that",
+                ))),
+                ..Self::default()
+            },
             TaskState::Pending
             | TaskState::Assigned
             | TaskState::Accepted
-            | TaskState::Lost
             | TaskState::Succeeded
             | TaskState::Cancelled => Self::default(),
         }
@@ -180,6 +188,13 @@ pub fn log_line(line: &StoredLogLine, task: String, target: String) -> pb::LogLi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r14_a_lost_task_says_what_it_waits_for_and_the_way_out() {
+        let said = Parts::of(&TaskState::Lost).failure.unwrap();
+        assert_eq!(said.code, "AGENT_LOST");
+        assert!(said.advice.contains("sealift agent revoke"), "{}", said.advice);
+    }
 
     #[test]
     fn every_state_keeps_its_name_on_the_wire() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sealift_common::id::ReplicaId;
 use sealift_store::Change;
 
@@ -20,20 +21,34 @@ use crate::{
 pub struct LeaseReaper {
     core: Core,
     turn: Turn,
+    started_at: DateTime<Utc>,
 }
 
 impl LeaseReaper {
     /// Of this replica.
     pub fn new(core: Core, replica: ReplicaId) -> Self {
         let turn = Turn::new(core.db.clone(), turn::LEASE_REAPER, replica);
-        Self { core, turn }
+        let started_at = core.clock.now();
+        Self {
+            core,
+            turn,
+            started_at,
+        }
+    }
+
+    /// While the orchestrator was away nobody could be heard: after a start, agents get the time to come back.
+    fn is_patient(&self) -> bool {
+        self.core.clock.now() - self.started_at < self.core.rules.reconnect_grace
     }
 
     async fn is_needed(&self) -> Result<bool, ApiError> {
         let mut tx = self.turn.read().await?;
         let now = self.core.clock.now();
-        Ok(!tx.expired_leases(now, 1).await?.is_empty()
-            || !tx.live_tasks_of_revoked_agents(1).await?.is_empty())
+        Ok(
+            (!self.is_patient() && !tx.expired_leases(now, 1).await?.is_empty())
+                || !tx.overdue_tasks(now, 1).await?.is_empty()
+                || !tx.live_tasks_of_revoked_agents(1).await?.is_empty(),
+        )
     }
 }
 
@@ -62,7 +77,7 @@ impl Activity for LeaseReaper {
                 return Err(error);
             }
         };
-        let changed = expire_leases(&mut tx, self.core.clock.now()).await?;
+        let changed = expire_leases(&mut tx, self.core.clock.now(), self.is_patient()).await?;
         tx.commit().await?;
         Ok(if changed == 0 {
             Outcome::Idle

@@ -1,16 +1,20 @@
 //! The scheduler: starts the heads of lanes and advances running jobs. One replica at a time holds the turn; every transaction
 //! checks that it still does.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sealift_common::{error::Reason, id::ReplicaId};
+use sealift_common::{
+    error::Reason,
+    id::{JobId, ReplicaId},
+};
 use sealift_store::Change;
 
 use crate::{
     app::{
         Core,
         advance_job::{Advance, advance_job},
+        give_up_job::give_up_job,
         start_job::{Started, start_job},
         turn::{self, Turn},
     },
@@ -21,12 +25,17 @@ use crate::{
 /// Most running jobs that one activation looks at; there is at most one per lane.
 const JOBS: u32 = 10_000;
 
+/// How often a job is tried that cannot be moved.
+const TRIES: u32 = 5;
+
 /// The scheduler of one replica.
 #[derive(Debug)]
 pub struct Scheduler {
     core: Core,
     turn: Turn,
     started_at: DateTime<Utc>,
+    /// How often in a row each job could not be moved.
+    stuck: BTreeMap<JobId, u32>,
 }
 
 impl Scheduler {
@@ -38,10 +47,11 @@ impl Scheduler {
             core,
             turn,
             started_at,
+            stuck: BTreeMap::new(),
         }
     }
 
-    async fn start_lanes(&self) -> Result<bool, ApiError> {
+    async fn start_lanes(&mut self) -> Result<bool, ApiError> {
         let patient = self.core.clock.now() - self.started_at < self.core.rules.reconnect_grace;
         let mut tx = self.turn.read().await?;
         let lanes = tx.lanes_with_queued().await?;
@@ -61,33 +71,61 @@ impl Scheduler {
                     tx.commit().await?;
                     worked = true;
                 }
-                Err(error) => Self::tolerate("job.start", error)?,
+                Err(error) => {
+                    drop(tx);
+                    let head = self.turn.read().await?.lane_head(lane).await?;
+                    worked |= self.tolerate("job.start", head.map(|job| job.id), error).await?;
+                }
             }
         }
         Ok(worked)
     }
 
-    async fn advance_jobs(&self) -> Result<bool, ApiError> {
+    async fn advance_jobs(&mut self) -> Result<bool, ApiError> {
         let jobs = self.turn.read().await?.running_jobs(JOBS).await?;
         let mut worked = false;
         for job in jobs {
             match advance_job(&self.core, &self.turn, job.id).await {
                 Ok(Advance::Idle) => {}
-                Ok(Advance::Worked | Advance::Ended) => worked = true,
-                Err(error) => Self::tolerate("job.advance", error)?,
+                Ok(Advance::Worked | Advance::Ended) => {
+                    self.stuck.remove(&job.id);
+                    worked = true;
+                }
+                Err(error) => worked |= self.tolerate("job.advance", Some(job.id), error).await?,
             }
         }
         Ok(worked)
     }
 
-    /// One job that cannot be moved must not hold up the others; what concerns all of them ends the activation.
-    fn tolerate(span: &'static str, error: ApiError) -> Result<(), ApiError> {
-        match error.reason() {
-            Reason::Internal => {
-                tracing::error!(activity = span, error = %Chain(&error), "a job cannot be moved");
-                Ok(())
+    /// One job that cannot be moved must not hold up the others, nor its lane for ever: after some tries it is given up. Answers
+    /// whether that was done. What concerns all jobs ends the activation.
+    async fn tolerate(
+        &mut self,
+        span: &'static str,
+        job: Option<JobId>,
+        error: ApiError,
+    ) -> Result<bool, ApiError> {
+        if error.reason() != Reason::Internal {
+            return Err(error);
+        }
+        tracing::error!(activity = span, error = %Chain(&error), "a job cannot be moved");
+        let Some(job) = job else {
+            return Ok(false);
+        };
+        let tries = self.stuck.entry(job).or_default();
+        *tries += 1;
+        if *tries < TRIES {
+            return Ok(false);
+        }
+        self.stuck.remove(&job);
+        let why = Chain(&error).to_string();
+        match give_up_job(&self.core, &self.turn, job, &why).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.reason() == Reason::Internal => {
+                tracing::error!(activity = span, error = %Chain(&error), "a job cannot even be given up");
+                Ok(false)
             }
-            _ => Err(error),
+            Err(error) => Err(error),
         }
     }
 }

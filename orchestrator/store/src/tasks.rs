@@ -58,6 +58,11 @@ statements! {
         "SELECT ", columns!("t."), " FROM agents g JOIN tasks t ON t.agent_id = g.id AND t.", live!(),
         " WHERE g.intent = 'revoked' ORDER BY t.id LIMIT $1"
     };
+    OVERDUE = {
+        "SELECT ", columns!("t."), " FROM task_attempts a JOIN tasks t ON t.id = a.task_id AND t.attempt = a.number ",
+        "WHERE a.finished_at IS NULL AND a.due_at < $1 AND t.state IN ('assigned', 'accepted', 'running') ",
+        "AND (t.step IS NULL OR t.step <> 'retry_wait') ORDER BY a.due_at LIMIT $2"
+    };
     SET_STATE = {
         "UPDATE tasks SET state = $3, step = $4, skip_reason = $5, failure = $6, ",
         "lease_until = CASE WHEN $7 THEN $8 ELSE lease_until END, ",
@@ -74,8 +79,8 @@ statements! {
         columns!("")
     };
     INSERT_ATTEMPT = {
-        "INSERT INTO task_attempts (task_id, number, fence, agent_id, order_envelope, order_digest, started_at) ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7)"
+        "INSERT INTO task_attempts (task_id, number, fence, agent_id, order_envelope, order_digest, started_at, due_at) ",
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
     };
     FINISH_ATTEMPT = {
         "UPDATE task_attempts SET result = $3, packet_id = COALESCE($4, packet_id), ",
@@ -190,6 +195,17 @@ impl Tx {
         all(rows)
     }
 
+    /// Tasks whose present attempt was due before `now` and that still count as being worked on, the longest overdue first,
+    /// without orders.
+    pub async fn overdue_tasks(&mut self, now: DateTime<Utc>, limit: u32) -> Result<Vec<Task>> {
+        let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(OVERDUE)
+            .bind(now)
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)?;
+        all(rows)
+    }
+
     /// Live tasks of agents that were revoked: nobody will ever report on them.
     pub async fn live_tasks_of_revoked_agents(&mut self, limit: u32) -> Result<Vec<Task>> {
         let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(LIVE_OF_REVOKED)
@@ -219,7 +235,8 @@ impl Tx {
         })
     }
 
-    /// Gives a task its next attempt: the event `assigned`, the order and the attempt's row. A second live task on the target
+    /// Gives a task its next attempt: the event `assigned`, the order and the attempt's row. After `due_at` nothing more is
+    /// expected of the attempt ([`Tx::overdue_tasks`]), however alive its agent is. A second live task on the target
     /// is refused by the database: [`StoreError::Duplicate`] of `one_live_task_per_target` (R1).
     #[expect(
         clippy::too_many_arguments,
@@ -233,6 +250,7 @@ impl Tx {
         fence: Fence,
         order: &[u8],
         lease_until: DateTime<Utc>,
+        due_at: DateTime<Utc>,
         actor: &str,
         now: DateTime<Utc>,
     ) -> Result<Task> {
@@ -258,6 +276,7 @@ impl Tx {
             .bind(order)
             .bind(Digest::of(order).to_string())
             .bind(now)
+            .bind(due_at)
             .execute(conn)
             .await
             .map(drop))?;

@@ -426,3 +426,60 @@ async fn lists_come_in_pages_that_belong_to_their_arguments() {
     assert_eq!(reason(&refused), "INVALID_PAGE_TOKEN");
     world.stop().await;
 }
+
+#[tokio::test]
+async fn r16_a_repeated_release_is_answered_without_asking_registries() {
+    let world = World::start().await;
+    let alice = world.user("default", "alice", Role::Deployer).await;
+    let id = Uuid::from_u128(11);
+    let request = v1::CreateReleaseRequest {
+        request_id: id.to_string(),
+        source: Some(v1::Source {
+            repository: "github.com/acme/shop".to_owned(),
+            project: "api".to_owned(),
+            commit: "0123456789012345678901234567890123456789".to_owned(),
+        }),
+        // No registry can be asked for this one.
+        compose: b"services:
+  web:
+    image: 127.0.0.1:1/none:v1
+"
+        .to_vec(),
+        ..v1::CreateReleaseRequest::default()
+    };
+    let first = v1::CreateReleaseResponse {
+        release: Some(v1::Release {
+            name: "releases/first".to_owned(),
+            ..v1::Release::default()
+        }),
+    };
+    let app = &world.running.app;
+    let mut tx = app.db.write().await.unwrap();
+    let tenant = tx
+        .tenant_by_name(&"default".parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    tx.put_idempotent_answer(
+        tenant.id,
+        "user/alice",
+        "sealift.v1.ReleaseService/CreateRelease",
+        id,
+        sealift_common::canonical::digest(&request).unwrap(),
+        &prost::Message::encode_to_vec(&first),
+        app.clock.now(),
+    )
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    let mut releases = v1::release_service_client::ReleaseServiceClient::new(alice);
+    let again = releases.create_release(request.clone()).await.unwrap();
+    assert_eq!(again.into_inner(), first);
+    let other = v1::CreateReleaseRequest {
+        compose: b"services: {}".to_vec(),
+        ..request
+    };
+    let status = releases.create_release(other).await.unwrap_err();
+    assert_eq!(reason(&status), "REQUEST_ID_REUSED");
+    world.stop().await;
+}

@@ -4,10 +4,19 @@ use chrono::TimeDelta;
 use sealift_common::{
     error::Reason,
     failure::FailureCode,
+    id::ReplicaId,
     job::JobPhase,
     promotion::PromotionState,
     strategy::{Limits, Strategy},
     task::{TaskPhase, Wanted},
+    time::Clock as _,
+};
+use sealift_orchestrator::{
+    app::abandon_task::abandon_task,
+    loops::{
+        driver::{Activity as _, Outcome},
+        lease_reaper::LeaseReaper,
+    },
 };
 
 use crate::world::{Act, World};
@@ -103,4 +112,70 @@ async fn r14_what_has_ended_cannot_be_cancelled() {
     let error = world.cancel(job).await.unwrap_err();
     assert_eq!(error.reason(), Reason::WrongState);
     assert_eq!(world.state(job).await, PromotionState::Deployed);
+}
+
+#[tokio::test]
+async fn r14_a_revoked_agent_ends_its_task_and_its_attempt() {
+    let world = World::new(1).await;
+    let release = world.release("v1").await;
+    let job = world.promote(&release).await;
+    world.settle().await;
+    world.act(Act::Begin).await;
+    let task = world.tasks(job).await.remove(0);
+    let now = world.clock.now();
+    let mut tx = world.core.db.write().await.unwrap();
+    for _ in 0..2 {
+        let task = tx.task(task.id).await.unwrap().unwrap();
+        let ended = abandon_task(&mut tx, &task, "host is gone", "user/alice", now)
+            .await
+            .unwrap();
+        assert_eq!(ended.state.phase(), TaskPhase::Failed);
+    }
+    let attempts = tx.attempts(task.id).await.unwrap();
+    assert_eq!((attempts.len(), attempts[0].result.as_str()), (1, "abandoned"));
+    assert_eq!(attempts[0].finished_at, Some(now));
+    tx.commit().await.unwrap();
+    world.settle().await;
+    assert_eq!(world.phase(job).await, JobPhase::Failed);
+}
+
+#[tokio::test]
+async fn r14_an_attempt_that_outlasts_its_limits_is_lost_however_alive_its_agent_is() {
+    let world = World::new(1).await;
+    let release = world.release("v1").await;
+    let job = world.promote(&release).await;
+    world.settle().await;
+    world.act(Act::Begin).await;
+    let task = world.tasks(job).await.remove(0);
+    for (hours, phase) in [(0, TaskPhase::Running), (2, TaskPhase::Lost)] {
+        world.clock.advance(TimeDelta::hours(hours));
+        let mut tx = world.core.db.write().await.unwrap();
+        tx.extend_leases(&[task.id], world.clock.now() + TimeDelta::hours(1))
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        world.reap().await;
+        assert_eq!(world.phases(job).await, [phase]);
+    }
+    // What it says later still counts.
+    world.act(Act::Succeed).await;
+    world.settle().await;
+    assert_eq!(world.phase(job).await, JobPhase::Succeeded);
+}
+
+#[tokio::test]
+async fn r9_after_a_start_silence_is_not_loss_until_agents_had_time_to_return() {
+    let mut world = World::new(1).await;
+    world.core.rules.reconnect_grace = TimeDelta::seconds(60);
+    let release = world.release("v1").await;
+    let job = world.promote(&release).await;
+    world.settle().await;
+    world.act(Act::Begin).await;
+    world.clock.advance(TimeDelta::minutes(10));
+    let mut reaper = LeaseReaper::new(world.core.clone(), ReplicaId::new(world.clock.now()));
+    assert_eq!(reaper.activate().await.unwrap(), Outcome::Idle);
+    assert_eq!(world.phases(job).await, [TaskPhase::Running]);
+    world.clock.advance(TimeDelta::seconds(60));
+    while reaper.activate().await.unwrap() == Outcome::More {}
+    assert_eq!(world.phases(job).await, [TaskPhase::Lost]);
 }

@@ -6,12 +6,14 @@ use sealift_common::{
     failure::FailureCode,
     id::ReplicaId,
     job::{JobPhase, JobState},
+    order::OrderError,
     promotion::PromotionState,
     strategy::Strategy,
+    task::Wanted,
     time::Clock as _,
 };
 use sealift_orchestrator::{
-    app::turn::Turn,
+    app::{give_up_job::give_up_job, turn::Turn},
     loops::{
         driver::{Activity as _, Outcome},
         scheduler::Scheduler,
@@ -134,4 +136,41 @@ async fn i10_a_scheduler_that_was_paused_beyond_its_lease_writes_nothing() {
     assert!(paused.write().await.is_err());
     assert!(other.write().await.is_ok());
     assert_eq!(world.phase(job).await, JobPhase::Queued);
+}
+
+#[tokio::test]
+async fn r1_an_order_that_cannot_be_made_does_not_jam_the_lane() {
+    let mut world = World::new(3).await;
+    let release = world.release("v1").await;
+    world.core.sign_order = std::sync::Arc::new(|_| Err(OrderError::NoKey));
+    let job = world.promote(&release).await;
+    world.settle().await;
+    assert_eq!(world.phase(job).await, JobPhase::Failed);
+    let world = world.restart().await;
+    let next = world.promote(&release).await;
+    assert_eq!(world.finish(next).await, JobPhase::Succeeded);
+}
+
+#[tokio::test]
+async fn r1_a_job_that_cannot_be_moved_is_given_up_waiting_or_running() {
+    let world = World::new(3).await;
+    let release = world.release("v1").await;
+    let (one, two) = (world.promote(&release).await, world.promote(&release).await);
+    world.step().await;
+    world.step().await;
+    world.act(Act::Begin).await;
+    let now = world.clock.now() + chrono::TimeDelta::minutes(1);
+    let mut turn = Turn::new(world.core.db.clone(), "test", ReplicaId::new(now));
+    assert!(turn.hold(now).await.unwrap());
+    for job in [one, two] {
+        give_up_job(&world.core, &turn, job, "a defect").await.unwrap();
+        give_up_job(&world.core, &turn, job, "a defect").await.unwrap();
+    }
+    assert_eq!(world.phase(two).await, JobPhase::Failed);
+    assert_eq!(world.state(two).await, PromotionState::Failed);
+    world.settle().await;
+    assert!(world.live().await.iter().all(|task| task.wanted == Wanted::Stop));
+    world.act(Act::Stop).await;
+    world.settle().await;
+    assert!(world.phase(one).await.is_terminal());
 }

@@ -324,6 +324,7 @@ impl Seed {
             fence,
             &order,
             until,
+            now + chrono::TimeDelta::hours(1),
             "orchestrator",
             now,
         )

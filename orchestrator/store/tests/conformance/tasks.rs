@@ -24,6 +24,7 @@ conformance![
     leases_only_grow,
     a_task_that_returns_has_a_lease_again,
     retries_come_due,
+    r14_an_attempt_is_overdue_until_it_ends_or_is_lost,
     what_is_wanted_is_kept_with_a_trace,
     attempts_end_once,
     task_changes_name_job_and_agent,
@@ -298,6 +299,31 @@ async fn a_task_that_returns_has_a_lease_again(world: World) {
         .await
         .unwrap();
     assert_eq!(back.lease_until, Some(at(90) + LEASE_AFTER_RETURN));
+}
+
+async fn r14_an_attempt_is_overdue_until_it_ends_or_is_lost(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 2).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let one = seed.assign(&mut tx, &made.tasks[0], at(0)).await.unwrap();
+    let two = seed.assign(&mut tx, &made.tasks[1], at(1)).await.unwrap();
+    assert!(tx.overdue_tasks(at(3_600), 9).await.unwrap().is_empty());
+    // However often the agent is heard.
+    tx.extend_leases(&[one.id, two.id], at(9_000)).await.unwrap();
+    let overdue = tx.overdue_tasks(at(4_000), 9).await.unwrap();
+    assert_eq!(
+        overdue.iter().map(|task| task.id).collect::<Vec<_>>(),
+        [one.id, two.id]
+    );
+    assert_eq!(tx.overdue_tasks(at(4_000), 1).await.unwrap().len(), 1);
+    tx.apply_task_event(&one, &TaskEvent::LeaseExpired, "orchestrator", at(4_000))
+        .await
+        .unwrap();
+    let event = TaskEvent::AttemptFailed { failure: failure() };
+    tx.apply_task_event(&two, &event, "agent/1", at(4_000))
+        .await
+        .unwrap();
+    assert!(tx.overdue_tasks(at(9_000), 9).await.unwrap().is_empty());
 }
 
 async fn retries_come_due(world: World) {
