@@ -123,12 +123,20 @@ pub struct Failure {
     pub detail: String,
 }
 
+/// The longest beginning of `text` that has at most `most` bytes and no broken character.
+#[must_use]
+pub fn cut(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
+}
+
 impl Failure {
-    /// A failure without detail.
+    /// A failure without detail. A summary longer than [`TEXT_BYTES`](crate::bounds::TEXT_BYTES) is cut: whoever reads it next
+    /// holds it to that bound.
     pub fn new(code: FailureCode, summary: impl Into<String>) -> Self {
         Self {
             code,
-            summary: summary.into(),
+            summary: cut(summary.into(), crate::bounds::TEXT_BYTES),
             detail: String::new(),
         }
     }
@@ -156,5 +164,20 @@ impl std::str::FromStr for FailureCode {
             .copied()
             .find(|code| code.as_str() == text)
             .ok_or_else(|| format!("{text:?} is not a failure code"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bounds::TEXT_BYTES;
+
+    #[test]
+    fn a_summary_is_cut_by_bytes_and_never_inside_a_character() {
+        let failure = Failure::new(FailureCode::Internal, "ä".repeat(TEXT_BYTES));
+        assert_eq!(failure.summary, "ä".repeat(TEXT_BYTES / 2));
+        let odd = Failure::new(FailureCode::Internal, format!("x{}", "ä".repeat(TEXT_BYTES)));
+        assert_eq!(odd.summary.len(), TEXT_BYTES - 1);
+        assert_eq!(Failure::new(FailureCode::Internal, "short").summary, "short");
     }
 }

@@ -171,11 +171,11 @@ async fn prove(
             .job_by_id(task.job_id)
             .await?
             .ok_or_else(|| Refusal::Internal(format!("task {} has no job", task.id)))?;
-        let proof = packets::check(finished, &task, job.environment_id, keys, now)?;
+        let verdict = packets::check(finished, &task, job.environment_id, keys, now)?;
         if finished.result != EvidenceResult::Succeeded {
             tracing::info!(task.id = %task.id, agent.id = %agent, result = %finished.result, "attempt ended");
         }
-        finished.proof = Some(Box::new(proof));
+        finished.verdict = Some(verdict);
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use sealift_common::{
     canonical,
     digest::Digest,
     evidence::{EvidenceResult, Packet},
+    failure::{Failure, FailureCode},
     id::{EnvironmentId, PacketId, ReleaseId},
     keys::{PublicKey, SigningKey},
     name::ProjectRef,
@@ -32,6 +33,26 @@ pub struct Proof {
     pub limits: Limits,
 }
 
+/// What a final report is worth.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is proven.
+    Proven(Box<Proof>),
+    /// It is not. The attempt ends all the same: a report that is refused is sent again for ever.
+    Unproven(Unproven),
+}
+
+/// A final report without proof.
+#[derive(Debug)]
+pub struct Unproven {
+    /// Why the attempt counts as failed.
+    pub failure: Failure,
+    /// Whether the agent showed something that cannot be true, rather than nothing.
+    pub suspect: bool,
+    /// The limits of the order.
+    pub limits: Limits,
+}
+
 /// A sticker as the agent wrote it.
 #[derive(Debug)]
 pub struct WrittenSticker {
@@ -54,14 +75,15 @@ pub struct Keys<'a> {
     pub order: &'a PublicKey,
 }
 
-/// Checks the packet and the sticker of a final report about `task`'s present attempt.
+/// Checks the packet and the sticker of a final report about `task`'s present attempt. What the agent got wrong is a verdict, what
+/// the orchestrator got wrong is a refusal.
 pub fn check(
     finished: &Finished,
     task: &Task,
     environment: EnvironmentId,
     keys: Keys<'_>,
     now: DateTime<Utc>,
-) -> Result<Proof, Refusal> {
+) -> Result<Verdict, Refusal> {
     let bytes = task
         .order
         .as_deref()
@@ -72,14 +94,48 @@ pub fn check(
             task.id
         ))
     })?;
+    // An agent that could not even state the order (it did not verify, it was for somebody else) has nothing to sign.
+    let reason = finished
+        .failure
+        .as_ref()
+        .filter(|_| matches!(finished.result, EvidenceResult::Failed | EvidenceResult::Refused));
+    if let Some(failure) = reason.filter(|_| finished.packet.is_empty()) {
+        return Ok(Verdict::Unproven(Unproven {
+            failure: failure.clone(),
+            suspect: false,
+            limits: order.limits,
+        }));
+    }
+    match prove(finished, task, environment, keys, bytes, &order, now) {
+        Ok(proof) => Ok(Verdict::Proven(Box::new(proof))),
+        Err(Refusal::Violation(what)) => Ok(Verdict::Unproven(Unproven {
+            failure: Failure::new(
+                FailureCode::AgentState,
+                format!("the agent reports \"{}\" without proof", finished.result),
+            )
+            .with_detail(what),
+            suspect: true,
+            limits: order.limits,
+        })),
+        Err(other) => Err(other),
+    }
+}
+
+fn prove(
+    finished: &Finished,
+    task: &Task,
+    environment: EnvironmentId,
+    keys: Keys<'_>,
+    bytes: &[u8],
+    order: &Order,
+    now: DateTime<Utc>,
+) -> Result<Proof, Refusal> {
     let statement = Packet::open(&finished.packet, keys.agent)
         .map_err(|error| Refusal::violation(format!("the evidence packet is refused: {error}")))?;
     let predicate = &statement.predicate;
-    predicate
-        .check_order(&order, Digest::of(bytes))
-        .map_err(|field| {
-            Refusal::violation(format!("the evidence packet's {field} is not that of the order"))
-        })?;
+    predicate.check_order(order, Digest::of(bytes)).map_err(|field| {
+        Refusal::violation(format!("the evidence packet's {field} is not that of the order"))
+    })?;
     let same_failure = predicate.failure.as_ref().map(|failure| failure.code)
         == finished.failure.as_ref().map(|failure| failure.code);
     if predicate.result != finished.result || !same_failure {
@@ -87,7 +143,7 @@ pub fn check(
             "the evidence packet does not say what the report says",
         ));
     }
-    let sticker = sticker(finished, &order, predicate.sticker_digest)?;
+    let sticker = sticker(finished, order, predicate.sticker_digest)?;
     // The payload is the statement's canonical form: opening it has checked that.
     let digest = canonical::digest(&statement)
         .map_err(|error| Refusal::Internal(format!("the packet's statement has no digest: {error}")))?;
@@ -110,7 +166,7 @@ pub fn check(
     Ok(Proof {
         row,
         sticker,
-        project: order.release.project,
+        project: order.release.project.clone(),
         release: order.release.id,
         limits: order.limits,
     })

@@ -3,19 +3,24 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
+    audit::{AuditEntry, AuditOutcome},
     bounds::{ENVELOPE_BYTES, REPORT_BATCH, TEXT_BYTES},
+    drift::{DriftKind, Finding},
     evidence::EvidenceResult,
-    failure::{Failure, FailureCode},
+    failure::{self, Failure, FailureCode},
     id::{AgentId, TaskId},
     task::{TaskEvent, TaskStep},
 };
 use sealift_proto::{
     agent::v1::{self as pb, report::Event},
-    convert::{Malformed, bounded, parse},
+    convert::{Malformed, parse},
 };
 use sealift_store::{Task, Tx};
 
-use super::{packets::Proof, refusal::Refusal};
+use super::{
+    packets::{Proof, Unproven, Verdict, WrittenSticker},
+    refusal::Refusal,
+};
 use crate::app::attempts;
 
 /// One report, as the domain knows it.
@@ -54,7 +59,7 @@ pub struct Finished {
     /// The sticker's exact bytes; empty when none was written.
     pub sticker: Vec<u8>,
     /// What [`super::packets::check`] made of the packet; `None` until then, or when the report is late.
-    pub proof: Option<Box<Proof>>,
+    pub verdict: Option<Verdict>,
 }
 
 /// Reads a batch strictly: bounded, numbered without gap.
@@ -90,7 +95,7 @@ fn report(report: pb::Report) -> Result<AgentReport, Malformed> {
         Some(Event::Progressed(pb::Progressed { step })) => {
             ReportEvent::Progressed(step.parse().ok().filter(|step| *step != TaskStep::RetryWait))
         }
-        Some(Event::Finished(finished)) => ReportEvent::Finished(Box::new(self::finished(finished)?)),
+        Some(Event::Finished(finished)) => ReportEvent::Finished(Box::new(self::finished(finished))),
     };
     Ok(AgentReport {
         number: report.number,
@@ -100,42 +105,42 @@ fn report(report: pb::Report) -> Result<AgentReport, Malformed> {
     })
 }
 
-fn finished(finished: pb::Finished) -> Result<Finished, Malformed> {
+fn finished(finished: pb::Finished) -> Finished {
     use pb::finished::Result as Wire;
+    // Nothing in here cuts the session: the agent would say the same again, for ever. What is wrong cannot be proven, and
+    // `packets::check` ends the attempt with that.
     let result = match finished.result() {
-        Wire::Unspecified => return Err(Malformed::new("finished.result", "is missing or unknown")),
         Wire::Succeeded => EvidenceResult::Succeeded,
-        Wire::Failed => EvidenceResult::Failed,
+        Wire::Failed | Wire::Unspecified => EvidenceResult::Failed,
         Wire::Stopped => EvidenceResult::Cancelled,
         Wire::Refused => EvidenceResult::Refused,
     };
-    if finished.packet.len() > ENVELOPE_BYTES || finished.sticker.len() > ENVELOPE_BYTES {
-        return Err(Malformed::new(
-            "finished",
-            format!("packet or sticker above {ENVELOPE_BYTES} bytes"),
-        ));
-    }
-    let failure = finished
-        .failure
-        .map(|failure| {
-            Ok::<_, Malformed>(Failure {
-                // A code of a newer agent: what it means is in the summary.
-                code: failure.code.parse().unwrap_or(FailureCode::Internal),
-                summary: bounded("failure.summary", failure.summary, TEXT_BYTES)?,
-                detail: bounded("failure.detail", failure.detail, TEXT_BYTES * 4)?,
-            })
+    let (mut packet, mut sticker) = (finished.packet, finished.sticker);
+    packet.truncate(ENVELOPE_BYTES);
+    sticker.truncate(ENVELOPE_BYTES);
+    let failure = finished.failure.map(|failure| Failure {
+        // A code of a newer agent: what it means is in the summary.
+        code: failure.code.parse().unwrap_or(FailureCode::Internal),
+        summary: failure::cut(failure.summary, TEXT_BYTES),
+        detail: failure::cut(failure.detail, TEXT_BYTES * 4),
+    });
+    let without_reason =
+        failure.is_none() && matches!(result, EvidenceResult::Failed | EvidenceResult::Refused);
+    let failure = failure.or_else(|| {
+        without_reason.then(|| {
+            Failure::new(
+                FailureCode::AgentState,
+                "the agent reports a failure without a reason",
+            )
         })
-        .transpose()?;
-    if failure.is_none() && matches!(result, EvidenceResult::Failed | EvidenceResult::Refused) {
-        return Err(Malformed::new("finished.failure", "is missing"));
-    }
-    Ok(Finished {
+    });
+    Finished {
         result,
         failure,
-        packet: finished.packet,
-        sticker: finished.sticker,
-        proof: None,
-    })
+        packet,
+        sticker,
+        verdict: None,
+    }
 }
 
 /// Whose a report is to make, and whether it still says anything.
@@ -218,7 +223,22 @@ async fn apply_one(
             let event = TaskEvent::Progressed { step: *step };
             tx.apply_task_event(task, &event, actor, now).await?;
         }
-        ReportEvent::Finished(finished) => apply_finished(tx, task, finished, actor, now).await?,
+        ReportEvent::Finished(finished) => {
+            if tx.packet_of_attempt(task.id, task.attempt).await?.is_some() {
+                return Ok(());
+            }
+            match &finished.verdict {
+                Some(Verdict::Proven(proof)) => {
+                    apply_finished(tx, task, finished, proof, actor, now).await?;
+                }
+                Some(Verdict::Unproven(unproven)) => apply_unproven(tx, task, unproven, actor, now).await?,
+                None => {
+                    return Err(Refusal::Internal(
+                        "a final report came without its checked packet".to_owned(),
+                    ));
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -227,16 +247,10 @@ async fn apply_finished(
     tx: &mut Tx,
     task: &Task,
     finished: &Finished,
+    proof: &Proof,
     actor: &str,
     now: DateTime<Utc>,
 ) -> Result<(), Refusal> {
-    if tx.packet_of_attempt(task.id, task.attempt).await?.is_some() {
-        return Ok(());
-    }
-    let proof = finished
-        .proof
-        .as_deref()
-        .ok_or_else(|| Refusal::Internal("a final report came without its checked packet".to_owned()))?;
     tx.insert_packet(&proof.row).await?;
     tx.finish_attempt(
         task.id,
@@ -246,7 +260,9 @@ async fn apply_finished(
         now,
     )
     .await?;
+    let mut findings = Vec::new();
     if let Some(sticker) = &proof.sticker {
+        findings.extend(check_chain(tx, task, proof, sticker, actor, now).await?);
         let (digest, previous) = (sticker.digest, sticker.previous);
         tx.insert_sticker(
             task.target_id,
@@ -285,15 +301,100 @@ async fn apply_finished(
                 )
                 .await?;
             }
-            // What was found wrong before is replaced; the next observation finds what is wrong now.
-            tx.reconcile_drift(task.target_id, &proof.project.to_string(), &[], now)
+            // What was found wrong before is replaced; the next observation finds what is wrong now. An edited sticker is
+            // overwritten by now, so its finding stays until then.
+            tx.reconcile_drift(task.target_id, &proof.project.to_string(), &findings, now)
                 .await?;
         }
-        TaskEvent::AttemptFailed { .. } => {
-            let wait = TimeDelta::from_std(attempts::retry_wait(task.attempt)).unwrap_or(TimeDelta::MAX);
-            tx.set_task_retry(&task, now + wait, actor, now).await?;
-        }
+        TaskEvent::AttemptFailed { .. } => wait_for_next(tx, &task, actor, now).await?,
         _ => {}
     }
     Ok(())
+}
+
+async fn wait_for_next(tx: &mut Tx, task: &Task, actor: &str, now: DateTime<Utc>) -> Result<(), Refusal> {
+    let wait = TimeDelta::from_std(attempts::retry_wait(task.attempt)).unwrap_or(TimeDelta::MAX);
+    tx.set_task_retry(task, now + wait, actor, now).await?;
+    Ok(())
+}
+
+/// Ends an attempt whose final report proves nothing: failed, without a packet, and recorded (R3, R13).
+async fn apply_unproven(
+    tx: &mut Tx,
+    task: &Task,
+    unproven: &Unproven,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<(), Refusal> {
+    let event = attempts::after_failure(task, &unproven.failure, &unproven.limits);
+    let ended = tx.apply_task_event(task, &event, actor, now).await?;
+    if ended.version == task.version {
+        return Ok(());
+    }
+    tx.finish_attempt(task.id, task.attempt, EvidenceResult::Failed.as_str(), None, now)
+        .await?;
+    let (action, outcome) = if unproven.suspect {
+        tracing::error!(task.id = %task.id, actor, failure = %unproven.failure, detail = unproven.failure.detail, "an agent's evidence is refused");
+        ("agent.evidence_refused", AuditOutcome::Denied)
+    } else {
+        tracing::warn!(task.id = %task.id, actor, failure = %unproven.failure, "an attempt ended without evidence");
+        ("agent.no_evidence", AuditOutcome::Failed)
+    };
+    let entry = audit_entry(task, actor, action, outcome, unproven.failure.code.as_str());
+    tx.append_audit(&entry, now).await?;
+    if matches!(event, TaskEvent::AttemptFailed { .. }) {
+        wait_for_next(tx, &ended, actor, now).await?;
+    }
+    Ok(())
+}
+
+/// Whether the sticker continues the chain of those that were recorded before; if not, somebody else wrote to the file.
+async fn check_chain(
+    tx: &mut Tx,
+    task: &Task,
+    proof: &Proof,
+    sticker: &WrittenSticker,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<Option<Finding>, Refusal> {
+    let project = proof.project.to_string();
+    let Some(latest) = tx.latest_sticker(task.target_id, &project).await? else {
+        return Ok(None);
+    };
+    let (expected, found) = (latest.digest, sticker.previous);
+    if found == Some(expected) {
+        return Ok(None);
+    }
+    let actual = found.map_or_else(|| "no sticker".to_owned(), |digest| format!("sticker {digest}"));
+    tracing::warn!(task.id = %task.id, project, %expected, actual, "the sticker chain is broken: the file was changed on the host");
+    let entry = audit_entry(
+        task,
+        actor,
+        "agent.sticker_chain",
+        AuditOutcome::Failed,
+        DriftKind::StickerEdited.as_str(),
+    );
+    tx.append_audit(&entry, now).await?;
+    Ok(Some(Finding {
+        kind: DriftKind::StickerEdited,
+        service: None,
+        expected: format!("sticker {expected}"),
+        actual: format!("{actual} before the newest release"),
+    }))
+}
+
+fn audit_entry(task: &Task, actor: &str, action: &str, outcome: AuditOutcome, reason: &str) -> AuditEntry {
+    AuditEntry {
+        tenant_id: Some(task.tenant_id),
+        actor: actor.to_owned(),
+        role: "agent".to_owned(),
+        action: action.to_owned(),
+        resource: format!(
+            "environments/{}/targets/{}/tasks/{}",
+            task.environment, task.target, task.id
+        ),
+        outcome,
+        reason: reason.to_owned(),
+        request_id: String::new(),
+    }
 }
