@@ -1,6 +1,6 @@
 //! Writer: what agents say is stored in groups. One loop takes what many sessions wait with and commits it in one transaction,
 //! each item in turn; when one of them is refused, the group is rolled back and each item gets a transaction of its own, so that
-//! a bad batch never spoils another agent's. A session waits for its answer, so each has at most one item here.
+//! a bad batch never spoils another agent's; when the store is away, all hear so at once. A session waits for its answer, so each has at most one item here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,10 @@ use sealift_common::{
     time::Clock,
 };
 use sealift_store::{Db, Engine, LogLine, StoreError, Tx};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 use tokio_util::task::TaskTracker;
 
 use super::{observations, refusal::Refusal, reports, reports::AgentReport};
@@ -26,7 +29,10 @@ const TRIES: u32 = 3;
 /// Writers on an engine that has more than one.
 const POSTGRES_WRITERS: usize = 4;
 /// How long a group may take.
-const DEADLINE: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long the items of a group that failed may take one by one, all of them together. With [`DEADLINE`] this is less than the
+/// agent waits for an answer.
+const ALONE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Something an agent said that has to be stored.
 #[derive(Debug)]
@@ -113,14 +119,40 @@ async fn run(db: Db, clock: Arc<dyn Clock>, waiting: Arc<Mutex<mpsc::Receiver<Su
                     answer(submission, Ok(outcome));
                 }
             }
-            Ok(Err(_)) | Err(_) => {
-                for submission in group.drain(..) {
-                    let outcome = alone(&db, &submission, clock.now()).await;
-                    answer(submission, outcome);
-                }
-            }
+            Ok(Err(refusal)) if !is_away(&refusal) => one_by_one(&db, &*clock, &mut group).await,
+            // The store is away: asking it 64 times more would only keep everybody waiting.
+            Ok(Err(_)) | Err(_) => refuse_all(&mut group),
         }
     }
+}
+
+/// Gives each item a transaction of its own; those that the deadline or an absent store leaves over are refused together.
+async fn one_by_one(db: &Db, clock: &dyn Clock, group: &mut Vec<Submission>) {
+    let until = Instant::now() + ALONE_DEADLINE;
+    while let Some(submission) = group.pop() {
+        let outcome = timeout_at(until, alone(db, &submission, clock.now()))
+            .await
+            .unwrap_or_else(|_| Err(away()));
+        let is_over = outcome.as_ref().is_err_and(is_away);
+        answer(submission, outcome);
+        if is_over {
+            refuse_all(group);
+        }
+    }
+}
+
+fn refuse_all(group: &mut Vec<Submission>) {
+    for submission in group.drain(..) {
+        answer(submission, Err(away()));
+    }
+}
+
+fn away() -> Refusal {
+    Refusal::Store(StoreError::out_of_time())
+}
+
+const fn is_away(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Store(StoreError::Unavailable(_)))
 }
 
 fn answer(submission: Submission, outcome: Result<Outcome, Refusal>) {
@@ -142,13 +174,11 @@ async fn alone(db: &Db, submission: &Submission, now: DateTime<Utc>) -> Result<O
     let mut tries = 1;
     loop {
         let group = std::slice::from_ref(submission);
-        let outcome = tokio::time::timeout(DEADLINE, together(db, group, now)).await;
-        match outcome {
-            Ok(Err(Refusal::Store(StoreError::Conflict))) if tries < TRIES => tries += 1,
-            Ok(outcome) => {
+        match together(db, group, now).await {
+            Err(Refusal::Store(StoreError::Conflict)) if tries < TRIES => tries += 1,
+            outcome => {
                 return outcome.map(|outcomes| outcomes.first().copied().unwrap_or(Outcome::Stored));
             }
-            Err(_) => return Err(Refusal::Store(StoreError::Conflict)),
         }
     }
 }

@@ -163,6 +163,11 @@ impl From<sqlx::Error> for StoreError {
 }
 
 impl StoreError {
+    /// The database did not answer before the caller's own deadline.
+    pub const fn out_of_time() -> Self {
+        Self::Unavailable(sqlx::Error::PoolTimedOut)
+    }
+
     /// Sorts the rest by SQLSTATE (five characters) or SQLite's extended result code (a number).
     fn by_code(code: String, error: sqlx::Error) -> Self {
         if code.len() == 5 {
