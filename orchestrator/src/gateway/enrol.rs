@@ -117,7 +117,8 @@ async fn attempt(
         revoked_at: None,
     })
     .await?;
-    tx.bind_target(target.id, agent.id, now).await?;
+    // Two tokens of one target at the same moment: one of them finds the other's agent at its next try.
+    tx.bind_target(target.id, target.agent_id, agent.id, now).await?;
     audit_enrolment(&mut tx, caller, tenant.id, &agent, &target, now).await?;
     tx.commit().await?;
     caller.set_recorded();

@@ -57,7 +57,7 @@ statements! {
     };
     BIND = {
         "UPDATE targets SET agent_id = $2, updated_at = $3, revision = revision + 1 ",
-        "WHERE id = $1 AND archived_at IS NULL"
+        "WHERE id = $1 AND archived_at IS NULL AND agent_id IS NOT DISTINCT FROM $4"
     };
     UNBIND = {
         "UPDATE targets SET agent_id = NULL, updated_at = $2, revision = revision + 1 WHERE agent_id = $1 RETURNING id"
@@ -246,12 +246,20 @@ impl Tx {
         row.ok_or(StoreError::Conflict)?.try_into()
     }
 
-    /// Gives a target to an agent. [`StoreError::Conflict`] when it is archived or gone.
-    pub async fn bind_target(&mut self, target: TargetId, agent: AgentId, now: DateTime<Utc>) -> Result<()> {
+    /// Gives a target to an agent, if its agent is still `seen`. [`StoreError::Conflict`] when it is not, or the target is
+    /// archived or gone.
+    pub async fn bind_target(
+        &mut self,
+        target: TargetId,
+        seen: Option<AgentId>,
+        agent: AgentId,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
         let changed = on!(self, |conn| sqlx::query(BIND)
             .bind(target.uuid())
             .bind(agent.uuid())
             .bind(now)
+            .bind(seen.map(AgentId::uuid))
             .execute(conn)
             .await
             .map(|done| done.rows_affected()))?;

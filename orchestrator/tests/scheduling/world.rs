@@ -181,7 +181,9 @@ impl World {
         let mut tx = self.core.db.write().await.unwrap();
         tx.insert_target(&target).await.unwrap();
         tx.insert_agent(&agent).await.unwrap();
-        tx.bind_target(target.id, agent.id, now).await.unwrap();
+        tx.bind_target(target.id, target.agent_id, agent.id, now)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         Target {
             agent_id: Some(agent.id),

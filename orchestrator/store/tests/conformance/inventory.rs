@@ -207,16 +207,18 @@ async fn targets_are_bound_and_unbound(world: World) {
     let second = agent(&seed.tenant, "web-9");
     let mut tx = world.db.write().await.unwrap();
     tx.insert_agent(&second).await.unwrap();
-    tx.bind_target(seed.targets[1].id, second.id, at(1))
-        .await
-        .unwrap();
+    let (target, seen) = (seed.targets[1].id, seed.targets[1].agent_id);
+    tx.bind_target(target, seen, second.id, at(1)).await.unwrap();
+    // Whoever looked before that has lost the race, whatever it saw.
+    let late = tx.bind_target(target, seen, seed.agent.id, at(1)).await;
+    assert!(matches!(late, Err(StoreError::Conflict)), "{late:?}");
     assert_eq!(tx.targets_of_agent(second.id).await.unwrap().len(), 1);
     let serving = tx.agents_of_environment(seed.environment.id).await.unwrap();
     assert_eq!(serving, [seed.agent.clone(), second.clone()]);
     tx.unbind_agent(second.id, at(2)).await.unwrap();
     assert!(tx.targets_of_agent(second.id).await.unwrap().is_empty());
     let missing = sealift_common::id::TargetId::new(at(0));
-    let refused = tx.bind_target(missing, second.id, at(3)).await;
+    let refused = tx.bind_target(missing, None, second.id, at(3)).await;
     assert!(matches!(refused, Err(StoreError::Conflict)), "{refused:?}");
 }
 

@@ -134,7 +134,9 @@ async fn r12_rows_of_another_tenant_cannot_be_referred_to(world: World) {
     drop(tx);
 
     let mut tx = world.db.write().await.unwrap();
-    let refused = tx.bind_target(bolt.targets[0].id, acme.agent.id, at(1)).await;
+    let refused = tx
+        .bind_target(bolt.targets[0].id, bolt.targets[0].agent_id, acme.agent.id, at(1))
+        .await;
     assert!(matches!(refused, Err(StoreError::Reference(_))), "{refused:?}");
     drop(tx);
 
