@@ -4,10 +4,12 @@
 //! changed something, leave an audit event (R13). Streams end when their principal is revoked.
 
 mod authenticate;
+mod denials;
 mod respond;
 
 pub use authenticate::DEFAULT_TENANT;
 use authenticate::Evidence;
+use denials::Denials;
 
 use std::{
     convert::Infallible,
@@ -18,7 +20,10 @@ use std::{
 
 use futures::future::BoxFuture;
 use http::{Request, Response};
-use sealift_common::{audit::AuditOutcome, error::Reason};
+use sealift_common::{
+    audit::{AuditEntry, AuditOutcome},
+    error::Reason,
+};
 use tokio::{sync::Semaphore, time::timeout};
 use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt as _;
@@ -28,7 +33,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::{
     authz::{self, Rule},
-    caller::Caller,
+    caller::{Caller, Principal},
     mutate,
     state::App,
     status::{ApiError, Chain},
@@ -63,6 +68,7 @@ struct Shared {
     origin: Origin,
     calls: Arc<Semaphore>,
     audits: Arc<Semaphore>,
+    denials: Denials,
 }
 
 /// Puts a [`Gate`] in front of a service.
@@ -79,6 +85,7 @@ impl GateLayer {
             origin,
             calls,
             audits,
+            denials: Denials::default(),
         }))
     }
 }
@@ -235,23 +242,53 @@ impl Shared {
             .map_or_else(|| format!("{:?}", status.code()), |info| info.reason);
         let method: String = path.chars().take(200).collect();
         let entry = mutate::entry(caller, &method, &caller.resource(), outcome, &reason);
+        if matches!(caller.principal, Principal::Anonymous) {
+            let key = rule.map_or_else(|| denials::UNKNOWN.to_owned(), |_| method);
+            if !self.denials.is_first(&key) {
+                return;
+            }
+            let shared = Arc::clone(self);
+            self.app.tasks.spawn(shared.count_denials(key, entry.clone()));
+        }
         let shared = Arc::clone(self);
         // On the tracker: the event is written even when the caller hangs up first.
-        let written = self.app.tasks.spawn(async move {
-            let _room = Arc::clone(&shared.audits).acquire_owned().await;
-            let work = async {
-                let mut tx = shared.app.db.write().await?;
-                tx.append_audit(&entry, shared.app.clock.now()).await?;
-                tx.commit().await
-            };
-            match timeout(AUDIT_DEADLINE, work).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(?entry, error = %Chain(&error), "an audit event is lost"),
-                Err(_) => tracing::error!(?entry, "an audit event is lost: the store does not answer"),
-            }
-        });
+        let written = self.app.tasks.spawn(async move { shared.write(&entry).await });
         if let Err(error) = written.await {
             tracing::error!(%error, "writing an audit event ended without result");
+        }
+    }
+
+    /// Records once per window how many callers without identity were refused after `first`, until there were none.
+    async fn count_denials(self: Arc<Self>, method: String, first: AuditEntry) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(denials::WINDOW) => {}
+                () = self.app.shutdown.cancelled() => {}
+            }
+            let Some(more) = self.denials.more(&method) else {
+                return;
+            };
+            let entry = AuditEntry {
+                action: method.trim_start_matches('/').to_owned(),
+                resource: format!("calls/{more}"),
+                request_id: String::new(),
+                ..first.clone()
+            };
+            self.write(&entry).await;
+        }
+    }
+
+    async fn write(&self, entry: &AuditEntry) {
+        let _room = Arc::clone(&self.audits).acquire_owned().await;
+        let work = async {
+            let mut tx = self.app.db.write().await?;
+            tx.append_audit(entry, self.app.clock.now()).await?;
+            tx.commit().await
+        };
+        match timeout(AUDIT_DEADLINE, work).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(?entry, error = %Chain(&error), "an audit event is lost"),
+            Err(_) => tracing::error!(?entry, "an audit event is lost: the store does not answer"),
         }
     }
 }
