@@ -25,6 +25,8 @@ pub use error::RegistryError;
 
 /// Most resolutions under way at the same time, over all callers.
 const PARALLEL: usize = 8;
+/// How many deadlines a resolution may wait for its turn: others' slow registries must not look like a slow registry of its own.
+const TURN_DEADLINES: u32 = 4;
 /// Tries after the first.
 const RETRIES: usize = 4;
 
@@ -35,7 +37,7 @@ pub struct RegistryConfig {
     pub docker_config: Option<PathBuf>,
     /// Registries (`host` or `host:port`) that are spoken to in plain http. Loopback needs no entry.
     pub insecure: Vec<String>,
-    /// What one resolution may take, retries and waiting for its turn included.
+    /// What one resolution may take, retries included, from when it has its turn.
     pub deadline: Duration,
     /// Pause before the first retry; doubles each time, with jitter.
     pub retry_delay: Duration,
@@ -84,17 +86,14 @@ impl Registry {
     pub async fn resolve(&self, image: &str) -> Result<ResolvedImage, RegistryError> {
         let reference = parse(image)?;
         let registry = reference.registry().to_owned();
-        let whole = async {
-            // The semaphore is never closed.
-            let _turn = self.turns.acquire().await.ok();
-            self.with_retries(&reference).await
+        let late = |deadline| RegistryError::Timeout { registry, deadline };
+        let patience = self.config.deadline * TURN_DEADLINES;
+        let Ok(turn) = tokio::time::timeout(patience, self.turns.acquire()).await else {
+            return Err(late(patience));
         };
-        tokio::time::timeout(self.config.deadline, whole)
-            .await
-            .unwrap_or(Err(RegistryError::Timeout {
-                registry,
-                deadline: self.config.deadline,
-            }))
+        let resolved = tokio::time::timeout(self.config.deadline, self.with_retries(&reference)).await;
+        drop(turn);
+        resolved.unwrap_or_else(|_| Err(late(self.config.deadline)))
     }
 
     /// Resolves many references side by side; each distinct one once.
