@@ -124,8 +124,11 @@ async fn follow_changes(app: App) {
 }
 
 /// Records that an agent did what it must not, or that either end was put back in time. A failure to record is logged: the
-/// session ends all the same.
-async fn audit_agent(app: &App, peer: &Peer, action: &str, reason: Reason) {
+/// session ends all the same. The same of one agent is recorded once an hour.
+async fn audit_agent(app: &App, peer: &Peer, action: &'static str, reason: Reason) {
+    if !app.presence.blame(peer.agent, action) {
+        return;
+    }
     let entry = AuditEntry {
         tenant_id: Some(peer.tenant.0),
         actor: format!("agent/{}", peer.agent),

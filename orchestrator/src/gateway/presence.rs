@@ -72,11 +72,18 @@ struct Entry {
     tasks: Arc<[TaskId]>,
 }
 
+/// How often the same blame of the same agent is recorded at most: one that fails comes back every few seconds, for ever.
+const BLAME_EVERY: TimeDelta = TimeDelta::hours(1);
+/// From this size on the memory of blames is swept.
+const BLAMES: usize = 1_024;
+
 #[derive(Debug, Default)]
 struct Sessions {
     live: HashMap<AgentId, Entry>,
     /// When the last session of an agent ended, for as long as its last heartbeat would still count as fresh.
     gone: HashMap<AgentId, DateTime<Utc>>,
+    /// When an agent was last recorded for something. Bounded by the agents that there are.
+    blamed: HashMap<(AgentId, &'static str), DateTime<Utc>>,
 }
 
 /// What the heartbeat loop writes.
@@ -216,6 +223,22 @@ impl Presence {
         }
     }
 
+    /// Whether this is to be recorded of the agent: the first time, and then once an hour.
+    pub fn blame(&self, agent: AgentId, what: &'static str) -> bool {
+        let now = self.clock.now();
+        let mut sessions = self.sessions();
+        if sessions.blamed.len() >= BLAMES {
+            sessions.blamed.retain(|_, at| now - *at < BLAME_EVERY);
+        }
+        match sessions.blamed.get(&(agent, what)) {
+            Some(at) if now - *at < BLAME_EVERY => false,
+            _ => {
+                sessions.blamed.insert((agent, what), now);
+                true
+            }
+        }
+    }
+
     /// Takes what was heard since the last call.
     pub fn take_heard(&self) -> Heard {
         let now = self.clock.now();
@@ -308,6 +331,18 @@ mod tests {
 
     fn ids(clock: &TestClock) -> (AgentId, SessionId) {
         (AgentId::new(clock.now()), SessionId::new(clock.now()))
+    }
+
+    #[test]
+    fn r13_an_agent_that_fails_again_and_again_is_recorded_once_an_hour() {
+        let (clock, presence) = presence();
+        let (agent, _) = ids(&clock);
+        assert!(presence.blame(agent, "agent.protocol"));
+        assert!(!presence.blame(agent, "agent.protocol"));
+        assert!(presence.blame(agent, "agent.state_older"));
+        assert!(presence.blame(ids(&clock).0, "agent.protocol"));
+        clock.advance(BLAME_EVERY);
+        assert!(presence.blame(agent, "agent.protocol"));
     }
 
     #[test]
