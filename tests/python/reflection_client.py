@@ -103,7 +103,7 @@ def main(address, folder, release, environment):
     other = dict(request, changeSummary="another body")
     refused(
         "same request id, other body",
-        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
         "REQUEST_ID_REUSED",
         lambda: ci.call("sealift.v1.PromotionService/CreatePromotion", other),
     )
