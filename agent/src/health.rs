@@ -20,6 +20,8 @@ use crate::host::{Host, HostError, Inspected};
 /// First and longest time between two looks.
 const POLL_FIRST: Duration = Duration::from_millis(50);
 const POLL_MOST: Duration = Duration::from_millis(250);
+/// The longest while all are well: the engine remembers restarts and failed checks until the next look.
+const POLL_WELL: Duration = Duration::from_millis(500);
 /// Time that a probe may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the answer of an exec probe counts: each costs the engine a process.
@@ -88,7 +90,8 @@ pub async fn await_healthy<H: Host>(
                 .max(Duration::from_millis(1)),
         )
         .await;
-        pause = (pause * 3 / 2).min(POLL_MOST);
+        let most = if well_at.is_some() { POLL_WELL } else { POLL_MOST };
+        pause = (pause * 2).min(most);
     }
 }
 

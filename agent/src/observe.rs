@@ -105,6 +105,7 @@ pub(crate) async fn watch_events<H: Host>(shared: Arc<Shared<H>>) {
                 }
             }
         }
+        shared.forget_engine();
         if began.elapsed() > WATCH_MOST {
             pause = WATCH_FIRST;
         }
@@ -180,7 +181,7 @@ pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<Ta
 
 /// Asks the engine what it is and tells it.
 pub(crate) async fn refresh_facts<H: Host>(shared: &Shared<H>) {
-    match shared.host.engine().await {
+    match shared.ask_engine().await {
         Ok(engine) => {
             shared.facts.send_if_modified(|facts| {
                 let before = facts.clone();

@@ -43,13 +43,16 @@ pub async fn running<H: Host>(host: &H, order: &Order) -> Result<Vec<Running>, H
         let Some(ours) = labels::read(&listed.labels) else {
             continue;
         };
-        let Some(inspected) = host.inspect(&listed.id).await? else {
+        let (inspected, digest) = tokio::try_join!(
+            host.inspect(&listed.id),
+            digest_of(host, &listed.image_id, ours.digest)
+        )?;
+        let Some(inspected) = inspected else {
             continue;
         };
         if inspected.state != sealift_common::observation::ContainerState::Running {
             continue;
         }
-        let digest = digest_of(host, &inspected.image_id, ours.digest).await?;
         found.push(Running {
             ours,
             inspected,

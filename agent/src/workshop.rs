@@ -14,6 +14,7 @@ use std::{
 use futures::FutureExt as _;
 use sealift_common::{
     digest::Digest,
+    evidence::EngineInfo,
     failure::{Failure, FailureCode},
     id::{AgentId, TargetId, TaskId},
     inventory::AgentFacts,
@@ -28,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    host::Host,
+    host::{Host, HostError},
     journal::{
         AttemptKey, AttemptState, Ending, Journal, JournalError, MOST_RESTORE_STARTS, MOST_STARTS, Phase,
         Record, ReportDraft, StoredAttempt, Write, steps,
@@ -115,6 +116,7 @@ pub(crate) struct Shared<H> {
     pub(crate) shutdown: CancellationToken,
     pub(crate) observer: Observer,
     pub(crate) facts: watch::Sender<AgentFacts>,
+    engine: Mutex<Option<EngineInfo>>,
     logs: mpsc::Sender<LogRecord>,
     active: Mutex<BTreeMap<AttemptKey, Active>>,
 }
@@ -132,6 +134,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<H: Host> Shared<H> {
     pub(crate) fn attempt_log(&self, key: AttemptKey) -> AttemptLog {
         AttemptLog::new(key, self.clock.clone(), self.logs.clone())
+    }
+
+    /// What the engine is. Asking costs it some processes, so what the observer heard last counts until the engine was away.
+    pub(crate) async fn engine(&self) -> Result<EngineInfo, HostError> {
+        let known = lock(&self.engine).clone();
+        match known {
+            Some(engine) => Ok(engine),
+            None => self.ask_engine().await,
+        }
+    }
+
+    /// Asks the engine what it is now.
+    pub(crate) async fn ask_engine(&self) -> Result<EngineInfo, HostError> {
+        let answer = self.host.engine().await;
+        *lock(&self.engine) = answer.as_ref().ok().cloned();
+        answer
+    }
+
+    /// The engine was away: another one may answer next.
+    pub(crate) fn forget_engine(&self) {
+        *lock(&self.engine) = None;
     }
 
     /// Whether an attempt is under way on `target`.
@@ -193,6 +216,7 @@ impl<H: Host> Workshop<H> {
             shutdown: parts.shutdown,
             observer: Observer::default(),
             facts: watch::Sender::new(facts),
+            engine: Mutex::default(),
             logs: log_sender,
             active: Mutex::default(),
             journal,

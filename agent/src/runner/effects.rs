@@ -74,8 +74,8 @@ impl<H: Host> Runner<H> {
 
     async fn pull(&mut self) -> Done {
         let engine = {
-            let host = self.host();
-            patiently(self.patience(), || host.engine()).await?
+            let shared = &self.shared;
+            patiently(self.patience(), || shared.engine()).await?
         };
         let platform = engine.platform.clone();
         self.engine = Some(engine);
@@ -106,7 +106,7 @@ impl<H: Host> Runner<H> {
     async fn bring(&self, image: &PinnedImage, platform: &str, deadline: Instant) -> Result<bool, Failure> {
         let reference = image.pull_reference();
         let host = self.host();
-        let mut there = host.image(&reference).await?;
+        let mut there = patiently(self.patience(), || host.image(&reference)).await?;
         let missing = there
             .as_ref()
             .is_none_or(|local| !local.digests.contains(&image.digest));
@@ -329,10 +329,13 @@ impl<H: Host> Runner<H> {
                 continue;
             }
             let id = listed.id.as_str();
-            let Some(inspected) = patiently(patience, || host.inspect(id)).await? else {
+            let (inspected, digest) = tokio::try_join!(
+                patiently(patience, || host.inspect(id)),
+                patiently(patience, || proof::digest_of(host, &listed.image_id, ours.digest)),
+            )?;
+            let Some(inspected) = inspected else {
                 continue;
             };
-            let digest = proof::digest_of(host, &inspected.image_id, ours.digest).await?;
             let old = OldContainer {
                 running: matches!(
                     inspected.state,
@@ -464,9 +467,15 @@ impl<H: Host> Runner<H> {
             .map_err(|error| sticker_failure(&error))?;
         let at = self.now();
         let sticker_before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        self.write(Record::Healthy { at, sticker_before }, Vec::new())
-            .await?;
+        // What runs is looked at while the disk writes; if that fails, the commit looks again.
+        let (shared, order) = (self.shared.clone(), self.order.clone());
+        let (written, running) = tokio::join!(
+            self.write(Record::Healthy { at, sticker_before }, Vec::new()),
+            proof::running(&shared.host, &order)
+        );
+        written?;
         kill::at("commit_journalled");
+        self.seen_healthy = running.ok();
         // They were just seen running.
         for seen in self.world.new.values_mut() {
             seen.running = true;

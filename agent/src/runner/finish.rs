@@ -33,9 +33,12 @@ impl<H: Host> Runner<H> {
 
     /// The new set was healthy: prove it and end.
     pub(super) async fn finish_well(&mut self) -> Result<(), Trouble> {
-        let running = {
-            let (host, order) = (self.host(), &self.order);
-            patiently(self.patience(), || proof::running(host, order)).await?
+        let running = match self.seen_healthy.take() {
+            Some(running) => running,
+            None => {
+                let (host, order) = (self.host(), &self.order);
+                patiently(self.patience(), || proof::running(host, order)).await?
+            }
         };
         let new: Vec<Running> = running
             .into_iter()
@@ -228,7 +231,7 @@ impl<H: Host> Runner<H> {
     ) -> Result<Vec<u8>, Trouble> {
         let engine = match &self.engine {
             Some(engine) => engine.clone(),
-            None => self.host().engine().await.unwrap_or_else(|_| EngineInfo {
+            None => self.shared.engine().await.unwrap_or_else(|_| EngineInfo {
                 name: "unknown".to_owned(),
                 version: String::new(),
                 api: String::new(),

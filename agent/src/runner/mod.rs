@@ -29,6 +29,7 @@ use crate::{
     },
     kill, labels,
     logs::AttemptLog,
+    proof,
     step::{self, Seen, Step, World},
     workshop::Shared,
 };
@@ -85,6 +86,7 @@ pub(crate) struct Runner<H: Host> {
     engine: Option<EngineInfo>,
     starting_at: Option<DateTime<Utc>>,
     healthy_until: Option<Instant>,
+    seen_healthy: Option<Vec<proof::Running>>,
     restore_failure: Option<Failure>,
     tries: BTreeMap<String, u32>,
 }
@@ -112,6 +114,7 @@ impl<H: Host> Runner<H> {
             engine: None,
             starting_at: None,
             healthy_until: None,
+            seen_healthy: None,
             restore_failure: None,
             tries: BTreeMap::new(),
             shared,
