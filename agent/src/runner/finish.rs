@@ -33,12 +33,11 @@ impl<H: Host> Runner<H> {
 
     /// The new set was healthy: prove it and end.
     pub(super) async fn finish_well(&mut self) -> Result<(), Trouble> {
-        let running = match self.seen_healthy.take() {
-            Some(running) => running,
-            None => {
-                let (host, order) = (self.host(), &self.order);
-                patiently(self.patience(), || proof::running(host, order)).await?
-            }
+        let running = if let Some(running) = self.seen_healthy.take() {
+            running
+        } else {
+            let (host, order) = (self.host(), &self.order);
+            patiently(self.patience(), || proof::running(host, order)).await?
         };
         let new: Vec<Running> = running
             .into_iter()
