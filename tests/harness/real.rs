@@ -50,16 +50,15 @@ pub fn commit(number: u32) -> String {
 }
 
 fn binary(name: &str) -> Result<PathBuf> {
-    let folder = match std::env::var_os("SEALIFT_TEST_BIN_DIR") {
-        Some(folder) => PathBuf::from(folder),
+    let folder = if let Some(folder) = std::env::var_os("SEALIFT_TEST_BIN_DIR") {
+        PathBuf::from(folder)
+    } else {
         // target/debug/deps/<test> → target/debug
-        None => {
-            let test = std::env::current_exe()?;
-            test.ancestors()
-                .nth(2)
-                .context("the test runs outside a target folder")?
-                .to_owned()
-        }
+        let test = std::env::current_exe()?;
+        test.ancestors()
+            .nth(2)
+            .context("the test runs outside a target folder")?
+            .to_owned()
     };
     let path = folder.join(name);
     ensure!(
