@@ -1,6 +1,6 @@
 //! Agents and orchestrator over the real port: the main job on fake engines, and agents that break the protocol in each way.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{path::Path, time::Duration};
 
