@@ -35,6 +35,7 @@ async fn r14_cancel_in_the_lane_ends_at_once() {
 
 #[tokio::test]
 async fn r14_cancel_while_running_withdraws_what_waits_and_stops_what_runs() {
+    use TaskPhase::{Cancelled, Running, Succeeded};
     let world = World::new(5).await;
     let release = world.release("v1").await;
     let wish = world.wish(&release, Strategy::Rolling { max_parallel: 2 });
@@ -46,7 +47,6 @@ async fn r14_cancel_while_running_withdraws_what_waits_and_stops_what_runs() {
     world.cancel(job).await.unwrap();
     world.cancel(job).await.unwrap();
     world.settle().await;
-    use TaskPhase::{Cancelled, Running, Succeeded};
     assert_eq!(
         world.phases(job).await,
         [Succeeded, Succeeded, Running, Running, Cancelled]

@@ -11,7 +11,7 @@ async fn r6_release_numbers_are_gapless_also_when_creations_fail() {
     let now = world.clock.now();
     for round in 1..=5_u64 {
         let mut tx = world.core.db.write().await.unwrap();
-        let draft = world.draft(&format!("lost {round}"));
+        let draft = World::draft(&format!("lost {round}"));
         let lost = create_release(&mut tx, world.tenant, draft, "user/ci", now)
             .await
             .unwrap();
@@ -40,8 +40,8 @@ async fn r16_the_same_commit_gives_the_same_release_and_other_content_is_refused
     let world = World::new(0).await;
     let first = world.release("v1").await;
     assert_eq!(world.release("v1").await, first);
-    let mut other = world.draft("v2");
-    other.source = world.draft("v1").source;
+    let mut other = World::draft("v2");
+    other.source = World::draft("v1").source;
     let mut tx = world.core.db.write().await.unwrap();
     let error = create_release(&mut tx, world.tenant, other, "user/ci", world.clock.now())
         .await
@@ -54,7 +54,7 @@ async fn short_names_find_the_one_project_that_they_fit() {
     let world = World::new(0).await;
     let release = world.release("v1").await;
     let mut tx = world.core.db.write().await.unwrap();
-    let mut twin = world.draft("twin");
+    let mut twin = World::draft("twin");
     twin.source = format!("gitlab.com/other/shop/api@{}", twin.source.commit)
         .parse()
         .unwrap();
@@ -92,7 +92,7 @@ async fn short_names_find_the_one_project_that_they_fit() {
 async fn components_are_registered_with_the_shortest_free_name() {
     let world = World::new(0).await;
     let first = world.release("v1").await;
-    let mut other = world.draft("elsewhere");
+    let mut other = World::draft("elsewhere");
     for spec in other.manifest.services.values_mut() {
         spec.image.repository = "other.example.com/shop/api".into();
     }

@@ -55,6 +55,7 @@ async fn orders_are_signed_addressed_fenced_and_expire() {
 
 #[tokio::test]
 async fn i18_a_wave_starts_when_the_last_one_is_healthy_and_a_failing_one_stops_the_rest() {
+    use TaskPhase::{Failed, Skipped, Succeeded};
     let world = World::new(5).await;
     let release = world.release("v1").await;
     let wish = world.wish(&release, Strategy::Rolling { max_parallel: 2 });
@@ -81,7 +82,6 @@ async fn i18_a_wave_starts_when_the_last_one_is_healthy_and_a_failing_one_stops_
     );
     world.act_on(&second[1], Act::Succeed).await;
     world.settle().await;
-    use TaskPhase::{Failed, Skipped, Succeeded};
     assert_eq!(
         world.phases(job).await,
         [Succeeded, Succeeded, Failed, Succeeded, Skipped]

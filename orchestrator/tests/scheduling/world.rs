@@ -101,7 +101,7 @@ fn core(db: Db, clock: &TestClock, offline: &Arc<Mutex<BTreeSet<AgentId>>>) -> C
                 AgentStatus::Online
             }
         }),
-        lease_of: Arc::new(|| Duration::from_secs(60)),
+        lease_of: Arc::new(|| Duration::from_mins(1)),
         sign_order: Arc::new(move |order| sign_order(order, &key)),
         rules: Rules {
             reconnect_grace: TimeDelta::zero(),
@@ -192,12 +192,12 @@ impl World {
     }
 
     /// What a release is made of; `content` says which image.
-    pub fn draft(&self, content: &str) -> Draft {
-        self.draft_of("api", content)
+    pub fn draft(content: &str) -> Draft {
+        World::draft_of("api", content)
     }
 
     /// The same for another project.
-    pub fn draft_of(&self, project: &str, content: &str) -> Draft {
+    pub fn draft_of(project: &str, content: &str) -> Draft {
         let image = PinnedImage {
             repository: format!("registry.example.com/shop/{project}"),
             tag: Some("latest".into()),
@@ -221,7 +221,7 @@ impl World {
     /// Makes a release.
     pub async fn release(&self, content: &str) -> Release {
         let mut tx = self.core.db.write().await.unwrap();
-        let draft = self.draft(content);
+        let draft = World::draft(content);
         let release = create_release(&mut tx, self.tenant, draft, "user/ci", self.clock.now())
             .await
             .unwrap();
