@@ -255,14 +255,14 @@ mod tests {
             ("target_id", |o| o.target_id = "x".into()),
             ("time", |o| o.time = None),
             ("projects[].project", |o| {
-                o.projects[1].project = o.projects[0].project.clone()
+                o.projects[1].project = o.projects[0].project.clone();
             }),
             ("projects[].sticker", |o| o.projects[0].sticker = None),
             ("containers[].service", |o| {
-                o.projects[0].containers[0].service = "../x".into()
+                o.projects[0].containers[0].service = "../x".into();
             }),
             ("containers[].digest", |o| {
-                o.projects[0].containers[0].digest = "sha256:zz".into()
+                o.projects[0].containers[0].digest = "sha256:zz".into();
             }),
         ];
         for (field, change) in cases {
