@@ -2,7 +2,10 @@
 //! a time per target, several targets side by side.
 
 mod check;
+mod known;
 mod work;
+
+use known::{Known, look};
 
 use std::{
     collections::BTreeMap,
@@ -509,50 +512,6 @@ impl<H: Host> Workshop<H> {
     pub fn is_busy(&self) -> bool {
         !lock(&self.shared.active).is_empty()
     }
-}
-
-/// What is known of an attempt that is offered and not under way.
-enum Known {
-    /// Nothing, and the order is good.
-    New(Box<Order>),
-    /// Nothing, and the order is not good.
-    Refused(Box<check::Refusal>),
-    /// It was answered, and the orchestrator no longer knows or never heard.
-    Answered(Event),
-    /// It was answered, and the answer still waits to be sent.
-    Waiting,
-    /// An order was taken for it before.
-    Taken,
-}
-
-/// Looks an attempt up, and checks its order if there is nothing. Blocks.
-fn look<H: Host>(
-    shared: &Shared<H>,
-    key: AttemptKey,
-    digest: Digest,
-    envelope: &[u8],
-) -> Result<Known, JournalError> {
-    let journal = &shared.journal;
-    if let Some(answer) = journal.answer(key)?
-        && answer.order == digest
-    {
-        let waiting = journal.reports(answer.report.saturating_sub(1), 1)?;
-        let waits = waiting
-            .first()
-            .is_some_and(|report| report.number == answer.report);
-        return Ok(if waits {
-            Known::Waiting
-        } else {
-            Known::Answered(answer.finished)
-        });
-    }
-    if journal.order(key)?.is_some() {
-        return Ok(Known::Taken);
-    }
-    Ok(match check::check(shared, key, envelope)? {
-        Ok(order) => Known::New(Box::new(order)),
-        Err(refusal) => Known::Refused(Box::new(refusal)),
-    })
 }
 
 /// Runs an attempt. A defect that ends the runner is treated as the death of the agent: it goes on from the journal, which counts

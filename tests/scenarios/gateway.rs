@@ -6,34 +6,28 @@ use std::{path::Path, time::Duration};
 
 use sealift_agent::{connect::Finish, enrol, identity::IdentityStore};
 use sealift_common::{
-    bounds::REPORT_BATCH,
-    digest::Digest,
-    error::Reason,
-    evidence::{
-        AgentInfo, Attempt, EngineInfo, EvidenceFailure, EvidenceResult, EvidenceService, Packet, Predicate,
-        Statement,
-    },
-    failure::{Failure, FailureCode},
-    id::{AgentId, JobId, TaskId},
-    job::JobPhase,
-    keys::SigningKey,
-    observation::ContainerHealth,
-    order::{Order, open_order},
-    spiffe::SpiffeId,
-    sticker::Sticker,
-    task::TaskState,
+    bounds::REPORT_BATCH, digest::Digest, error::Reason, failure::FailureCode, id::TaskId, job::JobPhase,
+    keys::SigningKey, order::open_order, task::TaskState,
 };
 use sealift_e2e::fleet::{FakeAgent, Fleet, PATIENCE, engine, facts};
 use sealift_proto::agent::v1::{
     Accepted, ConnectRequest, ConnectResponse, Finished, Heartbeat, Hello, LogBatch, LogLine, Progressed,
-    Report, ReportBatch, ReportedFailure, TargetFence, connect_request::Message as Up,
-    connect_response::Message as Down, finished, gateway_service_client::GatewayServiceClient, report::Event,
+    Report, ReportBatch, TargetFence, connect_request::Message as Up, connect_response::Message as Down,
+    finished, gateway_service_client::GatewayServiceClient, report::Event,
 };
-use sealift_store::{EntityKind, PageRequest, Task};
+use sealift_store::PageRequest;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
+
+#[path = "gateway/proof.rs"]
+mod proof;
+#[path = "gateway/records.rs"]
+mod records;
+
+use proof::{refused, succeeded};
+use records::{audited, history, task_of};
 
 /// An agent without manners: says what the test says.
 struct Raw {
@@ -137,26 +131,6 @@ fn assert_violation(status: &Status) {
     );
 }
 
-async fn audited(fleet: &Fleet, reason: &str) -> usize {
-    let page = PageRequest {
-        size: 500,
-        after: None,
-    };
-    let mut tx = fleet.running.app.db.read().await.unwrap();
-    let events = tx.list_audit(None, &page).await.unwrap().items;
-    events.iter().filter(|event| event.entry.reason == reason).count()
-}
-
-async fn task_of(fleet: &Fleet, job: JobId) -> Task {
-    let mut tx = fleet.running.app.db.read().await.unwrap();
-    tx.tasks_of_job(job).await.unwrap().remove(0)
-}
-
-async fn history(fleet: &Fleet, task: TaskId) -> usize {
-    let mut tx = fleet.running.app.db.read().await.unwrap();
-    tx.transitions(EntityKind::Task, task.uuid()).await.unwrap().len()
-}
-
 async fn stop(fleet: Fleet, agents: Vec<FakeAgent>) {
     for agent in agents {
         agent.stop.cancel();
@@ -170,85 +144,6 @@ async fn stop(fleet: Fleet, agents: Vec<FakeAgent>) {
         );
     }
     assert!(fleet.running.stop().await, "something did not end in time");
-}
-
-/// A final report that says that the order was refused, with a packet signed by `key`.
-fn refused(order_bytes: &[u8], order: &Order, agent: AgentId, key: &SigningKey) -> Finished {
-    let failure = Failure::new(FailureCode::OrderRefused, "a test");
-    Finished {
-        result: finished::Result::Refused.into(),
-        packet: packet(order_bytes, order, agent, Some(&failure), None, key),
-        failure: Some(ReportedFailure {
-            code: failure.code.as_str().into(),
-            summary: failure.summary,
-            detail: String::new(),
-        }),
-        sticker: Vec::new(),
-    }
-}
-
-/// A final report of success with its sticker, and the sticker's digest.
-fn succeeded(
-    order_bytes: &[u8],
-    order: &Order,
-    previous: Option<Digest>,
-    key: &SigningKey,
-) -> (Finished, Digest) {
-    let sticker = Sticker::of(order, order.not_before, previous).unwrap();
-    let digest = sticker.digest().unwrap();
-    let finished = Finished {
-        result: finished::Result::Succeeded.into(),
-        failure: None,
-        packet: packet(order_bytes, order, order.agent_id, None, Some(digest), key),
-        sticker: sticker.to_file().unwrap(),
-    };
-    (finished, digest)
-}
-
-fn packet(
-    order_bytes: &[u8],
-    order: &Order,
-    agent: AgentId,
-    failure: Option<&Failure>,
-    sticker_digest: Option<Digest>,
-    key: &SigningKey,
-) -> Vec<u8> {
-    let now = order.not_before;
-    let services = order
-        .manifest
-        .services
-        .iter()
-        .map(|(name, spec)| EvidenceService::of(name, &spec.image, None, ContainerHealth::None))
-        .collect();
-    let attempt = Attempt {
-        agent: AgentInfo {
-            spiffe_id: SpiffeId::agent(order.tenant.clone(), agent),
-            certificate_serial: "00".into(),
-            version: "0".into(),
-        },
-        engine: EngineInfo {
-            name: "fake".into(),
-            version: "1".into(),
-            api: "1.41".into(),
-            platform: "linux/amd64".into(),
-        },
-        result: if failure.is_some() {
-            EvidenceResult::Refused
-        } else {
-            EvidenceResult::Succeeded
-        },
-        failure: failure.map(EvidenceFailure::from),
-        services,
-        previous: std::collections::BTreeMap::new(),
-        sticker_digest,
-        log_digest: None,
-        order_digest: Digest::of(order_bytes),
-        started_at: now,
-        finished_at: now,
-        steps: Vec::new(),
-    };
-    let statement = Statement::new(Predicate::of(order, attempt), []);
-    Packet::sign(&statement, key).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
