@@ -218,7 +218,7 @@ fn print_details(status: &Status) {
     }
     if let Some(help) = details.help() {
         for link in &help.links {
-            anstream::eprintln!("hint: {}", clean(&link.description));
+            anstream::eprintln!("see: {} ({})", clean(&link.url), clean(&link.description));
         }
     }
     let request = details

@@ -42,6 +42,8 @@ fn main() -> ExitCode {
             return Exit::Failed.into();
         }
     };
+    // `dev` has children to stop and files to take away: it listens to Ctrl-C itself.
+    let cleans_up = matches!(cli.command, args::Command::Dev(_));
     let code = runtime.block_on(async {
         tokio::select! {
             result = commands::run(cli) => match result {
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
                     error.exit()
                 }
             },
-            exit = interrupted() => exit,
+            exit = interrupted(), if !cleans_up => exit,
         }
     });
     runtime.shutdown_background();

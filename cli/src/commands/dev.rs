@@ -62,6 +62,7 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     let outcome = tokio::select! {
         outcome = system.run(&args) => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
+        () = terminated() => Ok(()),
     };
     anstream::eprintln!("stopping ...");
     system.stop(!kept).await;
@@ -69,6 +70,14 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
         drop(fs::remove_dir_all(&data));
     }
     outcome.map(|()| Exit::Done)
+}
+
+/// SIGTERM, as service managers and other programs send it.
+async fn terminated() {
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut signal) => drop(signal.recv().await),
+        Err(_) => std::future::pending().await,
+    }
 }
 
 struct System {
