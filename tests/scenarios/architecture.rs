@@ -239,11 +239,16 @@ fn every_crate_is_described() -> Result<()> {
 fn every_rule_has_a_test_that_names_it() -> Result<()> {
     let all: String = sources()?.into_iter().map(|(_, text)| text).collect();
     for rule in [1, 2, 3, 4, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16] {
-        let named = [format!("fn r{rule}_"), format!("_r{rule}_"), format!(" r{rule}_")];
-        ensure!(
-            named.iter().any(|name| all.contains(name)),
-            "no test names rule R{rule}"
-        );
+        let (first, later) = (format!("r{rule}_"), format!("_r{rule}_"));
+        // The name of a function, not a mention in a comment.
+        let named = all
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .filter_map(|line| line.split("fn ").nth(1))
+            .any(|name| {
+                name.starts_with(&first) || name.split('(').next().is_some_and(|name| name.contains(&later))
+            });
+        ensure!(named, "no test names rule R{rule}");
     }
     Ok(())
 }
