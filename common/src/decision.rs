@@ -364,6 +364,14 @@ mod tests {
             "AGENT_REVOKED"
         );
         assert_eq!(
+            reason(&spoil(|agent| agent.intent = AgentIntent::Paused), gate).0,
+            "AGENT_PAUSED"
+        );
+        assert_eq!(
+            reason(&spoil(|agent| agent.intent = AgentIntent::Draining), gate).0,
+            "AGENT_DRAINING"
+        );
+        assert_eq!(
             reason(&spoil(|agent| agent.capabilities.clear()), gate).0,
             "CAPABILITY_MISSING"
         );

@@ -96,6 +96,10 @@ failure_codes! {
     AgentLost = "AGENT_LOST", Infrastructure, false, "bring the host back, and its agent reports what it finds; if it never comes back, sealift agent revoke ends the wait";
     /// The agent was revoked.
     AgentRevoked = "AGENT_REVOKED", Trust, false, "enrol a new agent for the target";
+    /// The agent was paused for longer than an order may wait.
+    AgentPaused = "AGENT_PAUSED", Policy, false, "give the agent orders again (sealift agent resume), then promote again";
+    /// The agent is being drained and takes no orders.
+    AgentDraining = "AGENT_DRAINING", Policy, false, "wait until the host is back (sealift agent resume), then promote again";
     /// The old set could not be restored.
     RestoreFailed = "RESTORE_FAILED", Infrastructure, false, "look at the host: neither set is known to run whole";
     /// The job was cancelled.

@@ -124,13 +124,25 @@ fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
         )];
     };
     let mut found = Vec::new();
-    if agent.intent == AgentIntent::Revoked {
-        found.push(fail(
+    match agent.intent {
+        AgentIntent::Revoked => found.push(fail(
             "AGENT_REVOKED",
             "its agent is revoked",
             "enrol a new agent for the target",
-        ));
-    } else if agent.status == AgentStatus::Offline {
+        )),
+        AgentIntent::Paused => found.push(fail(
+            "AGENT_PAUSED",
+            "its agent is paused",
+            "see why (sealift agent get), then give it orders again (sealift agent resume)",
+        )),
+        AgentIntent::Draining => found.push(fail(
+            "AGENT_DRAINING",
+            "its agent is being drained",
+            "wait until the host is back (sealift agent resume), or move the target to another host",
+        )),
+        AgentIntent::Active => {}
+    }
+    if agent.intent.is_live() && agent.status == AgentStatus::Offline {
         found.push(fail(
             "AGENT_OFFLINE",
             "its agent is offline",

@@ -106,8 +106,24 @@ pub struct Target {
 }
 
 phases! {
-    /// What the operator wants of an agent.
-    AgentIntent { Active = "active", Revoked = "revoked" }
+    /// What the operator wants of an agent. A paused one gets no new orders for a while: what is to run there waits for it, up to
+    /// a bound. A draining one gets none any more: what is to run there fails at once. Both finish what they have begun.
+    AgentIntent { Active = "active", Paused = "paused", Draining = "draining", Revoked = "revoked" }
+}
+
+impl AgentIntent {
+    /// Whether new orders may be given to it.
+    pub const fn takes_orders(self) -> bool {
+        matches!(self, Self::Active)
+    }
+
+    /// Whether it is still an agent of ours. What was revoked stays revoked.
+    pub const fn is_live(self) -> bool {
+        match self {
+            Self::Active | Self::Paused | Self::Draining => true,
+            Self::Revoked => false,
+        }
+    }
 }
 
 phases! {
@@ -134,6 +150,17 @@ pub struct AgentFacts {
     pub degraded: Vec<String>,
 }
 
+/// Why an operator wants of an agent what it wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IntentNote {
+    /// Why; may be empty.
+    pub reason: String,
+    /// Who: the actor of the audit event.
+    pub by: String,
+    /// Since when.
+    pub at: DateTime<Utc>,
+}
+
 /// The program on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
@@ -145,6 +172,10 @@ pub struct Agent {
     pub name: Name,
     /// What the operator wants of it.
     pub intent: AgentIntent,
+    /// Why, who and since when it is wanted so.
+    pub intent_note: IntentNote,
+    /// Counts changes of the intent; the etag is made of it.
+    pub revision: u64,
     /// Raw Ed25519 public key that signs its evidence.
     pub evidence_key: [u8; 32],
     /// What it last said about itself.

@@ -43,13 +43,16 @@ CREATE TABLE agents (
     id UUID NOT NULL PRIMARY KEY,
     tenant_id UUID NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     name TEXT COLLATE "C" NOT NULL,
-    intent TEXT NOT NULL CHECK (intent IN ('active', 'revoked')),
+    intent TEXT NOT NULL CHECK (intent IN ('active', 'paused', 'draining', 'revoked')),
+    intent_reason TEXT NOT NULL,
+    intent_by TEXT NOT NULL,
+    intent_at TIMESTAMPTZ NOT NULL,
+    revision BIGINT NOT NULL CHECK (revision >= 0),
     evidence_key BYTEA NOT NULL CHECK (length(evidence_key) = 32),
     facts TEXT NOT NULL,
     facts_at TIMESTAMPTZ,
     created_at TIMESTAMPTZ NOT NULL,
     revoked_at TIMESTAMPTZ,
-    revoked_reason TEXT NOT NULL DEFAULT '',
     CHECK ((intent = 'revoked') = (revoked_at IS NOT NULL)),
     CONSTRAINT agent_tenant UNIQUE (tenant_id, id)
 );

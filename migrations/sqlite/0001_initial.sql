@@ -43,13 +43,16 @@ CREATE TABLE agents (
     id BLOB NOT NULL PRIMARY KEY,
     tenant_id BLOB NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     name TEXT NOT NULL,
-    intent TEXT NOT NULL CHECK (intent IN ('active', 'revoked')),
+    intent TEXT NOT NULL CHECK (intent IN ('active', 'paused', 'draining', 'revoked')),
+    intent_reason TEXT NOT NULL,
+    intent_by TEXT NOT NULL,
+    intent_at TEXT NOT NULL,
+    revision INTEGER NOT NULL CHECK (revision >= 0),
     evidence_key BLOB NOT NULL CHECK (length(evidence_key) = 32),
     facts TEXT NOT NULL,
     facts_at TEXT,
     created_at TEXT NOT NULL,
     revoked_at TEXT,
-    revoked_reason TEXT NOT NULL DEFAULT '',
     CHECK ((intent = 'revoked') = (revoked_at IS NOT NULL)),
     CONSTRAINT agent_tenant UNIQUE (tenant_id, id)
 ) STRICT;

@@ -27,7 +27,7 @@ mod proof;
 mod records;
 
 use proof::{refused, succeeded};
-use records::{audited, history, task_of};
+use records::{audited, history, stolen, task_of};
 
 /// An agent without manners: says what the test says.
 struct Raw {
@@ -235,7 +235,7 @@ async fn t1_the_newest_session_wins_and_a_revoked_agent_is_dismissed() {
         .unwrap()
         .agent_id
         .unwrap();
-    tx.revoke_agent(id, "stolen", app.clock.now()).await.unwrap();
+    tx.revoke_agent(id, &stolen(app.clock.now())).await.unwrap();
     tx.commit().await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(10), agent.ended)
         .await
@@ -544,7 +544,7 @@ async fn t1_an_agent_that_was_revoked_while_it_was_away_is_dismissed_when_it_com
         .unwrap()
         .agent_id
         .unwrap();
-    tx.revoke_agent(id, "stolen", app.clock.now()).await.unwrap();
+    tx.revoke_agent(id, &stolen(app.clock.now())).await.unwrap();
     tx.commit().await.unwrap();
     let agent = fleet.run_agent(&state, engine(&[])).unwrap();
     let ended = tokio::time::timeout(PATIENCE, agent.ended)

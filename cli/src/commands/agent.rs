@@ -1,19 +1,28 @@
 //! `sealift agent`: the programs on hosts, as operators see them.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use sealift_proto::v1::{
-    Agent, GetAgentRequest, ListAgentsRequest, ListAgentsResponse, RevokeAgentRequest, agent::Status,
+    Agent, DrainAgentRequest, GetAgentRequest, ListAgentsRequest, ListAgentsResponse, PauseAgentRequest,
+    ResumeAgentRequest, RevokeAgentRequest,
+    agent::{Intent, Status},
+    agent_service_client::AgentServiceClient,
 };
+use tonic::transport::Channel;
 
 use crate::{
     args::{Global, ListArgs},
     client::{client, connect, named, pages, request_id, unary},
     error::{CliError, Exit},
     output::{
-        self, Rows,
+        self, Format, Rows,
         text::{age, clean, leaf, or_dash, short_target},
     },
 };
+
+/// How often it is looked whether a host is drained.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Verbs.
 #[derive(Debug, Subcommand)]
@@ -24,6 +33,36 @@ pub enum AgentCommand {
     Get {
         /// Its identifier.
         id: String,
+    },
+    /// Give it no new orders for a while; what it has begun is finished, what is to run there waits a little.
+    Pause {
+        /// Its identifier.
+        id: String,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Give it orders again.
+    Resume {
+        /// Its identifier.
+        id: String,
+        /// Why.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Take its host out of service: no new orders; what it has begun is finished.
+    Drain {
+        /// Its identifier.
+        id: String,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+        /// Wait until nothing is under way on the host.
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait at most.
+        #[arg(long, requires = "wait", default_value = "15m", value_parser = humantime::parse_duration)]
+        timeout: Duration,
     },
     /// End one for good: its session ends within seconds, its targets become free for a new agent.
     Revoke {
@@ -56,10 +95,50 @@ pub async fn run(global: &Global, command: AgentCommand) -> Result<Exit, CliErro
             return Ok(Exit::Done);
         }
         AgentCommand::Get { id } => {
-            let request = GetAgentRequest {
-                name: named("agents", &id),
+            let agent = get(&mut client, &id).await?;
+            return show(global, &agent);
+        }
+        AgentCommand::Pause { id, reason } => {
+            let seen = get(&mut client, &id).await?;
+            let request = PauseAgentRequest {
+                request_id: request_id(),
+                name: seen.name,
+                etag: seen.etag,
+                reason,
             };
-            client.get_agent(unary(request)).await?.into_inner().agent
+            client.pause_agent(unary(request)).await?.into_inner().agent
+        }
+        AgentCommand::Resume { id, reason } => {
+            let seen = get(&mut client, &id).await?;
+            let request = ResumeAgentRequest {
+                request_id: request_id(),
+                name: seen.name,
+                etag: seen.etag,
+                reason,
+            };
+            client.resume_agent(unary(request)).await?.into_inner().agent
+        }
+        AgentCommand::Drain {
+            id,
+            reason,
+            wait,
+            timeout,
+        } => {
+            let seen = get(&mut client, &id).await?;
+            let request = DrainAgentRequest {
+                request_id: request_id(),
+                name: seen.name,
+                etag: seen.etag,
+                reason,
+            };
+            let draining = client.drain_agent(unary(request)).await?.into_inner().agent;
+            if wait && !drained(&mut client, &id, timeout).await? {
+                anstream::eprintln!(
+                    "--timeout passed; the agent is still being drained: sealift agent get {id}"
+                );
+                return Ok(Exit::TimedOut);
+            }
+            draining
         }
         AgentCommand::Revoke { id, reason } => {
             let request = RevokeAgentRequest {
@@ -75,22 +154,87 @@ pub async fn run(global: &Global, command: AgentCommand) -> Result<Exit, CliErro
     Ok(Exit::Done)
 }
 
+async fn get(client: &mut AgentServiceClient<Channel>, id: &str) -> Result<Agent, CliError> {
+    let request = GetAgentRequest {
+        name: named("agents", id),
+    };
+    Ok(client
+        .get_agent(unary(request))
+        .await?
+        .into_inner()
+        .agent
+        .unwrap_or_default())
+}
+
+/// Whether nothing is under way on the host any more, at the latest when `patience` is at its end.
+async fn drained(
+    client: &mut AgentServiceClient<Channel>,
+    id: &str,
+    patience: Duration,
+) -> Result<bool, CliError> {
+    let look = async {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            looks.tick().await;
+            if get(client, id).await?.running_tasks == 0 {
+                return Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(patience, look)
+        .await
+        .map_or(Ok(false), |looked| looked.map(|()| true))
+}
+
+/// The table's line, and what does not fit into it.
+fn show(global: &Global, agent: &Agent) -> Result<Exit, CliError> {
+    output::write(global.output, agent, || rows(std::slice::from_ref(agent)))?;
+    if global.output != Format::Table || agent.intent() == Intent::Active {
+        return Ok(Exit::Done);
+    }
+    output::line("")?;
+    output::line(&format!(
+        "{} by {}, {} ago: {}; {} running",
+        intent(agent),
+        clean(&agent.intent_actor),
+        age(agent.intent_time.as_ref(), output::now()),
+        clean(&agent.intent_reason),
+        agent.running_tasks,
+    ))?;
+    Ok(Exit::Done)
+}
+
+fn intent(agent: &Agent) -> &'static str {
+    match agent.intent() {
+        Intent::Active => "active",
+        Intent::Paused => "paused",
+        Intent::Draining if agent.running_tasks == 0 => "drained",
+        Intent::Draining => "draining",
+        Intent::Revoked => "revoked",
+        Intent::Unspecified => "-",
+    }
+}
+
 fn rows(agents: &[Agent]) -> Rows {
     let header = [
         "AGENT", "STATUS", "TARGETS", "HOST", "PLATFORM", "ENGINE", "VERSION", "SEEN", "NOTES",
     ];
     Rows::new(&header).with(agents.iter().map(|agent| {
         let status = match agent.status() {
-            _ if agent.revoke_time.is_some() => "revoked",
             Status::Online => "online",
             Status::Degraded => "degraded",
             Status::Offline => "offline",
             Status::Unspecified => "-",
         };
+        let status = match agent.intent() {
+            Intent::Active | Intent::Unspecified => status.to_owned(),
+            Intent::Paused | Intent::Draining => format!("{status}, {}", intent(agent)),
+            Intent::Revoked => "revoked".to_owned(),
+        };
         let targets: Vec<_> = agent.targets.iter().map(|target| short_target(target)).collect();
         vec![
             leaf(&agent.name),
-            status.to_owned(),
+            status,
             or_dash(&targets.join(",")),
             or_dash(&agent.hostname),
             or_dash(&agent.platform),

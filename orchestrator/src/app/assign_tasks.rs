@@ -74,9 +74,10 @@ pub async fn assign_tasks(
             continue;
         }
         let target = tx.target(task.tenant_id, task.target_id).await?;
-        match server_of(tx, target.as_ref()).await? {
-            Ok((target, agent)) => assign(core, tx, orders, task, target, agent, now).await?,
-            Err(failure) => {
+        match server_of(core, tx, target.as_ref(), now).await? {
+            Server::Ready(target, agent) => assign(core, tx, orders, task, target, agent, now).await?,
+            Server::Paused => continue,
+            Server::None(failure) => {
                 tx.apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now)
                     .await?;
             }
@@ -86,14 +87,26 @@ pub async fn assign_tasks(
     Ok(changed)
 }
 
+/// Who is to do a task.
+enum Server<'a> {
+    /// This agent, now.
+    Ready(&'a Target, AgentId),
+    /// An agent that an operator has paused: its task waits, but not for longer than an order would be good for.
+    Paused,
+    /// Nobody, and waiting would not help.
+    None(Failure),
+}
+
 /// The agent that is to do it, or why there is none. One that is away is still the one: it finds the order when it is back, and
 /// refuses it when that is too late.
 async fn server_of<'a>(
+    core: &Core,
     tx: &mut Tx,
     target: Option<&'a Target>,
-) -> Result<Result<(&'a Target, AgentId), Failure>, ApiError> {
+    now: DateTime<Utc>,
+) -> Result<Server<'a>, ApiError> {
     let Some(target) = target.filter(|target| target.archived_at.is_none()) else {
-        return Ok(Err(Failure::new(
+        return Ok(Server::None(Failure::new(
             FailureCode::AgentLost,
             "the target was archived",
         )));
@@ -102,16 +115,28 @@ async fn server_of<'a>(
         Some(id) => tx.agent_by_id(id).await?,
         None => None,
     };
+    let none = |code, what: String| Server::None(Failure::new(code, what));
     Ok(match agent {
-        Some(agent) if agent.intent == AgentIntent::Active => Ok((target, agent.id)),
-        Some(_) => Err(Failure::new(
-            FailureCode::AgentRevoked,
-            format!("the agent of {} was revoked", target.name),
-        )),
-        None => Err(Failure::new(
+        None => none(
             FailureCode::AgentLost,
             format!("no agent is enrolled for {}", target.name),
-        )),
+        ),
+        Some(agent) => match agent.intent {
+            AgentIntent::Active => Server::Ready(target, agent.id),
+            AgentIntent::Paused if now - agent.intent_note.at < core.rules.order_life => Server::Paused,
+            AgentIntent::Paused => none(
+                FailureCode::AgentPaused,
+                format!("the agent of {} is paused for too long", target.name),
+            ),
+            AgentIntent::Draining => none(
+                FailureCode::AgentDraining,
+                format!("the agent of {} is being drained", target.name),
+            ),
+            AgentIntent::Revoked => none(
+                FailureCode::AgentRevoked,
+                format!("the agent of {} was revoked", target.name),
+            ),
+        },
     })
 }
 

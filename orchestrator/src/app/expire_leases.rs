@@ -2,7 +2,7 @@
 //! tasks of revoked agents, which can never say anything again, have failed.
 
 use chrono::{DateTime, Utc};
-use sealift_common::{inventory::AgentIntent, task::TaskEvent};
+use sealift_common::task::TaskEvent;
 use sealift_store::Tx;
 
 use crate::{
@@ -33,7 +33,7 @@ pub async fn expire_leases(tx: &mut Tx, now: DateTime<Utc>, patient: bool) -> Re
             None => None,
         };
         // Revoked ones are in the first list; one that was revoked meanwhile is there next time.
-        if agent.is_some_and(|agent| agent.intent == AgentIntent::Active) {
+        if agent.is_some_and(|agent| agent.intent.is_live()) {
             tx.apply_task_event(&task, &TaskEvent::LeaseExpired, ORCHESTRATOR, now)
                 .await?;
             changed += 1;

@@ -1,21 +1,24 @@
 //! AgentService: agents as operators see them.
 
+use prost::Message;
 use sealift_common::{
     error::Reason,
     id::{AgentId, TenantId},
-    inventory::{Agent, AgentIntent, AgentStatus, Target},
+    inventory::{Agent, AgentIntent, AgentStatus, IntentNote, Target},
     keys::PublicKey,
 };
 use sealift_proto::v1::{
-    self, GetAgentRequest, GetAgentResponse, ListAgentsRequest, ListAgentsResponse, RevokeAgentRequest,
-    RevokeAgentResponse,
+    self, DrainAgentRequest, DrainAgentResponse, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
+    ListAgentsResponse, PauseAgentRequest, PauseAgentResponse, ResumeAgentRequest, ResumeAgentResponse,
+    RevokeAgentRequest, RevokeAgentResponse,
     agent::{Intent, Status as WireStatus},
     agent_service_server::AgentService,
 };
 use sealift_store::Tx;
+use serde::Serialize;
 use tonic::{Request, Response, Status};
 
-use super::{text, timestamp};
+use super::{check_etag, int32, text, timestamp};
 use crate::{
     app::abandon_task::abandon_task,
     caller::Caller,
@@ -43,7 +46,7 @@ pub(super) fn status(app: &App, agent: &Agent) -> AgentStatus {
     )
 }
 
-fn encode(app: &App, agent: &Agent, targets: &[Target]) -> v1::Agent {
+fn encode(app: &App, agent: &Agent, targets: &[Target], running_tasks: u32) -> v1::Agent {
     let status = match status(app, agent) {
         AgentStatus::Online => WireStatus::Online,
         AgentStatus::Degraded => WireStatus::Degraded,
@@ -51,6 +54,8 @@ fn encode(app: &App, agent: &Agent, targets: &[Target]) -> v1::Agent {
     };
     let intent = match agent.intent {
         AgentIntent::Active => Intent::Active,
+        AgentIntent::Paused => Intent::Paused,
+        AgentIntent::Draining => Intent::Draining,
         AgentIntent::Revoked => Intent::Revoked,
     };
     let key_id = PublicKey::from_bytes(&agent.evidence_key).map(|key| key.key_id().to_string());
@@ -74,13 +79,98 @@ fn encode(app: &App, agent: &Agent, targets: &[Target]) -> v1::Agent {
         last_seen_time: agent.last_seen_at.and_then(timestamp),
         revoke_time: agent.revoked_at.and_then(timestamp),
         evidence_key_id: key_id.unwrap_or_default(),
+        intent_reason: agent.intent_note.reason.clone(),
+        intent_actor: agent.intent_note.by.clone(),
+        intent_time: timestamp(agent.intent_note.at),
+        running_tasks: int32(running_tasks),
+        etag: names::etag(agent.revision),
     }
+}
+
+/// Encoded with what else there is to tell of it.
+async fn described(app: &App, tx: &mut Tx, agent: &Agent) -> Result<v1::Agent, ApiError> {
+    let targets = tx.targets_of_agent(agent.id).await?;
+    let running = tx.count_live_tasks_of_agent(agent.id).await?;
+    Ok(encode(app, agent, &targets, running))
 }
 
 async fn find(tx: &mut Tx, tenant: TenantId, id: AgentId) -> Result<Agent, ApiError> {
     tx.agent(tenant, id)
         .await?
         .ok_or_else(|| ApiError::not_found(names::of_agent(id), "sealift agent list"))
+}
+
+/// What an operator wants of an agent from now on.
+struct Wish<'a> {
+    tenant: TenantId,
+    method: &'static str,
+    request_id: &'a str,
+    agent: AgentId,
+    etag: &'a str,
+    intent: AgentIntent,
+    reason: String,
+}
+
+/// A reason that others will read when they find the agent that way.
+fn said(reason: &str) -> Result<String, ApiError> {
+    if reason.trim().is_empty() {
+        return Err(ApiError::invalid("reason", "is needed: others will ask why"));
+    }
+    text("reason", reason)
+}
+
+impl Agents {
+    async fn wish<Req, Resp>(
+        &self,
+        caller: &Caller,
+        request: &Req,
+        wish: Wish<'_>,
+        answer: fn(Option<v1::Agent>) -> Resp,
+    ) -> Result<Resp, ApiError>
+    where
+        Req: Serialize + Sync,
+        Resp: Message + Default,
+    {
+        let (app, actor, resource) = (self.app.clone(), caller.actor(), names::of_agent(wish.agent));
+        mutate(
+            &self.app,
+            caller,
+            wish.method,
+            wish.request_id,
+            request,
+            &resource,
+            |tx, _| {
+                Box::pin(async {
+                    let tx = tx;
+                    let agent = find(tx, wish.tenant, wish.agent).await?;
+                    check_etag("etag", wish.etag, agent.revision, &resource)?;
+                    if !agent.intent.is_live() {
+                        return Err(revoked(&resource));
+                    }
+                    if agent.intent != wish.intent {
+                        let note = IntentNote {
+                            reason: wish.reason.clone(),
+                            by: actor.clone(),
+                            at: app.clock.now(),
+                        };
+                        tx.set_agent_intent(&agent, wish.intent, &note).await?;
+                    }
+                    let agent = find(tx, wish.tenant, wish.agent).await?;
+                    Ok(answer(Some(described(&app, tx, &agent).await?)))
+                })
+            },
+        )
+        .await
+    }
+}
+
+fn revoked(resource: &str) -> ApiError {
+    ApiError::new(
+        Reason::WrongState,
+        format!("{resource} is revoked, which is not taken back"),
+        "enrol a new agent for its targets (sealift target token)",
+    )
+    .precondition("AGENT_REVOKED", resource, "is revoked")
 }
 
 #[tonic::async_trait]
@@ -93,9 +183,8 @@ impl AgentService for Agents {
         let id = names::agent("name", &request.get_ref().name)?;
         let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
         let agent = find(&mut tx, tenant, id).await?;
-        let targets = tx.targets_of_agent(id).await.map_err(ApiError::from)?;
         Ok(Response::new(GetAgentResponse {
-            agent: Some(encode(&self.app, &agent, &targets)),
+            agent: Some(described(&self.app, &mut tx, &agent).await?),
         }))
     }
 
@@ -111,13 +200,75 @@ impl AgentService for Agents {
         let page = tx.list_agents(tenant, &page).await.map_err(ApiError::from)?;
         let mut agents = Vec::with_capacity(page.items.len());
         for agent in &page.items {
-            let targets = tx.targets_of_agent(agent.id).await.map_err(ApiError::from)?;
-            agents.push(encode(&self.app, agent, &targets));
+            agents.push(described(&self.app, &mut tx, agent).await?);
         }
         Ok(Response::new(ListAgentsResponse {
             agents,
             next_page_token: next_token(page.next, bound_to),
         }))
+    }
+
+    async fn pause_agent(
+        &self,
+        request: Request<PauseAgentRequest>,
+    ) -> Result<Response<PauseAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let wish = Wish {
+            tenant: caller.tenant_id()?,
+            method: "sealift.v1.AgentService/PauseAgent",
+            request_id: &request.request_id,
+            agent: names::agent("name", &request.name)?,
+            etag: &request.etag,
+            intent: AgentIntent::Paused,
+            reason: said(&request.reason)?,
+        };
+        let agent = self
+            .wish(&caller, &request, wish, |agent| PauseAgentResponse { agent })
+            .await?;
+        Ok(Response::new(agent))
+    }
+
+    async fn resume_agent(
+        &self,
+        request: Request<ResumeAgentRequest>,
+    ) -> Result<Response<ResumeAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let wish = Wish {
+            tenant: caller.tenant_id()?,
+            method: "sealift.v1.AgentService/ResumeAgent",
+            request_id: &request.request_id,
+            agent: names::agent("name", &request.name)?,
+            etag: &request.etag,
+            intent: AgentIntent::Active,
+            reason: text("reason", &request.reason)?,
+        };
+        let agent = self
+            .wish(&caller, &request, wish, |agent| ResumeAgentResponse { agent })
+            .await?;
+        Ok(Response::new(agent))
+    }
+
+    async fn drain_agent(
+        &self,
+        request: Request<DrainAgentRequest>,
+    ) -> Result<Response<DrainAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let wish = Wish {
+            tenant: caller.tenant_id()?,
+            method: "sealift.v1.AgentService/DrainAgent",
+            request_id: &request.request_id,
+            agent: names::agent("name", &request.name)?,
+            etag: &request.etag,
+            intent: AgentIntent::Draining,
+            reason: said(&request.reason)?,
+        };
+        let agent = self
+            .wish(&caller, &request, wish, |agent| DrainAgentResponse { agent })
+            .await?;
+        Ok(Response::new(agent))
     }
 
     async fn revoke_agent(
@@ -144,7 +295,12 @@ impl AgentService for Agents {
                     let tx = tx;
                     find(tx, tenant, id).await?;
                     let now = app.clock.now();
-                    tx.revoke_agent(id, &reason, now).await?;
+                    let note = IntentNote {
+                        reason: reason.clone(),
+                        by: actor.clone(),
+                        at: now,
+                    };
+                    tx.revoke_agent(id, &note).await?;
                     // Nobody will ever report these tasks: the agent's word does not count any more.
                     for task in tx.live_tasks_of_agent(id).await? {
                         abandon_task(tx, &task, &reason, &actor, now).await?;
@@ -152,7 +308,7 @@ impl AgentService for Agents {
                     tx.unbind_agent(id, now).await?;
                     let agent = find(tx, tenant, id).await?;
                     Ok(RevokeAgentResponse {
-                        agent: Some(encode(&app, &agent, &[])),
+                        agent: Some(described(&app, tx, &agent).await?),
                     })
                 })
             },

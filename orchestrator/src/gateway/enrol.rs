@@ -8,7 +8,7 @@ use sealift_common::{
     audit::{AuditEntry, AuditOutcome},
     error::Reason,
     id::{AgentId, TenantId},
-    inventory::{Agent, AgentFacts, AgentIntent, Target},
+    inventory::{Agent, AgentFacts, AgentIntent, IntentNote, Target},
     join_token::{JoinToken, SecretHash},
     keys::PublicKey,
     name::Name,
@@ -97,6 +97,12 @@ async fn attempt(
         tenant_id: tenant.id,
         name: target.name.clone(),
         intent: AgentIntent::Active,
+        intent_note: IntentNote {
+            reason: String::new(),
+            by: row.created_by,
+            at: now,
+        },
+        revision: 1,
         evidence_key: key.to_bytes(),
         facts: facts.clone(),
         created_at: now,
@@ -143,7 +149,7 @@ async fn check_free(tx: &mut Tx, target: &Target) -> Result<(), ApiError> {
         return Ok(());
     };
     match tx.agent_by_id(id).await? {
-        Some(agent) if agent.intent == AgentIntent::Active => Err(ApiError::new(
+        Some(agent) if agent.intent.is_live() => Err(ApiError::new(
             Reason::WrongState,
             format!(
                 "target {} in {} has an agent already",

@@ -216,10 +216,10 @@ impl Presence {
         drop(sessions);
         let is_fresh =
             heard.is_some_and(|(heard, late)| now - heard <= span(interval * SILENT_INTERVALS + late));
-        match intent {
-            AgentIntent::Active if is_fresh && degraded => AgentStatus::Degraded,
-            AgentIntent::Active if is_fresh => AgentStatus::Online,
-            AgentIntent::Active | AgentIntent::Revoked => AgentStatus::Offline,
+        match (intent.is_live() && is_fresh, degraded) {
+            (true, true) => AgentStatus::Degraded,
+            (true, false) => AgentStatus::Online,
+            (false, _) => AgentStatus::Offline,
         }
     }
 
@@ -395,6 +395,8 @@ mod tests {
         let seat = presence.open(agent, session);
         assert_eq!(status(AgentIntent::Active, None, false), AgentStatus::Online);
         assert_eq!(status(AgentIntent::Active, None, true), AgentStatus::Degraded);
+        assert_eq!(status(AgentIntent::Paused, None, false), AgentStatus::Online);
+        assert_eq!(status(AgentIntent::Draining, None, true), AgentStatus::Degraded);
         assert_eq!(status(AgentIntent::Revoked, None, false), AgentStatus::Offline);
         clock.advance(TimeDelta::seconds(16));
         assert_eq!(status(AgentIntent::Active, None, false), AgentStatus::Offline);

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sealift_common::{
     bounds,
     id::{AgentId, EnvironmentId, JoinTokenId, TargetId, TenantId},
-    inventory::{Agent, AgentFacts},
+    inventory::{Agent, AgentFacts, AgentIntent, IntentNote},
 };
 use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
@@ -19,8 +19,8 @@ use crate::{
 
 macro_rules! select {
     () => {
-        "SELECT a.id, a.tenant_id, a.name, a.intent, a.evidence_key, a.facts, a.created_at, h.last_seen_at, \
-         a.revoked_at FROM agents a LEFT JOIN agent_heartbeats h ON h.agent_id = a.id "
+        "SELECT a.id, a.tenant_id, a.name, a.intent, a.intent_reason, a.intent_by, a.intent_at, a.revision, \
+         a.evidence_key, a.facts, a.created_at, h.last_seen_at, a.revoked_at FROM agents a LEFT JOIN agent_heartbeats h ON h.agent_id = a.id "
     };
 }
 
@@ -32,8 +32,8 @@ macro_rules! token_columns {
 
 statements! {
     INSERT = {
-        "INSERT INTO agents (id, tenant_id, name, intent, evidence_key, facts, created_at, revoked_at) ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+        "INSERT INTO agents (id, tenant_id, name, intent, intent_reason, intent_by, intent_at, revision, evidence_key, ",
+        "facts, created_at, revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
     };
     BY_TENANT_AND_ID = { select!(), "WHERE a.tenant_id = $1 AND a.id = $2" };
     BY_ID = { select!(), "WHERE a.id = $1" };
@@ -44,9 +44,13 @@ statements! {
         select!(), "WHERE a.id IN (SELECT agent_id FROM targets WHERE environment_id = $1 AND archived_at IS NULL) ",
         "ORDER BY a.name, a.id LIMIT $2"
     };
+    SET_INTENT = {
+        "UPDATE agents SET intent = $3, intent_reason = $4, intent_by = $5, intent_at = $6, revision = revision + 1 ",
+        "WHERE id = $1 AND revision = $2 AND intent <> 'revoked'"
+    };
     REVOKE = {
-        "UPDATE agents SET intent = 'revoked', revoked_at = $2, revoked_reason = $3 ",
-        "WHERE id = $1 AND intent = 'active'"
+        "UPDATE agents SET intent = 'revoked', revoked_at = $2, intent_at = $2, intent_reason = $3, intent_by = $4, ",
+        "revision = revision + 1 WHERE id = $1 AND intent <> 'revoked'"
     };
     REVOKE_CERTIFICATES = { "UPDATE certificates SET revoked_at = $2 WHERE agent_id = $1 AND revoked_at IS NULL" };
     UPDATE_FACTS = { "UPDATE agents SET facts = $2, facts_at = $3 WHERE id = $1" };
@@ -83,6 +87,10 @@ pub(crate) struct AgentRow {
     pub(crate) tenant_id: Uuid,
     pub(crate) name: String,
     pub(crate) intent: String,
+    pub(crate) intent_reason: String,
+    pub(crate) intent_by: String,
+    pub(crate) intent_at: DateTime<Utc>,
+    pub(crate) revision: i64,
     pub(crate) evidence_key: Vec<u8>,
     pub(crate) facts: String,
     pub(crate) created_at: DateTime<Utc>,
@@ -100,6 +108,12 @@ impl TryFrom<AgentRow> for Agent {
             tenant_id: row.tenant_id.into(),
             name: at.parse("name", &row.name)?,
             intent: at.parse("intent", &row.intent)?,
+            intent_note: IntentNote {
+                reason: row.intent_reason,
+                by: row.intent_by,
+                at: row.intent_at,
+            },
+            revision: at.number("revision", row.revision)?,
             evidence_key: at.bytes32("evidence_key", &row.evidence_key)?,
             facts: at.json("facts", &row.facts)?,
             created_at: row.created_at,
@@ -145,11 +159,16 @@ impl Tx {
     /// Records an enrolled agent.
     pub async fn insert_agent(&mut self, agent: &Agent) -> Result<()> {
         let facts = json(&agent.facts)?;
+        let revision = int(agent.revision)?;
         on!(self, |conn| sqlx::query(INSERT)
             .bind(agent.id.uuid())
             .bind(agent.tenant_id.uuid())
             .bind(agent.name.as_str())
             .bind(agent.intent.as_str())
+            .bind(agent.intent_note.reason.as_str())
+            .bind(agent.intent_note.by.as_str())
+            .bind(agent.intent_note.at)
+            .bind(revision)
             .bind(agent.evidence_key.as_slice())
             .bind(facts)
             .bind(agent.created_at)
@@ -208,12 +227,41 @@ impl Tx {
         all(rows)
     }
 
+    /// Writes what is wanted of an agent from now on, if the stored revision is still that of `agent`; otherwise
+    /// [`StoreError::Conflict`]. Revoking is [`Tx::revoke_agent`], and is not taken back.
+    pub async fn set_agent_intent(
+        &mut self,
+        agent: &Agent,
+        intent: AgentIntent,
+        note: &IntentNote,
+    ) -> Result<()> {
+        let revision = int(agent.revision)?;
+        let changed = on!(self, |conn| sqlx::query(SET_INTENT)
+            .bind(agent.id.uuid())
+            .bind(revision)
+            .bind(intent.as_str())
+            .bind(note.reason.as_str())
+            .bind(note.by.as_str())
+            .bind(note.at)
+            .execute(conn)
+            .await
+            .map(|done| done.rows_affected()))?;
+        self.note(Change::Agent(agent.id));
+        if changed == 1 {
+            Ok(())
+        } else {
+            Err(StoreError::Conflict)
+        }
+    }
+
     /// Revokes an agent with all certificates. Doing it again changes nothing.
-    pub async fn revoke_agent(&mut self, id: AgentId, reason: &str, now: DateTime<Utc>) -> Result<()> {
+    pub async fn revoke_agent(&mut self, id: AgentId, note: &IntentNote) -> Result<()> {
+        let now = note.at;
         on!(self, |conn| sqlx::query(REVOKE)
             .bind(id.uuid())
             .bind(now)
-            .bind(reason)
+            .bind(note.reason.as_str())
+            .bind(note.by.as_str())
             .execute(conn)
             .await
             .map(drop))?;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     Attempt, Change, EntityKind, Result, StoreError, Task, Tx,
     engine::{on, statements},
-    rows::{all, int, one},
+    rows::{all, count, int, one},
     tasks_rows::{AttemptRow, OrderedTaskRow, StateColumns, TaskRow, columns, wanted_text},
     transitions::NewTransition,
 };
@@ -49,6 +49,7 @@ statements! {
     BY_ID = { with_order!(), "WHERE t.id = $1" };
     OF_JOB = { "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 ORDER BY wave, target LIMIT $2" };
     LIVE_OF_AGENT = { with_order!(), "WHERE t.agent_id = $1 AND t.", live!(), " ORDER BY t.id LIMIT $2" };
+    COUNT_LIVE_OF_AGENT = { "SELECT COUNT(*) FROM tasks WHERE agent_id = $1 AND ", live!() };
     LIVE_ON_TARGET = { with_order!(), "WHERE t.target_id = $1 AND t.", live!() };
     EXPIRED = {
         "SELECT ", columns!(""), " FROM tasks WHERE lease_until IS NOT NULL AND lease_until < $1 ",
@@ -174,6 +175,15 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         all(rows)
+    }
+
+    /// How many tasks occupy targets of an agent.
+    pub async fn count_live_tasks_of_agent(&mut self, agent: AgentId) -> Result<u32> {
+        let live: i64 = on!(self, |conn| sqlx::query_scalar(COUNT_LIVE_OF_AGENT)
+            .bind(agent.uuid())
+            .fetch_one(conn)
+            .await)?;
+        Ok(count(live))
     }
 
     /// The task that occupies a target.

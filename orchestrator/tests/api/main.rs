@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod agents;
 mod authorization;
 mod inventory;
 mod process;

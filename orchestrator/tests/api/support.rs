@@ -6,7 +6,7 @@ use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use sealift_common::{
     id::AgentId,
-    inventory::{Agent, AgentFacts, AgentIntent},
+    inventory::{Agent, AgentFacts, AgentIntent, IntentNote},
     keys::SigningKey,
     name::Name,
     role::Role,
@@ -120,6 +120,12 @@ impl World {
             tenant_id: tenant.id,
             name: "host-1".parse().unwrap(),
             intent: AgentIntent::Active,
+            intent_note: IntentNote {
+                reason: String::new(),
+                by: "user/test".to_owned(),
+                at: now,
+            },
+            revision: 1,
             evidence_key: SigningKey::from_seed(&seed).public().to_bytes(),
             facts: AgentFacts::default(),
             created_at: now,

@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use sealift_common::{
     decision::{DecisionRecord, Verdict},
     failure::FailureCode,
+    inventory::AgentIntent,
     job::{JobPhase, JobState},
     order::open_order,
     plan::Plan,
@@ -12,7 +13,10 @@ use sealift_common::{
     task::{SkipReason, TaskPhase, TaskState, TaskStep},
 };
 
-use crate::world::{Act, World};
+use crate::{
+    intents::want,
+    world::{Act, World},
+};
 
 #[tokio::test]
 async fn a_promotion_becomes_tasks_and_the_release_becomes_active() {
@@ -233,12 +237,7 @@ async fn i21_a_revoked_agent_does_not_keep_a_job_for_ever() {
             world.clock.advance(TimeDelta::hours(1));
             world.reap().await;
         }
-        let now = sealift_common::time::Clock::now(&world.clock);
-        let mut tx = world.core.db.write().await.unwrap();
-        tx.revoke_agent(live[1].agent_id.unwrap(), "stolen", now)
-            .await
-            .unwrap();
-        tx.commit().await.unwrap();
+        want(&world, live[1].agent_id.unwrap(), AgentIntent::Revoked).await;
         world.reap().await;
         world.settle().await;
         assert!(

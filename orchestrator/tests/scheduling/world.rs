@@ -14,8 +14,8 @@ use sealift_common::{
     failure::{Failure, FailureCode},
     id::{AgentId, EnvironmentId, JobId, ReplicaId, TargetId, TenantId},
     inventory::{
-        Agent, AgentFacts, AgentIntent, AgentStatus, Environment, EnvironmentClass, Target, TargetKind,
-        Tenant,
+        Agent, AgentFacts, AgentIntent, AgentStatus, Environment, EnvironmentClass, IntentNote, Target,
+        TargetKind, Tenant,
     },
     job::JobPhase,
     keys::SigningKey,
@@ -153,6 +153,12 @@ impl World {
             tenant_id: self.tenant,
             name: name.parse().unwrap(),
             intent: AgentIntent::Active,
+            intent_note: IntentNote {
+                reason: String::new(),
+                by: "user/test".to_owned(),
+                at: now,
+            },
+            revision: 1,
             evidence_key: *Digest::of(name.as_bytes()).as_bytes(),
             facts: AgentFacts {
                 capabilities: vec!["docker_host".into()],

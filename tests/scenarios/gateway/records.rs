@@ -1,8 +1,21 @@
 //! What the store says after an agent has spoken.
 
-use sealift_common::id::{JobId, TaskId};
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    id::{JobId, TaskId},
+    inventory::IntentNote,
+};
 use sealift_e2e::fleet::Fleet;
 use sealift_store::{EntityKind, PageRequest, Task};
+
+/// Why an agent is revoked.
+pub fn stolen(at: DateTime<Utc>) -> IntentNote {
+    IntentNote {
+        reason: "stolen".to_owned(),
+        by: "user/ada".to_owned(),
+        at,
+    }
+}
 
 pub async fn audited(fleet: &Fleet, reason: &str) -> usize {
     let page = PageRequest {

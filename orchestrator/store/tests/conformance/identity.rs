@@ -11,12 +11,13 @@ use sealift_store::{
 
 use crate::{
     harness::{World, at, conformance},
-    seed::{Seed, agent, tenant, user},
+    seed::{Seed, agent, note, tenant, user},
 };
 
 conformance![
     certificates_lead_to_their_principal,
     revoking_a_principal_revokes_its_certificates,
+    what_is_wanted_of_an_agent_is_bound_to_what_was_seen,
     who_was_revoked_since_a_time_is_told,
     only_the_newest_certificates_of_an_agent_count,
     agents_are_kept_and_listed,
@@ -89,8 +90,8 @@ async fn revoking_a_principal_revokes_its_certificates(world: World) {
     .await
     .unwrap();
     tx.revoke_user(alice.id, "left", at(5)).await.unwrap();
-    tx.revoke_agent(seed.agent.id, "lost", at(6)).await.unwrap();
-    tx.revoke_agent(seed.agent.id, "again", at(9)).await.unwrap();
+    tx.revoke_agent(seed.agent.id, &note("lost", 6)).await.unwrap();
+    tx.revoke_agent(seed.agent.id, &note("again", 9)).await.unwrap();
     assert_eq!(
         tx.certificate("0a").await.unwrap().unwrap().revoked_at,
         Some(at(5))
@@ -106,6 +107,35 @@ async fn revoking_a_principal_revokes_its_certificates(world: World) {
     );
 }
 
+async fn what_is_wanted_of_an_agent_is_bound_to_what_was_seen(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let seen = seed.agent.clone();
+    let mut tx = world.db.write().await.unwrap();
+    let disk = note("new disk", 3);
+    tx.set_agent_intent(&seen, AgentIntent::Draining, &disk)
+        .await
+        .unwrap();
+    let draining = tx.agent_by_id(seen.id).await.unwrap().unwrap();
+    assert_eq!(
+        (draining.intent, &draining.intent_note, draining.revision),
+        (AgentIntent::Draining, &disk, seen.revision + 1)
+    );
+    let late = tx
+        .set_agent_intent(&seen, AgentIntent::Paused, &note("late", 4))
+        .await;
+    assert!(matches!(late, Err(StoreError::Conflict)), "{late:?}");
+    tx.revoke_agent(seen.id, &note("lost", 5)).await.unwrap();
+    let revoked = tx.agent_by_id(seen.id).await.unwrap().unwrap();
+    assert_eq!(
+        (revoked.intent, &revoked.intent_note),
+        (AgentIntent::Revoked, &note("lost", 5))
+    );
+    let back = tx
+        .set_agent_intent(&revoked, AgentIntent::Active, &note("found", 6))
+        .await;
+    assert!(matches!(back, Err(StoreError::Conflict)), "{back:?}");
+}
+
 async fn who_was_revoked_since_a_time_is_told(world: World) {
     let seed = Seed::sow(&world.db, "acme", 1).await;
     let alice = user(&seed.tenant, "alice", Role::Approver);
@@ -113,7 +143,7 @@ async fn who_was_revoked_since_a_time_is_told(world: World) {
     tx.insert_user(&alice).await.unwrap();
     assert!(tx.revoked_since(at(0)).await.unwrap().is_empty());
     tx.revoke_user(alice.id, "left", at(5)).await.unwrap();
-    tx.revoke_agent(seed.agent.id, "lost", at(6)).await.unwrap();
+    tx.revoke_agent(seed.agent.id, &note("lost", 6)).await.unwrap();
     let (gone, lost) = (
         CertificateSubject::User(alice.id),
         CertificateSubject::Agent(seed.agent.id),

@@ -11,8 +11,8 @@ use sealift_common::{
         UserId,
     },
     inventory::{
-        Agent, AgentFacts, AgentIntent, Component, Environment, EnvironmentClass, Target, TargetKind, Tenant,
-        User,
+        Agent, AgentFacts, AgentIntent, Component, Environment, EnvironmentClass, IntentNote, Target,
+        TargetKind, Tenant, User,
     },
     job::JobState,
     manifest::Manifest,
@@ -92,12 +92,27 @@ pub fn target(environment: &Environment, text: &str) -> Target {
     }
 }
 
+/// Why somebody wants an agent to be otherwise.
+pub fn note(reason: &str, seconds: i64) -> IntentNote {
+    IntentNote {
+        reason: reason.to_owned(),
+        by: "user/ada".to_owned(),
+        at: at(seconds),
+    }
+}
+
 pub fn agent(tenant: &Tenant, text: &str) -> Agent {
     Agent {
         id: AgentId::new(at(0)),
         tenant_id: tenant.id,
         name: name(text),
         intent: AgentIntent::Active,
+        intent_note: IntentNote {
+            reason: String::new(),
+            by: "user/test".to_owned(),
+            at: at(0),
+        },
+        revision: 1,
         evidence_key: [7; 32],
         facts: AgentFacts {
             version: "0.1.0".to_owned(),

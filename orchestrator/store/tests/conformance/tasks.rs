@@ -9,7 +9,7 @@ use sealift_store::{Change, EntityKind, LEASE_AFTER_RETURN, StoreError};
 
 use crate::{
     harness::{World, at, conformance},
-    seed::{Seed, failure},
+    seed::{Seed, failure, note},
 };
 
 conformance![
@@ -246,7 +246,7 @@ async fn live_tasks_of_revoked_agents_are_found(world: World) {
         .await
         .unwrap();
     assert!(tx.live_tasks_of_revoked_agents(9).await.unwrap().is_empty());
-    tx.revoke_agent(seed.agent.id, "lost", at(2)).await.unwrap();
+    tx.revoke_agent(seed.agent.id, &note("lost", 2)).await.unwrap();
     let found = tx.live_tasks_of_revoked_agents(9).await.unwrap();
     assert_eq!(found.iter().map(|task| task.id).collect::<Vec<_>>(), [live.id]);
 }
