@@ -139,6 +139,7 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
             certificate_serial: Box::new(move || serial.serial()),
         },
         policy: config.policy,
+        prune: config.prune,
         hostname,
         shutdown: work_stop.clone(),
         tracker: tracker.clone(),

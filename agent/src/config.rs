@@ -5,10 +5,12 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{identity::OrchestratorEndpoint, policy::HostPolicy};
+use crate::{identity::OrchestratorEndpoint, policy::HostPolicy, prune::PrunePolicy};
 
 /// Largest settings file.
 const FILE_BYTES: u64 = 64 * 1024;
+/// Bytes of the unit in which space is set.
+const MIB: u64 = 1024 * 1024;
 
 /// Settings as files, variables and flags give them; what is missing gets its default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -24,6 +26,16 @@ pub struct Settings {
     pub log: LogSettings,
     /// What orders may ask of the host.
     pub policy: PolicySettings,
+    /// Which images are taken away from the host.
+    pub prune: PruneSettings,
+}
+
+/// Section `[prune]`. Only the file has it: it belongs to whoever runs the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PruneSettings {
+    /// Less free space than this on the engine's disk is low. Default 2048.
+    pub min_free_mib: Option<u64>,
 }
 
 /// Section `[policy]`. Only the file has it: it belongs to whoever runs the host.
@@ -90,6 +102,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What orders may ask of the host.
     pub policy: HostPolicy,
+    /// Which images are taken away from the host.
+    pub prune: PrunePolicy,
 }
 
 /// Why settings cannot be used.
@@ -169,6 +183,9 @@ impl Settings {
                     .or(below.policy.allow_engine_socket),
                 allow_unconfined: self.policy.allow_unconfined.or(below.policy.allow_unconfined),
             },
+            prune: PruneSettings {
+                min_free_mib: self.prune.min_free_mib.or(below.prune.min_free_mib),
+            },
         }
     }
 
@@ -213,8 +230,13 @@ impl Settings {
             engine_socket: socket_path,
             state_dir: Some(state_dir.clone()),
         };
+        let mut prune = PrunePolicy::default();
+        if let Some(mib) = self.prune.min_free_mib {
+            prune.min_free = mib.saturating_mul(MIB);
+        }
         Ok(Config {
             policy,
+            prune,
             state_dir,
             orchestrator,
             engine_socket,

@@ -6,11 +6,13 @@
 pub mod agent;
 pub mod assignments;
 pub mod backoff;
+pub mod clock_offset;
 pub mod config;
 pub mod connect;
 pub mod credentials;
 pub mod doctor;
 pub mod enrol;
+pub mod facts;
 pub mod health;
 pub mod host;
 pub mod identity;
@@ -22,6 +24,7 @@ pub mod observe;
 pub mod outbox;
 pub mod policy;
 pub mod proof;
+pub mod prune;
 pub mod purge;
 pub mod runner;
 #[cfg(test)]

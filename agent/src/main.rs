@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use sealift_agent::{
     agent::{self, AgentOptions, StateLock, hostname},
-    config::{Config, EngineSettings, LogFormat, LogSettings, PolicySettings, Settings},
+    config::{Config, EngineSettings, LogFormat, LogSettings, PolicySettings, PruneSettings, Settings},
     connect::Finish,
     doctor::{self, Verdict},
     enrol,
@@ -137,6 +137,7 @@ fn settings(flags: Flags) -> anyhow::Result<Config> {
             format: flags.log_format,
         },
         policy: PolicySettings::default(),
+        prune: PruneSettings::default(),
     };
     Ok(given.over(file).check()?)
 }

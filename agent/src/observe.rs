@@ -8,6 +8,7 @@ use std::{
 };
 
 use sealift_common::{
+    condition::ConditionCode,
     digest::Digest,
     id::TargetId,
     name::ProjectRef,
@@ -20,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    facts,
     host::{Host, HostError, HostEvent, Listed},
     journal::Baseline,
     labels::{self, Labels, Ours},
@@ -29,6 +31,8 @@ use crate::{
 
 /// Time between two looks at everything, before jitter.
 const SCHEDULE: Duration = Duration::from_secs(30);
+/// Every so many looks it is also asked what hardly ever changes.
+const THOROUGH: u32 = 10;
 /// How long events are gathered before a look.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// An observation that did not change is told again after this long.
@@ -132,6 +136,8 @@ fn period(seed: &str) -> Duration {
 pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<TargetObservation>) {
     let period = period(&shared.identity.agent_id.to_string());
     let mut memory = Memory::default();
+    // The first thorough look was made at the start.
+    let mut looks = 1;
     let mut next = Instant::now();
     loop {
         let scheduled = tokio::select! {
@@ -154,7 +160,8 @@ pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<Ta
         if scheduled {
             next = Instant::now() + period;
             memory.fingerprints.clear();
-            refresh_facts(&shared).await;
+            facts::refresh(&shared, looks % THOROUGH == 0).await;
+            looks += 1;
         }
         if wishes.images || scheduled {
             memory.digests.clear();
@@ -170,29 +177,15 @@ pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<Ta
             }
             match memory.observe(&shared, binding).await {
                 Ok(seen) => {
-                    shared.set_degraded("engine", None);
+                    shared.set_condition(ConditionCode::EngineUnavailable, facts::ENGINE, None);
                     memory.tell(&sender, seen, wishes.all);
                 }
-                Err(error) => shared.set_degraded("engine", Some(&error.0.summary)),
+                Err(error) => {
+                    let summary = Some(error.0.summary.as_str());
+                    shared.set_condition(ConditionCode::EngineUnavailable, facts::ENGINE, summary);
+                }
             }
         }
-    }
-}
-
-/// Asks the engine what it is and tells it.
-pub(crate) async fn refresh_facts<H: Host>(shared: &Shared<H>) {
-    match shared.ask_engine().await {
-        Ok(engine) => {
-            shared.facts.send_if_modified(|facts| {
-                let before = facts.clone();
-                facts.platform.clone_from(&engine.platform);
-                facts.engine = format!("{} {}", engine.name, engine.version);
-                facts.engine_api.clone_from(&engine.api);
-                *facts != before
-            });
-            shared.set_degraded("engine", None);
-        }
-        Err(error) => shared.set_degraded("engine", Some(&error.0.summary)),
     }
 }
 

@@ -6,15 +6,16 @@ use std::{collections::BTreeMap, time::Duration};
 use prost::Message as _;
 use sealift_common::{
     bounds::{MESSAGE_BYTES, REPORT_BATCH},
+    condition::{Condition, ConditionCode},
     error::{DOMAIN, Reason},
     id::TaskId,
-    inventory::AgentFacts,
+    inventory::{AgentFacts, ClockFacts},
     time::Clock,
 };
 use sealift_proto::{
     agent::v1::{
         ConnectRequest, Goodbye, Heartbeat, Hello, LogBatch, LogLine, Report, ReportBatch, Resync,
-        TargetFence, Welcome, connect_request::Message as Up, connect_response::Message as Down,
+        ServerTime, TargetFence, Welcome, connect_request::Message as Up, connect_response::Message as Down,
         gateway_service_client::GatewayServiceClient, report::Event,
     },
     convert::{self, Malformed},
@@ -30,7 +31,7 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     assignments::{Act, Known, Meaning},
-    backoff, kill,
+    backoff, clock_offset, kill,
     work::{Feeds, LogRecord, StateError, Work},
 };
 
@@ -45,8 +46,8 @@ const LOG_LINES: usize = 256;
 const LOG_BYTES: usize = 512 * 1024;
 /// Messages that wait for the connection.
 const OUTGOING: usize = 8;
-/// Clocks that differ by more than this are told of.
-const CLOCK_OFFSET: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
+/// How often the orchestrator is asked for its time.
+const CLOCK_EVERY: Duration = Duration::from_mins(5);
 /// Bounds on what the orchestrator may ask for.
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(10);
 
@@ -123,8 +124,8 @@ impl From<Malformed> for SessionError {
 pub struct Memory {
     /// The state was found to be older than what was acknowledged.
     state_is_old: bool,
-    /// By how many seconds the orchestrator's clock is ahead, when that is much.
-    clock_offset: Option<i64>,
+    /// The host's clock beside the orchestrator's, as last told.
+    clock: Option<ClockFacts>,
     /// Whether the last session was welcomed, so that the next wait is short again.
     pub welcomed: bool,
 }
@@ -133,16 +134,23 @@ impl Memory {
     /// The workshop's facts with what sessions found out.
     fn facts(&self, mut facts: AgentFacts) -> AgentFacts {
         if self.state_is_old {
-            facts.degraded.push(
-                "state restored from an older copy: look at the host, enrol it again if unsure".to_owned(),
-            );
-        }
-        if let Some(seconds) = self.clock_offset {
-            facts.degraded.push(format!(
-                "the host's clock and the orchestrator's differ by {seconds} s"
+            facts.degraded.push(Condition::new(
+                ConditionCode::AgentState,
+                "state restored from an older copy: look at the host, enrol it again if unsure",
             ));
         }
+        facts.clock = self.clock;
+        facts.degraded.extend(self.clock.and_then(clock_offset::skew));
         facts
+    }
+
+    /// Takes in what a round trip said of the clocks; whether that is worth telling.
+    fn learn(&mut self, measured: ClockFacts) -> bool {
+        let is_news = clock_offset::is_news(self.clock, measured);
+        if is_news {
+            self.clock = Some(measured);
+        }
+        is_news
     }
 }
 
@@ -176,6 +184,10 @@ struct Stream {
     acknowledged: u64,
     /// The batch that is on its way.
     in_flight: Option<InFlight>,
+    /// When the orchestrator was asked for its time, until it has answered.
+    asked_time: Option<Instant>,
+    /// When it is to be asked again.
+    ask_time_at: Instant,
 }
 
 /// A batch of reports that is not acknowledged yet.
@@ -238,7 +250,12 @@ impl<W: Work> Session<'_, W> {
                 }
                 message = stream.inbound.message() => {
                     let message = message?.ok_or(SessionError::Gone)?;
-                    if let Some(ended) = self.take(&mut stream, message.message).await? {
+                    if let Some(Down::ServerTime(answer)) = &message.message {
+                        if self.hear_time(&mut stream, answer)? {
+                            let now = self.memory.facts(facts.borrow().clone());
+                            self.beat(&mut stream, Some(now)).await?;
+                        }
+                    } else if let Some(ended) = self.take(&mut stream, message.message).await? {
                         return Ok(ended);
                     }
                 }
@@ -247,13 +264,13 @@ impl<W: Work> Session<'_, W> {
                     self.pump(&mut stream).await?;
                 }
                 () = sleep_until(beat_at) => {
-                    send(&stream, Up::Heartbeat(self.heartbeat(None))).await?;
+                    self.beat(&mut stream, None).await?;
                     beat_at = self.next_beat(&stream);
                 }
                 changed = facts.changed() => {
                     changed.map_err(|_| SessionError::Gone)?;
                     let now = self.memory.facts(facts.borrow_and_update().clone());
-                    send(&stream, Up::Heartbeat(self.heartbeat(Some(now)))).await?;
+                    self.beat(&mut stream, Some(now)).await?;
                     beat_at = self.next_beat(&stream);
                 }
                 Some(seen) = self.feeds.observations.recv() => {
@@ -293,6 +310,7 @@ impl<W: Work> Session<'_, W> {
                 })
                 .collect(),
         };
+        let said_hello = Instant::now();
         out.send(ConnectRequest {
             message: Some(Up::Hello(hello)),
         })
@@ -320,6 +338,12 @@ impl<W: Work> Session<'_, W> {
             }
         };
         let interval = interval(welcome.heartbeat_interval.as_ref())?;
+        let theirs = convert::time("welcome.time", welcome.time.as_ref())?;
+        self.memory.learn(clock_offset::measure(
+            theirs,
+            self.clock.now(),
+            said_hello.elapsed(),
+        ));
         self.reconcile(&welcome, next_report).await?;
         self.memory.welcomed = true;
         (self.on_welcome)();
@@ -331,6 +355,9 @@ impl<W: Work> Session<'_, W> {
             interval,
             acknowledged: welcome.acknowledged_report,
             in_flight: None,
+            asked_time: None,
+            // With the first heartbeat: connecting took longer than an answer does, so Welcome says little of the clocks.
+            ask_time_at: Instant::now(),
         }))
     }
 
@@ -354,9 +381,19 @@ impl<W: Work> Session<'_, W> {
                 .await
                 .map_err(SessionError::State)?;
         }
-        let offset = convert::time("welcome.time", welcome.time.as_ref())? - self.clock.now();
-        self.memory.clock_offset = (offset.abs() > CLOCK_OFFSET).then(|| offset.num_seconds());
         Ok(())
+    }
+
+    /// Takes in the orchestrator's time; whether that is worth telling.
+    fn hear_time(&mut self, stream: &mut Stream, answer: &ServerTime) -> Result<bool, SessionError> {
+        let asked = stream
+            .asked_time
+            .take()
+            .ok_or_else(|| SessionError::Protocol("the time, without having been asked for it".to_owned()))?;
+        let theirs = convert::time("server_time.time", answer.time.as_ref())?;
+        Ok(self
+            .memory
+            .learn(clock_offset::measure(theirs, self.clock.now(), asked.elapsed())))
     }
 
     async fn take(
@@ -366,7 +403,9 @@ impl<W: Work> Session<'_, W> {
     ) -> Result<Option<Ended>, SessionError> {
         match message {
             None => {}
-            Some(Down::Welcome(_)) => return Err(SessionError::Protocol("a second Welcome".to_owned())),
+            Some(Down::ServerTime(_) | Down::Welcome(_)) => {
+                return Err(SessionError::Protocol("a second Welcome".to_owned()));
+            }
             Some(Down::Goodbye(goodbye)) => return Ok(Some(ended(goodbye))),
             Some(Down::HeartbeatSchedule(schedule)) => {
                 stream.interval = interval(schedule.interval.as_ref())?;
@@ -445,11 +484,20 @@ impl<W: Work> Session<'_, W> {
         Ok(())
     }
 
-    fn heartbeat(&self, facts: Option<AgentFacts>) -> Heartbeat {
-        Heartbeat {
+    /// Says that the agent is there; now and then with the question what time it is.
+    async fn beat(&self, stream: &mut Stream, facts: Option<AgentFacts>) -> Result<(), SessionError> {
+        let now = Instant::now();
+        let wants_time = stream.asked_time.is_none() && stream.ask_time_at <= now;
+        if wants_time {
+            stream.asked_time = Some(now);
+            stream.ask_time_at = now + CLOCK_EVERY;
+        }
+        let heartbeat = Heartbeat {
             time: Some(convert::timestamp(self.clock.now())),
             facts: facts.map(Into::into),
-        }
+            wants_time,
+        };
+        send(stream, Up::Heartbeat(heartbeat)).await
     }
 
     fn next_beat(&self, stream: &Stream) -> Instant {

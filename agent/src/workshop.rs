@@ -16,6 +16,7 @@ use std::{
 
 use futures::FutureExt as _;
 use sealift_common::{
+    condition::{Condition, ConditionCode},
     digest::Digest,
     evidence::EngineInfo,
     failure::{Failure, FailureCode},
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    facts,
     host::{Host, HostError},
     journal::{
         AttemptKey, AttemptState, Ending, Journal, JournalError, MOST_RESTORE_STARTS, MOST_STARTS, Phase,
@@ -43,6 +45,7 @@ use crate::{
     outbox::Outbox,
     policy::HostPolicy,
     proof,
+    prune::PrunePolicy,
     runner::Runner,
     stickers::Stickers,
     work::LogRecord,
@@ -100,6 +103,8 @@ pub struct WorkshopParts<H> {
     pub identity: AgentIdentity,
     /// What orders may ask of the host.
     pub policy: HostPolicy,
+    /// When images are taken away.
+    pub prune: PrunePolicy,
     /// Name of the host, for people.
     pub hostname: String,
     /// Ends all work; what is under way goes on when the agent is started again.
@@ -116,10 +121,13 @@ pub(crate) struct Shared<H> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) identity: AgentIdentity,
     pub(crate) policy: HostPolicy,
+    pub(crate) prune: PrunePolicy,
+    pub(crate) state_dir: PathBuf,
     pub(crate) shutdown: CancellationToken,
     pub(crate) observer: Observer,
     pub(crate) facts: watch::Sender<AgentFacts>,
     engine: Mutex<Option<EngineInfo>>,
+    engine_root: Mutex<Option<PathBuf>>,
     logs: mpsc::Sender<LogRecord>,
     active: Mutex<BTreeMap<AttemptKey, Active>>,
 }
@@ -165,15 +173,26 @@ impl<H: Host> Shared<H> {
         lock(&self.active).values().any(|active| active.target == target)
     }
 
-    /// Adds (`Some`) or takes away (`None`) the reason of one kind why the agent is not wholly well.
-    pub(crate) fn set_degraded(&self, kind: &str, reason: Option<&str>) {
-        let prefix = format!("{kind}: ");
+    /// Where the engine keeps its data, as it last said.
+    pub(crate) fn engine_root(&self) -> Option<PathBuf> {
+        lock(&self.engine_root).clone()
+    }
+
+    pub(crate) fn set_engine_root(&self, root: PathBuf) {
+        *lock(&self.engine_root) = Some(root).filter(|root| root.is_absolute());
+    }
+
+    /// Adds (`Some`) or takes away (`None`) the condition of this code that concerns `subject`.
+    pub(crate) fn set_condition(&self, code: ConditionCode, subject: &str, found: Option<&str>) {
+        let prefix = format!("{subject}: ");
         self.facts.send_if_modified(|facts| {
             let before = facts.degraded.clone();
-            facts.degraded.retain(|entry| !entry.starts_with(&prefix));
             facts
                 .degraded
-                .extend(reason.map(|reason| format!("{prefix}{reason}")));
+                .retain(|told| !(told.is(code) && told.detail.starts_with(&prefix)));
+            facts
+                .degraded
+                .extend(found.map(|found| Condition::new(code, format!("{prefix}{found}"))));
             facts.degraded != before
         });
     }
@@ -216,10 +235,13 @@ impl<H: Host> Workshop<H> {
             clock: parts.clock,
             identity: parts.identity,
             policy: parts.policy,
+            prune: parts.prune,
+            state_dir: parts.state_dir,
             shutdown: parts.shutdown,
             observer: Observer::default(),
             facts: watch::Sender::new(facts),
             engine: Mutex::default(),
+            engine_root: Mutex::default(),
             logs: log_sender,
             active: Mutex::default(),
             journal,
@@ -234,7 +256,7 @@ impl<H: Host> Workshop<H> {
             observation_feed: Mutex::new(Some(observation_feed)),
         });
         workshop.note_journal();
-        observe::refresh_facts(&shared).await;
+        facts::refresh(&shared, true).await;
         for attempt in stored {
             if let Err(error) = workshop.resume(attempt).await {
                 workshop.journal_failed(&error);
@@ -246,7 +268,9 @@ impl<H: Host> Workshop<H> {
     }
 
     fn note_journal(&self) {
-        self.shared.set_degraded("journal", self.shared.journal.failure());
+        let failure = self.shared.journal.failure();
+        self.shared
+            .set_condition(ConditionCode::AgentState, "journal", failure);
     }
 
     fn journal_failed(&self, error: &JournalError) {
@@ -416,7 +440,7 @@ impl<H: Host> Workshop<H> {
             drop(guard);
             if let Err(error) = result {
                 tracing::error!(task.id = %key.task, error = &error as &dyn std::error::Error, "the attempt cannot go on");
-                shared.set_degraded("journal", shared.journal.failure());
+                shared.set_condition(ConditionCode::AgentState, "journal", shared.journal.failure());
             }
             shared.observer.request(target);
         });
@@ -550,7 +574,8 @@ async fn run_to_end<H: Host>(
         runner = Runner::new(shared.clone(), key, order.clone(), digest, &records, stop.clone());
     }
     tracing::error!(task.id = %key.task, "the attempt is left as it is until the agent is started again");
-    shared.set_degraded(
+    shared.set_condition(
+        ConditionCode::AgentState,
         "attempt",
         Some("a defect keeps an attempt from its end: see the agent's log, then start the agent again"),
     );

@@ -22,7 +22,7 @@ use sealift_common::{
 };
 use sealift_proto::agent::v1::{
     Accepted, Assignment, Assignments, ConnectRequest, ConnectResponse, EnrollRequest, EnrollResponse,
-    Goodbye, RenewCertificateRequest, RenewCertificateResponse, Report, ReportAck, Welcome,
+    Goodbye, RenewCertificateRequest, RenewCertificateResponse, Report, ReportAck, ServerTime, Welcome,
     connect_request::Message as Up,
     connect_response::Message as Down,
     gateway_service_server::{GatewayService, GatewayServiceServer},
@@ -321,6 +321,38 @@ async fn r9_what_was_not_acknowledged_is_said_again_in_the_next_session() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_wrong_is_measured_and_told_once() {
+    local(async {
+        let mut stage = Stage::new(1..1).await;
+        let session = stage.start();
+        let (mut up, down) = stage.welcome(0).await;
+        stage.desk.facts.send_modify(|facts| facts.hostname = "h".into());
+        let Up::Heartbeat(beat) = next(&mut up).await else {
+            panic!("no heartbeat")
+        };
+        assert!(beat.wants_time && beat.facts.unwrap().degraded.is_empty());
+        let theirs = stage.clock.now() - chrono::TimeDelta::seconds(30);
+        let time = Some(sealift_proto::convert::timestamp(theirs));
+        say(&down, Down::ServerTime(ServerTime { time })).await;
+        let Up::Heartbeat(beat) = next(&mut up).await else {
+            panic!("no heartbeat")
+        };
+        let facts = beat.facts.unwrap();
+        assert_eq!(facts.degraded[0].code, "CLOCK_SKEW");
+        let clock = facts.clock.unwrap();
+        assert!((30_000 - clock.ahead_ms).unsigned_abs() <= u64::from(clock.uncertainty_ms));
+        assert!(!beat.wants_time, "not with every heartbeat");
+        // Nobody asked again.
+        say(&down, Down::ServerTime(ServerTime { time })).await;
+        assert!(matches!(
+            within(session).await.unwrap().0,
+            Err(SessionError::Protocol(_))
+        ));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn f30_state_that_is_older_than_what_was_acknowledged_is_noticed_and_told() {
     local(async {
         let mut stage = Stage::new(1..3).await;
@@ -340,7 +372,11 @@ async fn f30_state_that_is_older_than_what_was_acknowledged_is_noticed_and_told(
         let Up::Heartbeat(beat) = next(&mut up).await else {
             panic!("no heartbeat")
         };
-        assert!(beat.facts.unwrap().degraded[0].contains("restored from an older copy"));
+        assert!(
+            beat.facts.unwrap().degraded[0]
+                .detail
+                .contains("restored from an older copy")
+        );
         stage.stop.cancel();
         within(session).await.unwrap().0.unwrap();
     })

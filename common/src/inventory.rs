@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    condition::{self, Condition},
     id::{AgentId, ComponentId, EnvironmentId, TargetId, TenantId, UserId},
     name::{ComponentName, Labels, Name},
     order::Fence,
@@ -131,8 +132,10 @@ phases! {
     AgentStatus { Online = "online", Degraded = "degraded", Offline = "offline" }
 }
 
-/// What an agent says about itself and its host.
+/// What an agent says about itself and its host. Agents say it again when it has changed, so what changes all the time (free
+/// space, clocks) is said anew only when it has changed by enough to matter.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AgentFacts {
     /// Version of the agent.
     pub version: String,
@@ -146,8 +149,48 @@ pub struct AgentFacts {
     pub engine: String,
     /// Newest API version of the engine.
     pub engine_api: String,
+    /// Storage driver of the engine.
+    pub storage_driver: String,
+    /// Version of the control groups: `1` or `2`.
+    pub cgroup_version: String,
+    /// Version of the host's Compose; empty when there is none.
+    pub compose: String,
+    /// Space where it matters.
+    pub disks: Vec<DiskFacts>,
+    /// The host's clock beside the orchestrator's; `None` before it was measured.
+    pub clock: Option<ClockFacts>,
     /// Why the agent is not wholly well; empty when it is.
-    pub degraded: Vec<String>,
+    pub degraded: Vec<Condition>,
+}
+
+impl AgentFacts {
+    /// Why the agent is not wholly well beside an orchestrator of this version.
+    pub fn conditions(&self, orchestrator: &str) -> Vec<Condition> {
+        let skew = condition::version_skew(orchestrator, &self.version);
+        self.degraded.iter().cloned().chain(skew).collect()
+    }
+}
+
+/// Space on a file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFacts {
+    /// What lies there: `engine` or `state`.
+    pub what: String,
+    /// Where.
+    pub path: String,
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}
+
+/// The host's clock beside the orchestrator's, measured over the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockFacts {
+    /// By how much the host's clock is ahead; negative when it is behind.
+    pub ahead_ms: i64,
+    /// The true value differs from it by at most this much: half the round trip.
+    pub uncertainty_ms: u32,
 }
 
 /// Why an operator wants of an agent what it wants.

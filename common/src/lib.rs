@@ -7,6 +7,7 @@ pub mod audit;
 pub mod bounds;
 pub mod canonical;
 pub mod compose;
+pub mod condition;
 pub mod decision;
 pub mod digest;
 pub mod drift;

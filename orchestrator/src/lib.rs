@@ -23,3 +23,6 @@ pub mod status;
 pub mod watch;
 
 pub use orchestrator::{Orchestrator, Running, StartError};
+
+/// The version of this orchestrator.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -307,6 +307,6 @@ pub fn facts() -> AgentFacts {
         platform: "linux/amd64".to_owned(),
         engine: "fake 1".to_owned(),
         engine_api: "1.41".to_owned(),
-        degraded: Vec::new(),
+        ..AgentFacts::default()
     }
 }

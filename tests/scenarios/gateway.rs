@@ -21,6 +21,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
+#[path = "gateway/facts.rs"]
+mod facts_told;
 #[path = "gateway/proof.rs"]
 mod proof;
 #[path = "gateway/records.rs"]
@@ -260,6 +262,7 @@ async fn t2_broken_beginnings_are_answered_and_audited() {
     let beat = Up::Heartbeat(Heartbeat {
         time: None,
         facts: None,
+        wants_time: false,
     });
     let without_facts = Up::Hello(Hello {
         facts: None,

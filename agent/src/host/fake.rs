@@ -18,7 +18,10 @@ use sealift_common::{
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
 
-use super::{Host, HostError, HostEvent, Inspected, Listed, LocalImage, NewContainer, NewNetwork};
+use super::{
+    Host, HostError, HostEvent, Inspected, Listed, LocalImage, NewContainer, NewNetwork,
+    upkeep::{EngineDetails, Upkeep},
+};
 use crate::labels::{self, Labels};
 
 /// How the workload of an image behaves.
@@ -314,6 +317,16 @@ impl Inner {
             Behaviour::Unhealthy => ContainerHealth::Unhealthy,
             Behaviour::Runs | Behaviour::Exits(_) => ContainerHealth::None,
         }
+    }
+}
+
+impl Upkeep for FakeHost {
+    async fn details(&self) -> Result<EngineDetails, HostError> {
+        self.gate("details").await?;
+        Ok(EngineDetails {
+            storage_driver: "memory".to_owned(),
+            ..EngineDetails::default()
+        })
     }
 }
 

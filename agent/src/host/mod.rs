@@ -3,6 +3,7 @@
 
 pub mod docker;
 pub mod fake;
+pub mod upkeep;
 
 use std::{collections::BTreeMap, future::Future, net::IpAddr, time::Duration};
 
@@ -147,7 +148,7 @@ pub struct HostEvent {
 }
 
 /// A container engine.
-pub trait Host: Send + Sync + 'static {
+pub trait Host: upkeep::Upkeep + Send + Sync + 'static {
     /// What the engine is.
     fn engine(&self) -> impl Future<Output = Result<EngineInfo, HostError>> + Send;
 

@@ -134,6 +134,7 @@ impl Place {
                 certificate_serial: Box::new(|| "0a".to_owned()),
             },
             policy: HostPolicy::default(),
+            prune: PrunePolicy::default(),
             hostname: "host".to_owned(),
             shutdown: shutdown.clone(),
             tracker: tracker.clone(),

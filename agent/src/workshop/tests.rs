@@ -46,6 +46,7 @@ impl Agent {
             clock: Arc::new(clock.clone()),
             identity: identity(),
             policy: HostPolicy::default(),
+            prune: PrunePolicy::default(),
             hostname: "host".to_owned(),
             shutdown: shutdown.clone(),
             tracker: tracker.clone(),
@@ -471,7 +472,7 @@ async fn t13_a_damaged_journal_takes_no_orders_and_says_so() {
         facts
             .degraded
             .iter()
-            .any(|reason| reason.starts_with("journal: ")),
+            .any(|found| found.is(ConditionCode::AgentState) && found.detail.starts_with("journal: ")),
         "{facts:?}"
     );
     assert_eq!(facts.engine, "fake 1.0");

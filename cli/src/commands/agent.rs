@@ -189,19 +189,66 @@ async fn drained(
 /// The table's line, and what does not fit into it.
 fn show(global: &Global, agent: &Agent) -> Result<Exit, CliError> {
     output::write(global.output, agent, || rows(std::slice::from_ref(agent)))?;
-    if global.output != Format::Table || agent.intent() == Intent::Active {
+    if global.output != Format::Table {
         return Ok(Exit::Done);
     }
     output::line("")?;
-    output::line(&format!(
-        "{} by {}, {} ago: {}; {} running",
-        intent(agent),
-        clean(&agent.intent_actor),
-        age(agent.intent_time.as_ref(), output::now()),
-        clean(&agent.intent_reason),
-        agent.running_tasks,
-    ))?;
+    for (what, found) in details(agent) {
+        output::line(&format!("{what:<12} {}", clean(&found)))?;
+    }
+    for found in &agent.degraded {
+        output::line(&format!("{:<12} {}", clean(&found.code), clean(&found.detail)))?;
+        if !found.advice.is_empty() {
+            output::line(&format!("{:<12} hint: {}", "", clean(&found.advice)))?;
+        }
+    }
     Ok(Exit::Done)
+}
+
+/// What there is to tell of an agent and its host, one line each.
+fn details(agent: &Agent) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if agent.intent() != Intent::Active {
+        let since = age(agent.intent_time.as_ref(), output::now());
+        let (who, why) = (&agent.intent_actor, &agent.intent_reason);
+        lines.push((
+            "wanted",
+            format!("{} by {who}, {since} ago: {why}", intent(agent)),
+        ));
+    }
+    lines.push(("running", format!("{} tasks", agent.running_tasks)));
+    let engine = [
+        ("API", &agent.engine_api),
+        ("storage", &agent.storage_driver),
+        ("control groups", &agent.cgroup_version),
+        ("Compose", &agent.compose),
+    ];
+    let engine: Vec<_> = engine
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(what, value)| format!("{what} {value}"))
+        .collect();
+    lines.push(("engine", or_dash(&engine.join(", "))));
+    for disk in &agent.disks {
+        let of = format!("{} of {}", size(disk.free_bytes), size(disk.total_bytes));
+        lines.push(("disk", format!("{}: {of} free at {}", disk.what, disk.path)));
+    }
+    if let Some(clock) = &agent.clock {
+        let (ahead, doubt) = (clock.ahead_ms as f64 / 1e3, clock.uncertainty_ms as f64 / 1e3);
+        let found = format!("{ahead:+.3} s beside the orchestrator's (±{doubt:.3} s)");
+        lines.push(("clock", found));
+    }
+    lines
+}
+
+/// Bytes for people.
+fn size(bytes: i64) -> String {
+    const MIB: i64 = 1024 * 1024;
+    if bytes < 10 * 1024 * MIB {
+        format!("{} MiB", bytes / MIB)
+    } else {
+        format!("{} GiB", bytes / MIB / 1024)
+    }
 }
 
 fn intent(agent: &Agent) -> &'static str {
@@ -231,6 +278,7 @@ fn rows(agents: &[Agent]) -> Rows {
             Intent::Paused | Intent::Draining => format!("{status}, {}", intent(agent)),
             Intent::Revoked => "revoked".to_owned(),
         };
+        let codes: Vec<_> = agent.degraded.iter().map(|found| found.code.as_str()).collect();
         let targets: Vec<_> = agent.targets.iter().map(|target| short_target(target)).collect();
         vec![
             leaf(&agent.name),
@@ -241,7 +289,7 @@ fn rows(agents: &[Agent]) -> Rows {
             or_dash(&agent.engine),
             or_dash(&agent.version),
             age(agent.last_seen_time.as_ref(), output::now()),
-            clean(&agent.degraded.join("; ")),
+            clean(&codes.join(",")),
         ]
     }))
 }

@@ -103,7 +103,7 @@ impl Core {
             db: app.db.clone(),
             clock: Arc::clone(&app.clock),
             status_of: Arc::new(move |agent| {
-                let degraded = !agent.facts.degraded.is_empty();
+                let degraded = !agent.facts.conditions(crate::VERSION).is_empty();
                 presence.status(agent.id, agent.intent, agent.last_seen_at, degraded)
             }),
             lease_of: Arc::new(move || lease.lease()),

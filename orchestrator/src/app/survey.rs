@@ -165,7 +165,12 @@ fn situation(core: &Core, agent: &Agent) -> AgentSituation {
         status: (core.status_of)(agent),
         platform: agent.facts.platform.clone(),
         capabilities,
-        degraded: agent.facts.degraded.clone(),
+        degraded: agent
+            .facts
+            .degraded
+            .iter()
+            .map(|found| found.code.clone())
+            .collect(),
     }
 }
 

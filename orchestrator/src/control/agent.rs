@@ -2,9 +2,10 @@
 
 use prost::Message;
 use sealift_common::{
+    condition::Condition,
     error::Reason,
     id::{AgentId, TenantId},
-    inventory::{Agent, AgentIntent, AgentStatus, IntentNote, Target},
+    inventory::{Agent, AgentIntent, AgentStatus, DiskFacts, IntentNote, Target},
     keys::PublicKey,
 };
 use sealift_proto::v1::{
@@ -18,8 +19,9 @@ use sealift_store::Tx;
 use serde::Serialize;
 use tonic::{Request, Response, Status};
 
-use super::{check_etag, int32, text, timestamp};
+use super::{check_etag, int32, int64, text, timestamp};
 use crate::{
+    VERSION,
     app::abandon_task::abandon_task,
     caller::Caller,
     mutate::mutate,
@@ -42,7 +44,7 @@ pub(super) fn status(app: &App, agent: &Agent) -> AgentStatus {
         agent.id,
         agent.intent,
         agent.last_seen_at,
-        !agent.facts.degraded.is_empty(),
+        !agent.facts.conditions(VERSION).is_empty(),
     )
 }
 
@@ -70,7 +72,12 @@ fn encode(app: &App, agent: &Agent, targets: &[Target], running_tasks: u32) -> v
         hostname: agent.facts.hostname.clone(),
         platform: agent.facts.platform.clone(),
         engine: agent.facts.engine.clone(),
-        degraded: agent.facts.degraded.clone(),
+        degraded: agent
+            .facts
+            .conditions(VERSION)
+            .into_iter()
+            .map(condition)
+            .collect(),
         targets: targets
             .iter()
             .map(|target| names::of_target(&target.environment, &target.name))
@@ -84,6 +91,32 @@ fn encode(app: &App, agent: &Agent, targets: &[Target], running_tasks: u32) -> v
         intent_time: timestamp(agent.intent_note.at),
         running_tasks: int32(running_tasks),
         etag: names::etag(agent.revision),
+        engine_api: agent.facts.engine_api.clone(),
+        storage_driver: agent.facts.storage_driver.clone(),
+        cgroup_version: agent.facts.cgroup_version.clone(),
+        compose: agent.facts.compose.clone(),
+        disks: agent.facts.disks.iter().map(disk).collect(),
+        clock: agent.facts.clock.map(|clock| v1::AgentClock {
+            ahead_ms: clock.ahead_ms,
+            uncertainty_ms: i64::from(clock.uncertainty_ms),
+        }),
+    }
+}
+
+fn condition(found: Condition) -> v1::AgentCondition {
+    v1::AgentCondition {
+        advice: found.advice().to_owned(),
+        code: found.code,
+        detail: found.detail,
+    }
+}
+
+fn disk(disk: &DiskFacts) -> v1::AgentDisk {
+    v1::AgentDisk {
+        what: disk.what.clone(),
+        path: disk.path.clone(),
+        free_bytes: int64(disk.free_bytes),
+        total_bytes: int64(disk.total_bytes),
     }
 }
 

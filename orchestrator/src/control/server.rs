@@ -31,7 +31,7 @@ impl ServerService for Server {
             Engine::Postgres => "postgres",
         };
         Ok(Response::new(GetServerInfoResponse {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::VERSION.to_owned(),
             database: database.to_owned(),
             time: timestamp(self.app.clock.now()),
             features: FEATURES.iter().map(ToString::to_string).collect(),

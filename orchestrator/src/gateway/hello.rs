@@ -115,7 +115,7 @@ pub async fn check(session: &mut Session, hello: Hello) -> Result<Known, Refusal
         .await;
     }
     if facts != agent.facts {
-        session.writer.store(id, Item::Facts(facts)).await?;
+        session.writer.store(id, Item::Facts(Box::new(facts))).await?;
     }
     let evidence_key = PublicKey::from_bytes(&agent.evidence_key)
         .map_err(|error| Refusal::Internal(format!("the evidence key of agent {id} is none: {error}")))?;

@@ -31,8 +31,18 @@ const LOG_LINES: usize = 1_024;
 pub enum Taken {
     /// Something that takes a while; nothing else is read meanwhile.
     Work(Work),
-    /// The agent is there.
-    Heartbeat,
+    /// The agent is there, and may want to know the time.
+    Heartbeat {
+        /// It does.
+        wants_time: bool,
+    },
+    /// The agent is there and says something new about itself.
+    News {
+        /// It wants to know the time: told at once, since it measures how long that takes.
+        wants_time: bool,
+        /// Storing what it said.
+        work: Work,
+    },
     /// The agent wants the full set again.
     Resync,
     /// Nothing to do.
@@ -58,13 +68,18 @@ pub fn take(session: &Session, request: ConnectRequest, key: &PublicKey) -> Resu
         Some(Message::Hello(_)) => Err(Refusal::violation("a second Hello")),
         Some(Message::Resync(_)) => Ok(Taken::Resync),
         Some(Message::Heartbeat(heartbeat)) => match heartbeat.facts {
-            None => Ok(Taken::Heartbeat),
+            None => Ok(Taken::Heartbeat {
+                wants_time: heartbeat.wants_time,
+            }),
             Some(facts) => {
                 let facts = AgentFacts::try_from(facts)?;
-                Ok(Taken::Work(Box::pin(async move {
-                    writer.store(agent, Item::Facts(facts)).await?;
-                    Ok(Done::Nothing)
-                })))
+                Ok(Taken::News {
+                    wants_time: heartbeat.wants_time,
+                    work: Box::pin(async move {
+                        writer.store(agent, Item::Facts(Box::new(facts))).await?;
+                        Ok(Done::Nothing)
+                    }),
+                })
             }
         },
         Some(Message::Reports(batch)) => {

@@ -13,7 +13,7 @@ use sealift_common::{
 };
 use sealift_proto::{
     agent::v1::{
-        ConnectRequest, ConnectResponse, Goodbye, HeartbeatSchedule, ReportAck, Welcome,
+        ConnectRequest, ConnectResponse, Goodbye, HeartbeatSchedule, ReportAck, ServerTime, Welcome,
         connect_response::Message,
     },
     convert,
@@ -208,7 +208,14 @@ impl Session {
                     seat.heard();
                     match inbound::take(self, message, &key) {
                         Ok(inbound::Taken::Work(next)) => work = Some(next),
-                        Ok(inbound::Taken::Heartbeat) => self.tell_schedule()?,
+                        Ok(inbound::Taken::Heartbeat { wants_time }) => {
+                            self.tell_time(wants_time)?;
+                            self.tell_schedule()?;
+                        }
+                        Ok(inbound::Taken::News { wants_time, work: next }) => {
+                            self.tell_time(wants_time)?;
+                            work = Some(next);
+                        }
                         Ok(inbound::Taken::Resync) => {
                             full = true;
                             refresh_at = self.refresh(seat, &mut full).await?;
@@ -264,6 +271,14 @@ impl Session {
             }
             Done::Nothing => Ok(()),
         }
+    }
+
+    fn tell_time(&self, wanted: bool) -> Result<(), Status> {
+        if !wanted {
+            return Ok(());
+        }
+        let time = Some(convert::timestamp(self.app.clock.now()));
+        self.send(Message::ServerTime(ServerTime { time }))
     }
 
     fn tell_schedule(&mut self) -> Result<(), Status> {

@@ -53,7 +53,7 @@ pub enum Item {
         lines: Vec<LogLine>,
     },
     /// New facts.
-    Facts(AgentFacts),
+    Facts(Box<AgentFacts>),
 }
 
 /// What became of an item.

@@ -2,6 +2,8 @@
 
 use sealift_common::{
     audit::{AuditEvent, AuditOutcome},
+    condition::{Condition, ConditionCode},
+    inventory::{AgentFacts, ClockFacts, DiskFacts},
     role::Role,
 };
 use sealift_proto::v1::{
@@ -11,6 +13,47 @@ use sealift_proto::v1::{
 use sealift_store::PageRequest;
 
 use crate::support::{World, reason};
+
+#[tokio::test]
+async fn what_an_agent_says_about_itself_is_shown_with_advice_and_its_distance_from_our_version() {
+    let world = World::start().await;
+    let (id, _) = world.agent("default").await;
+    let said = AgentFacts {
+        version: "99.0.0".to_owned(),
+        cgroup_version: "2".to_owned(),
+        disks: vec![DiskFacts {
+            what: "engine".to_owned(),
+            path: "/var/lib/docker".to_owned(),
+            free_bytes: u64::MAX,
+            total_bytes: 1,
+        }],
+        clock: Some(ClockFacts {
+            ahead_ms: -3,
+            uncertainty_ms: 2,
+        }),
+        degraded: vec![Condition::new(
+            ConditionCode::DiskLow,
+            "/var/lib/docker has 3 MiB free",
+        )],
+        ..AgentFacts::default()
+    };
+    let app = &world.running.app;
+    let mut tx = app.db.write().await.unwrap();
+    tx.update_agent_facts(id, &said, app.clock.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    let olga = world.user("default", "olga", Role::Observer).await;
+    let get = GetAgentRequest {
+        name: format!("agents/{id}"),
+    };
+    let seen = AgentServiceClient::new(olga).get_agent(get).await.unwrap();
+    let seen = seen.into_inner().agent.unwrap();
+    let codes: Vec<_> = seen.degraded.iter().map(|found| found.code.as_str()).collect();
+    assert_eq!(codes, ["DISK_LOW", "VERSION_SKEW"]);
+    assert!(seen.degraded.iter().all(|found| !found.advice.is_empty()));
+    assert_eq!(seen.disks[0].free_bytes, i64::MAX);
+    assert_eq!(seen.clock.unwrap().ahead_ms, -3);
+    world.stop().await;
+}
 
 #[tokio::test]
 async fn what_is_wanted_of_an_agent_has_a_reason_an_etag_and_an_audit_event() {

@@ -5,6 +5,7 @@ mod auth;
 mod errors;
 mod inspected;
 mod spec;
+mod upkeep;
 
 use std::{
     collections::HashMap,

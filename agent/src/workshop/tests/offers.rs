@@ -137,7 +137,7 @@ async fn f8_an_agent_whose_journal_failed_stays_connected_with_what_it_knows() {
         facts
             .degraded
             .iter()
-            .any(|reason| reason.contains("no space left"))
+            .any(|found| found.detail.contains("no space left"))
     );
     crate::agent::failed_for_long(workshop).await;
     agent.down().await;
