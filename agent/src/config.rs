@@ -1,11 +1,18 @@
-//! Settings of the agent: a TOML file, environment variables (`SEALIFT_AGENT_*`) over it, flags over both. Unknown names are
-//! refused, and everything is checked before anything starts.
+//! Settings of the agent: a TOML file, environment variables (`SEALIFT_AGENT_*`) over it, flags over both, and `DOCKER_HOST` below
+//! all of them. Unknown names are refused, and everything is checked before anything starts.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Component, Path, PathBuf},
+};
 
 use serde::Deserialize;
 
-use crate::{identity::OrchestratorEndpoint, policy::HostPolicy, prune::PrunePolicy};
+use crate::{
+    identity::OrchestratorEndpoint,
+    policy::{HostPolicy, capability},
+    prune::PrunePolicy,
+};
 
 /// Largest settings file.
 const FILE_BYTES: u64 = 64 * 1024;
@@ -42,15 +49,13 @@ pub struct PruneSettings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicySettings {
-    /// Paths of the host that containers may mount, with what is below them. Default: every path but the engine's socket and its
-    /// directory, `/`, `/etc`, `/proc`, `/sys`, `/root`, `/var/lib/docker`, `/run` and the agent's own state, with what is
-    /// below and the directories that hold them.
+    /// Paths of the host that containers may mount, with what is below them. Default: none.
     pub allowed_host_paths: Option<Vec<PathBuf>>,
-    /// Whether `cap_add: [ALL]` is allowed. Default: no.
-    pub allow_all_capabilities: Option<bool>,
+    /// Capabilities that containers may add besides those that the engine gives every container; `ALL` is every one. Default: none.
+    pub allowed_capabilities: Option<Vec<String>>,
     /// Whether containers may mount the engine's socket, which makes them root of the host. Default: no.
     pub allow_engine_socket: Option<bool>,
-    /// Whether security options may switch a confinement off (`seccomp=unconfined` and the like). Default: no.
+    /// Whether security options may switch a confinement off (`seccomp=unconfined`, profiles and the like). Default: no.
     pub allow_unconfined: Option<bool>,
 }
 
@@ -58,7 +63,8 @@ pub struct PolicySettings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
-    /// Socket of the engine's API: `unix:///var/run/docker.sock` (default) or Podman's.
+    /// Socket of the engine's API, Docker's or Podman's. Default: `DOCKER_HOST`, so that the agent and the engine's other tools mean
+    /// the same engine, else `unix:///var/run/docker.sock`.
     pub socket: Option<String>,
     /// The Docker configuration file with the registries' credentials. Default: none is used.
     pub docker_config_file: Option<PathBuf>,
@@ -157,6 +163,18 @@ impl Settings {
         })
     }
 
+    /// What the variable `DOCKER_HOST` says of the engine.
+    #[must_use]
+    pub fn of_docker_host(value: Option<String>) -> Self {
+        Self {
+            engine: EngineSettings {
+                socket: value.filter(|text| !text.is_empty()),
+                ..EngineSettings::default()
+            },
+            ..Self::default()
+        }
+    }
+
     /// These settings where they say something, `below` elsewhere.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
@@ -173,10 +191,10 @@ impl Settings {
             },
             policy: PolicySettings {
                 allowed_host_paths: self.policy.allowed_host_paths.or(below.policy.allowed_host_paths),
-                allow_all_capabilities: self
+                allowed_capabilities: self
                     .policy
-                    .allow_all_capabilities
-                    .or(below.policy.allow_all_capabilities),
+                    .allowed_capabilities
+                    .or(below.policy.allowed_capabilities),
                 allow_engine_socket: self
                     .policy
                     .allow_engine_socket
@@ -207,28 +225,20 @@ impl Settings {
             .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
         let socket_path = engine_socket.strip_prefix("unix://").map(PathBuf::from);
         if !socket_path.as_deref().is_some_and(Path::is_absolute) {
-            return Err(invalid("engine.socket", "must be unix:// and an absolute path"));
+            let problem = format!(
+                "{engine_socket:?} is not unix:// and an absolute path; name the engine's socket in engine.socket (it counts more than DOCKER_HOST)"
+            );
+            return Err(invalid("engine.socket", &problem));
         }
         let orchestrator = self
             .orchestrator
             .map(|text| text.parse::<OrchestratorEndpoint>())
             .transpose()
             .map_err(|error| invalid("orchestrator", &error.to_string()))?;
-        let allowed = self.policy.allowed_host_paths;
-        let climbs = |path: &PathBuf| {
-            !path.is_absolute() || path.components().any(|part| part == Component::ParentDir)
-        };
-        if allowed.iter().flatten().any(climbs) {
-            let problem = "must hold absolute paths without ..";
-            return Err(invalid("policy.allowed_host_paths", problem));
-        }
         let policy = HostPolicy {
-            allowed_host_paths: allowed,
-            allow_all_capabilities: self.policy.allow_all_capabilities.unwrap_or(false),
-            allow_engine_socket: self.policy.allow_engine_socket.unwrap_or(false),
-            allow_unconfined: self.policy.allow_unconfined.unwrap_or(false),
             engine_socket: socket_path,
             state_dir: Some(state_dir.clone()),
+            ..self.policy.check()?
         };
         let mut prune = PrunePolicy::default();
         if let Some(mib) = self.prune.min_free_mib {
@@ -243,6 +253,42 @@ impl Settings {
             docker_config_file: self.engine.docker_config_file,
             log_level: self.log.level.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log.format.unwrap_or_default(),
+        })
+    }
+}
+
+impl PolicySettings {
+    fn check(self) -> Result<HostPolicy, ConfigError> {
+        let invalid = |name, problem: &str| ConfigError::Invalid {
+            name,
+            problem: problem.to_owned(),
+        };
+        let allowed_host_paths = self.allowed_host_paths.unwrap_or_default();
+        let climbs = |path: &PathBuf| {
+            !path.is_absolute() || path.components().any(|part| part == Component::ParentDir)
+        };
+        if allowed_host_paths.iter().any(climbs) {
+            let problem = "must hold absolute paths without ..";
+            return Err(invalid("policy.allowed_host_paths", problem));
+        }
+        let allowed_capabilities: BTreeSet<String> = self
+            .allowed_capabilities
+            .unwrap_or_default()
+            .iter()
+            .map(|name| capability(name))
+            .collect();
+        let odd =
+            |name: &String| name.is_empty() || !name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        if allowed_capabilities.iter().any(odd) {
+            let problem = "must hold names such as NET_ADMIN, or ALL";
+            return Err(invalid("policy.allowed_capabilities", problem));
+        }
+        Ok(HostPolicy {
+            allowed_host_paths,
+            allowed_capabilities,
+            allow_engine_socket: self.allow_engine_socket.unwrap_or(false),
+            allow_unconfined: self.allow_unconfined.unwrap_or(false),
+            ..HostPolicy::default()
         })
     }
 }
@@ -287,6 +333,37 @@ mod tests {
     }
 
     #[test]
+    fn docker_host_names_the_engine_when_no_setting_does() {
+        let around = || Settings::of_docker_host(Some("unix:///tmp/own.sock".into()));
+        let config = parse("").unwrap().over(around()).check().unwrap();
+        assert_eq!(config.engine_socket, "unix:///tmp/own.sock");
+        assert_eq!(config.policy.engine_socket, Some("/tmp/own.sock".into()));
+        let file = parse("[engine]\nsocket = 'unix:///run/other.sock'").unwrap();
+        assert_eq!(
+            file.over(around()).check().unwrap().engine_socket,
+            "unix:///run/other.sock"
+        );
+        let empty = Settings::of_docker_host(Some(String::new()));
+        assert_eq!(
+            empty.check().unwrap().engine_socket,
+            "unix:///var/run/docker.sock"
+        );
+        // An engine elsewhere is not quietly exchanged for the one of this host.
+        let far = Settings::of_docker_host(Some("tcp://10.0.0.1:2376".into()));
+        assert!(far.check().unwrap_err().to_string().contains("engine.socket"));
+    }
+
+    #[test]
+    fn nothing_of_the_host_is_open_by_default() {
+        let policy = parse("").unwrap().check().unwrap().policy;
+        assert!(policy.allowed_host_paths.is_empty() && policy.allowed_capabilities.is_empty());
+        assert!(!policy.allow_engine_socket && !policy.allow_unconfined);
+        let named = parse("[policy]\nallowed_capabilities = ['cap_net_admin', 'SYS_TIME']").unwrap();
+        let named = named.check().unwrap().policy.allowed_capabilities;
+        assert_eq!(named.into_iter().collect::<Vec<_>>(), ["NET_ADMIN", "SYS_TIME"]);
+    }
+
+    #[test]
     fn values_are_checked() {
         for text in [
             "state_dir = 'relative'",
@@ -297,6 +374,8 @@ mod tests {
             "orchestrator = 'https://a:1/path'",
             "[policy]\nallowed_host_paths = ['data']",
             "[policy]\nallowed_host_paths = ['/srv/../etc']",
+            "[policy]\nallowed_capabilities = ['NET ADMIN']",
+            "[policy]\nallowed_capabilities = ['CAP_']",
         ] {
             assert!(parse(text).unwrap().check().is_err(), "{text}");
         }

@@ -49,7 +49,7 @@ struct Flags {
     /// The orchestrator, https://host:port.
     #[arg(long, global = true, env = "SEALIFT_AGENT_ORCHESTRATOR")]
     orchestrator: Option<String>,
-    /// Socket of the container engine, unix:///path.
+    /// Socket of the container engine, unix:///path. Without it DOCKER_HOST counts, then unix:///var/run/docker.sock.
     #[arg(long, global = true, env = "SEALIFT_AGENT_ENGINE_SOCKET")]
     engine_socket: Option<String>,
     /// Docker configuration file with the registries' credentials.
@@ -139,7 +139,8 @@ fn settings(flags: Flags) -> anyhow::Result<Config> {
         policy: PolicySettings::default(),
         prune: PruneSettings::default(),
     };
-    Ok(given.over(file).check()?)
+    let around = Settings::of_docker_host(std::env::var("DOCKER_HOST").ok());
+    Ok(given.over(file).over(around).check()?)
 }
 
 fn token(from: &Join) -> anyhow::Result<JoinToken> {

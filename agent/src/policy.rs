@@ -1,23 +1,41 @@
 //! Host policy: what orders may ask of this host, whoever signed them. Set on the host alone (section `[policy]` of the settings),
-//! so that nobody who may only deploy becomes root of the host.
+//! so that nobody who may only deploy becomes root of the host. Nothing of the host is open unless its settings name it.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Component, Path, PathBuf},
+};
 
 use sealift_common::manifest::{Manifest, MountSpec, ServiceSpec};
 
-/// Paths that containers get nothing of by default, nor of what is below them, nor a directory that holds them.
-const RESERVED: &[&str] = &["/", "/etc", "/proc", "/sys", "/root", "/var/lib/docker", "/run"];
+/// Capabilities that the engine gives every container anyway.
+const USUAL_CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
 
-/// What orders may ask of the host.
+/// What orders may ask of the host. The default is: nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostPolicy {
-    /// `policy.allowed_host_paths`: containers may mount these and what is below. `None`: everything that is not reserved.
-    pub allowed_host_paths: Option<Vec<PathBuf>>,
-    /// `policy.allow_all_capabilities`: `cap_add: [ALL]`.
-    pub allow_all_capabilities: bool,
-    /// `policy.allow_engine_socket`: the engine's socket, or a directory that holds it.
+    /// `policy.allowed_host_paths`: containers may mount these and what is below.
+    pub allowed_host_paths: Vec<PathBuf>,
+    /// `policy.allowed_capabilities`: besides the usual ones, as [`capability`] writes them; `ALL` is every one.
+    pub allowed_capabilities: BTreeSet<String>,
+    /// `policy.allow_engine_socket`: the engine's socket, or a directory that holds it. Whoever has it is root of the host.
     pub allow_engine_socket: bool,
-    /// `policy.allow_unconfined`: security options that switch a confinement off.
+    /// `policy.allow_unconfined`: security options that may switch a confinement off.
     pub allow_unconfined: bool,
     /// The engine's socket.
     pub engine_socket: Option<PathBuf>,
@@ -48,17 +66,29 @@ pub enum Forbidden {
         /// The path as the order has it.
         path: String,
     },
-    /// All capabilities.
+    /// The agent's own state.
     #[error(
-        "service {service} adds all capabilities, which this host does not allow (policy.allow_all_capabilities of the agent's settings)"
+        "service {service} mounts {path}, which holds the keys of this host's agent; no service may, whatever policy.allowed_host_paths of the agent's settings names"
     )]
-    Capabilities {
+    AgentState {
         /// The service.
         service: String,
+        /// The path as the order has it.
+        path: String,
     },
-    /// A confinement is switched off.
+    /// A capability that containers do not have anyway.
     #[error(
-        "service {service} asks for security_opt {option}, which this host does not allow (policy.allow_unconfined of the agent's settings)"
+        "service {service} adds the capability {capability}, which this host does not allow; whoever runs the host may name it in policy.allowed_capabilities of the agent's settings"
+    )]
+    Capability {
+        /// The service.
+        service: String,
+        /// The capability as the order has it.
+        capability: String,
+    },
+    /// A confinement may be switched off.
+    #[error(
+        "service {service} asks for security_opt {option}, which may switch a confinement off and which this host does not allow (policy.allow_unconfined of the agent's settings)"
     )]
     Unconfined {
         /// The service.
@@ -83,76 +113,101 @@ impl HostPolicy {
                 self.check_path(service, source)?;
             }
         }
-        let is_all = |name: &String| {
-            let name = name.to_ascii_uppercase();
-            name == "ALL" || name == "CAP_ALL"
-        };
-        if !self.allow_all_capabilities && spec.cap_add.iter().any(is_all) {
-            return Err(Forbidden::Capabilities {
-                service: service.to_owned(),
-            });
+        for name in &spec.cap_add {
+            self.check_capability(service, name)?;
         }
-        let unconfined = spec.security_opt.iter().find(|option| switches_off(option));
-        if let (false, Some(option)) = (self.allow_unconfined, unconfined) {
-            return Err(Forbidden::Unconfined {
-                service: service.to_owned(),
-                option: option.clone(),
-            });
+        for option in &spec.security_opt {
+            self.check_security_option(service, option)?;
         }
         Ok(())
     }
 
-    fn check_path(&self, service: &str, source: &str) -> Result<(), Forbidden> {
-        let refused = || Forbidden::Path {
+    /// Whether a service may add a capability.
+    pub(crate) fn check_capability(&self, service: &str, name: &str) -> Result<(), Forbidden> {
+        let wanted = capability(name);
+        let allowed = USUAL_CAPABILITIES.contains(&wanted.as_str())
+            || self.allowed_capabilities.contains(&wanted)
+            || self.allowed_capabilities.contains("ALL");
+        if allowed {
+            return Ok(());
+        }
+        Err(Forbidden::Capability {
             service: service.to_owned(),
-            path: source.to_owned(),
+            capability: name.to_owned(),
+        })
+    }
+
+    /// Whether a service may have a security option.
+    pub(crate) fn check_security_option(&self, service: &str, option: &str) -> Result<(), Forbidden> {
+        if self.allow_unconfined || confines(option) {
+            return Ok(());
+        }
+        Err(Forbidden::Unconfined {
+            service: service.to_owned(),
+            option: option.to_owned(),
+        })
+    }
+
+    /// Whether a service may mount a path of the host. Blocks: follows symbolic links.
+    pub(crate) fn check_path(&self, service: &str, source: &str) -> Result<(), Forbidden> {
+        let (service, written) = (service.to_owned(), source.to_owned());
+        let Some(path) = canonical(Path::new(source)) else {
+            return Err(Forbidden::Path {
+                service,
+                path: written,
+            });
         };
-        let path = canonical(Path::new(source)).ok_or_else(refused)?;
         let socket = self.engine_socket.as_deref().and_then(canonical);
-        if let Some(socket) = &socket
-            && socket.starts_with(&path)
-        {
+        if socket.as_deref().is_some_and(|socket| socket.starts_with(&path)) {
             if !self.allow_engine_socket {
                 return Err(Forbidden::EngineSocket {
-                    service: service.to_owned(),
-                    path: source.to_owned(),
+                    service,
+                    path: written,
                 });
             }
             // The socket alone is named by the setting itself.
-            if *socket == path {
+            if socket.as_deref() == Some(path.as_path()) {
                 return Ok(());
             }
         }
-        let allowed = match &self.allowed_host_paths {
-            Some(list) => list
-                .iter()
-                .filter_map(|allowed| canonical(allowed))
-                .any(|allowed| path.starts_with(allowed)),
-            None => !self.is_reserved(&path, socket.as_deref()),
-        };
-        if allowed { Ok(()) } else { Err(refused()) }
-    }
-
-    /// Whether `path` (canonical) shares anything with what is reserved.
-    fn is_reserved(&self, path: &Path, socket: Option<&Path>) -> bool {
-        let own = [
-            socket.and_then(Path::parent).map(Path::to_owned),
-            self.state_dir.as_deref().and_then(canonical),
-        ];
-        let fixed = RESERVED.iter().filter_map(|path| canonical(Path::new(path)));
-        own.into_iter().flatten().chain(fixed).any(|reserved| {
-            let holds_all = reserved == Path::new("/");
-            reserved.starts_with(path) || (!holds_all && path.starts_with(&reserved))
+        let state = self.state_dir.as_deref().and_then(canonical);
+        if state.is_some_and(|state| state.starts_with(&path) || path.starts_with(&state)) {
+            return Err(Forbidden::AgentState {
+                service,
+                path: written,
+            });
+        }
+        let mut allowed = self
+            .allowed_host_paths
+            .iter()
+            .filter_map(|allowed| canonical(allowed));
+        if allowed.any(|allowed| path.starts_with(allowed)) {
+            return Ok(());
+        }
+        Err(Forbidden::Path {
+            service,
+            path: written,
         })
     }
 }
 
-/// `label` and `systempaths` options are the engine's other words for it.
-fn switches_off(option: &str) -> bool {
+/// A capability as the kernel's headers spell it, without `CAP_`: `net_admin` and `CAP_NET_ADMIN` are `NET_ADMIN`.
+pub(crate) fn capability(name: &str) -> String {
+    let name = name.trim().to_ascii_uppercase();
+    name.strip_prefix("CAP_").unwrap_or(&name).to_owned()
+}
+
+/// Whether an option is one that only makes a confinement stricter or names the usual one. What is not known is not.
+fn confines(option: &str) -> bool {
     let option = option.to_ascii_lowercase();
-    option.split_once(['=', ':']).is_some_and(|(name, value)| {
-        value.trim() == "unconfined" || (name.trim() == "label" && value.trim() == "disable")
-    })
+    let (name, value) = option.split_once(['=', ':']).unwrap_or((&option, ""));
+    match name.trim() {
+        "no-new-privileges" => true,
+        "seccomp" => value.trim() == "builtin",
+        "apparmor" => value.trim() == "docker-default",
+        "label" => value.trim().starts_with("level"),
+        _ => false,
+    }
 }
 
 /// An absolute path without symbolic links; what does not exist yet is taken as it is written, below what does. `None`: it is not
@@ -206,42 +261,58 @@ mod tests {
         }
     }
 
-    #[test]
-    fn r4_reserved_paths_of_the_host_are_refused_and_others_allowed() {
-        for path in [
-            "/",
-            "/etc",
-            "/etc/shadow",
-            "/proc/1/root",
-            "/sys/fs",
-            "/root/.ssh",
-            "/var/lib/docker/volumes",
-            "/var/lib",
-            "/var",
-            "/run/x",
-            "/var/lib/sealift-agent/identity",
-            "/srv/../etc",
-            "relative",
-            "//etc",
-            "/etc/./passwd",
-        ] {
-            let refused = policy().check(&bind(path)).unwrap_err().to_string();
-            assert!(refused.contains(path) && refused.contains("policy."), "{refused}");
-        }
-        for path in ["/srv/app", "/var/lib/app", "/var/log", "/home/x/data", "/opt"] {
-            assert_eq!(policy().check(&bind(path)), Ok(()), "{path}");
+    fn listing(paths: &[&Path]) -> HostPolicy {
+        HostPolicy {
+            allowed_host_paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+            ..policy()
         }
     }
 
     #[test]
-    fn r4_a_link_to_a_reserved_path_is_refused() {
+    fn r4_no_path_of_the_host_is_open_unless_the_settings_name_it() {
+        for path in [
+            "/",
+            "/etc",
+            "/etc/shadow",
+            "/usr/local/bin",
+            "/boot",
+            "/var/spool/cron",
+            "/home/x/.ssh",
+            "/var/lib/containerd",
+            "/dev",
+            "/proc/1/root",
+            "/run/x",
+            "/srv/app",
+            "/srv/../etc",
+            "relative",
+            "//etc",
+        ] {
+            let refused = policy().check(&bind(path)).unwrap_err().to_string();
+            assert!(refused.contains(path) && refused.contains("policy."), "{refused}");
+        }
+    }
+
+    #[test]
+    fn r4_listed_paths_are_open_with_what_is_below_them() {
+        let policy = listing(&[Path::new("/srv/app")]);
+        for path in ["/srv/app", "/srv/app/data", "/srv/./app"] {
+            assert_eq!(policy.check(&bind(path)), Ok(()), "{path}");
+        }
+        for path in ["/srv/application", "/srv", "/opt", "/srv/app/../x"] {
+            assert!(policy.check(&bind(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn r4_a_link_counts_as_what_it_leads_to() {
         let dir = tempfile::tempdir().unwrap();
+        let policy = listing(&[dir.path()]);
         std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
         std::os::unix::fs::symlink("/nowhere/at/all", dir.path().join("loose")).unwrap();
         for path in ["link", "link/passwd", "loose"] {
-            assert!(policy().check(&bind(dir.path().join(path))).is_err(), "{path}");
+            assert!(policy.check(&bind(dir.path().join(path))).is_err(), "{path}");
         }
-        assert_eq!(policy().check(&bind(dir.path().join("plain"))), Ok(()));
+        assert_eq!(policy.check(&bind(dir.path().join("plain"))), Ok(()));
     }
 
     #[test]
@@ -251,59 +322,80 @@ mod tests {
         std::fs::write(&socket, "").unwrap();
         let mut policy = HostPolicy {
             engine_socket: Some(socket.clone()),
-            ..policy()
+            ..listing(&[Path::new("/")])
         };
-        let refused = policy.check(&bind(&socket)).unwrap_err();
-        assert!(
-            refused.to_string().contains("policy.allow_engine_socket"),
-            "{refused}"
-        );
-        assert!(policy.check(&bind(dir.path())).is_err());
-        assert!(policy.check(&bind(dir.path().join("other"))).is_err());
-        policy.allowed_host_paths = Some(vec!["/".into()]);
-        assert!(matches!(
-            policy.check(&bind(&socket)),
-            Err(Forbidden::EngineSocket { .. })
-        ));
-        assert!(matches!(
-            policy.check(&bind("/")),
-            Err(Forbidden::EngineSocket { .. })
-        ));
-        assert_eq!(policy.check(&bind("/etc/app")), Ok(()));
+        for path in [&socket, dir.path(), Path::new("/")] {
+            let refused = policy.check(&bind(path)).unwrap_err();
+            assert!(matches!(refused, Forbidden::EngineSocket { .. }), "{refused}");
+            assert!(refused.to_string().contains("policy.allow_engine_socket"));
+        }
         policy.allow_engine_socket = true;
-        policy.allowed_host_paths = None;
+        policy.allowed_host_paths.clear();
         assert_eq!(policy.check(&bind(&socket)), Ok(()));
         assert!(policy.check(&bind(dir.path())).is_err());
+        policy.allowed_host_paths.push(dir.path().to_owned());
+        assert_eq!(policy.check(&bind(dir.path())), Ok(()));
     }
 
     #[test]
-    fn r4_only_listed_paths_are_allowed_when_there_is_a_list() {
+    fn r4_the_agents_own_state_is_never_open() {
+        let dir = tempfile::tempdir().unwrap();
         let policy = HostPolicy {
-            allowed_host_paths: Some(vec!["/srv/app".into()]),
-            ..policy()
+            state_dir: Some(dir.path().join("agent")),
+            allow_engine_socket: true,
+            ..listing(&[Path::new("/")])
         };
-        assert_eq!(policy.check(&bind("/srv/app/data")), Ok(()));
-        for path in ["/srv/application", "/srv", "/opt"] {
-            assert!(policy.check(&bind(path)).is_err(), "{path}");
+        for path in ["agent", "agent/identity", ""] {
+            let refused = policy.check(&bind(dir.path().join(path))).unwrap_err();
+            assert!(matches!(refused, Forbidden::AgentState { .. }), "{refused}");
         }
+        assert_eq!(policy.check(&bind(dir.path().join("other"))), Ok(()));
     }
 
     #[test]
-    fn r4_all_capabilities_and_missing_confinement_are_refused() {
-        let caps = with(|spec| spec.cap_add.push("all".to_owned()));
-        assert!(policy().check(&caps).is_err());
-        let allowed = HostPolicy {
-            allow_all_capabilities: true,
+    fn r4_capabilities_are_the_usual_ones_and_those_that_the_settings_name() {
+        let adding = |name: &str| with(|spec| spec.cap_add.push(name.to_owned()));
+        for usual in ["NET_BIND_SERVICE", "cap_chown", "Kill"] {
+            assert_eq!(policy().check(&adding(usual)), Ok(()), "{usual}");
+        }
+        for more in [
+            "all",
+            "CAP_ALL",
+            "SYS_ADMIN",
+            "cap_sys_ptrace",
+            "NET_ADMIN",
+            "DAC_READ_SEARCH",
+            "",
+        ] {
+            let refused = policy().check(&adding(more)).unwrap_err().to_string();
+            assert!(refused.contains("policy.allowed_capabilities"), "{refused}");
+        }
+        let some = HostPolicy {
+            allowed_capabilities: BTreeSet::from(["NET_ADMIN".to_owned()]),
             ..policy()
         };
-        assert_eq!(allowed.check(&caps), Ok(()));
-        let few = with(|spec| spec.cap_add.push("NET_BIND_SERVICE".to_owned()));
-        assert_eq!(policy().check(&few), Ok(()));
+        assert_eq!(some.check(&adding("cap_net_admin")), Ok(()));
+        assert!(some.check(&adding("SYS_ADMIN")).is_err());
+        assert!(some.check(&adding("ALL")).is_err());
+        let every = HostPolicy {
+            allowed_capabilities: BTreeSet::from(["ALL".to_owned()]),
+            ..policy()
+        };
+        assert_eq!(every.check(&adding("ALL")), Ok(()));
+        assert_eq!(every.check(&adding("SYS_ADMIN")), Ok(()));
+    }
+
+    #[test]
+    fn r4_options_that_may_switch_a_confinement_off_are_refused() {
         for option in [
             "seccomp=unconfined",
+            "seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}",
             "apparmor:unconfined",
+            "apparmor=mine",
             "systempaths=unconfined",
             "label=disable",
+            "label:type:spc_t",
+            "unmask=ALL",
         ] {
             let loose = with(|spec| spec.security_opt.push(option.to_owned()));
             let refused = policy().check(&loose).unwrap_err().to_string();
@@ -314,7 +406,14 @@ mod tests {
             };
             assert_eq!(allowed.check(&loose), Ok(()));
         }
-        let strict = with(|spec| spec.security_opt.push("no-new-privileges:true".to_owned()));
-        assert_eq!(policy().check(&strict), Ok(()));
+        for option in [
+            "no-new-privileges:true",
+            "no-new-privileges",
+            "seccomp=builtin",
+            "label=level:s0:c1",
+        ] {
+            let strict = with(|spec| spec.security_opt.push(option.to_owned()));
+            assert_eq!(policy().check(&strict), Ok(()), "{option}");
+        }
     }
 }

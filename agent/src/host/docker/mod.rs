@@ -4,6 +4,7 @@
 mod auth;
 mod errors;
 mod inspected;
+mod socket;
 mod spec;
 mod upkeep;
 
@@ -14,7 +15,7 @@ use std::{
 };
 
 use bollard::{
-    API_DEFAULT_VERSION, Docker,
+    Docker,
     auth::DockerCredentials,
     errors::Error,
     exec::{StartExecOptions, StartExecResults},
@@ -53,8 +54,6 @@ const STOP: Duration = Duration::from_secs(30);
 const REMOVE: Duration = Duration::from_mins(2);
 /// How long a pull may go without a word before it counts as stuck.
 const PULL_SILENCE: Duration = Duration::from_mins(2);
-/// bollard's own limit, above all of ours.
-const CLIENT_SECONDS: u64 = 24 * 60 * 60;
 /// Lines of a container's past that a log begins with.
 const LOG_TAIL: &str = "200";
 
@@ -72,14 +71,15 @@ pub struct DockerHost {
 }
 
 impl DockerHost {
-    /// The engine at `socket`: a path or `unix://…`. `credentials` is a docker `config.json`. Nothing is asked yet.
+    /// The engine at `socket`: a path or `unix://…`. `credentials` is a docker `config.json`. Nothing is asked yet, and the socket
+    /// does not need to be there: as long as it is not, calls fail with `ENGINE_UNAVAILABLE`.
     pub fn connect(socket: &str, credentials: Option<&Path>) -> Result<Self, HostError> {
         let path = socket.strip_prefix("unix://").unwrap_or(socket);
         if path.contains("://") {
             let summary = format!("the engine address {socket:?} is not a unix socket");
             return Err(HostError::new(FailureCode::EngineUnavailable, summary));
         }
-        let docker = Docker::connect_with_unix(path, CLIENT_SECONDS, API_DEFAULT_VERSION)
+        let docker = socket::client(Path::new(path))
             .map_err(|error| errors::unreachable(Call::Other, path, &error.to_string()))?
             .with_request_modifier(url_safe_credentials);
         Ok(Self {
@@ -108,11 +108,8 @@ impl DockerHost {
                 errors::engine(call, subject, *status_code, message)
             }
             Error::DockerStreamError { error } => errors::engine(call, subject, 200, error),
-            Error::RequestTimeoutError => errors::timeout(call, subject, CLIENT_SECONDS),
-            Error::IOError { .. }
-            | Error::HyperResponseError { .. }
-            | Error::HyperLegacyError { .. }
-            | Error::SocketNotFoundError(_) => {
+            Error::RequestTimeoutError => errors::timeout(call, subject, socket::LIMIT_SECONDS),
+            Error::IOError { .. } | Error::HyperResponseError { .. } | Error::HyperLegacyError { .. } => {
                 let text = format!("{}: {}", self.socket, chain(error));
                 errors::unreachable(call, subject, &text)
             }
