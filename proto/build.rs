@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     "sealift/agent/v1/gateway.proto",
     "sealift/v1/agent.proto",
     "sealift/v1/audit.proto",
@@ -17,6 +17,7 @@ const FILES: [&str; 15] = [
     "sealift/v1/promotion.proto",
     "sealift/v1/release.proto",
     "sealift/v1/server.proto",
+    "sealift/v1/state.proto",
     "sealift/v1/status.proto",
     "sealift/v1/target.proto",
     "sealift/v1/user.proto",

@@ -2,17 +2,18 @@
 //! drift is judged by the orchestrator.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use sealift_common::{
+    bounds::OBSERVED_EVENTS,
     condition::ConditionCode,
     digest::Digest,
     id::TargetId,
     name::ProjectRef,
-    observation::{ContainerObservation, ProjectObservation, TargetObservation},
+    observation::{ContainerObservation, EngineEvent, ProjectObservation, TargetObservation},
     order::TargetBinding,
 };
 use tokio::{
@@ -51,6 +52,18 @@ struct Wishes {
     touched: BTreeSet<String>,
     images: bool,
     all: bool,
+    /// What the engine said, by target.
+    events: BTreeMap<TargetId, VecDeque<EngineEvent>>,
+}
+
+/// Adds events; of too many the newest stay.
+fn keep(events: &mut VecDeque<EngineEvent>, more: impl IntoIterator<Item = EngineEvent>) {
+    for event in more {
+        if events.len() == OBSERVED_EVENTS {
+            events.pop_front();
+        }
+        events.push_back(event);
+    }
 }
 
 /// Where looks are asked for.
@@ -91,13 +104,22 @@ pub(crate) async fn watch_events<H: Host>(shared: Arc<Shared<H>>) {
         let began = Instant::now();
         let gather = async {
             while let Some(event) = events.recv().await {
-                let target = event.target;
-                shared.observer.wish(|wishes| match target {
-                    Some(target) => {
-                        wishes.touched.insert(event.id);
-                        wishes.targets.insert(target);
+                let Some(target) = event.target else {
+                    shared.observer.wish(|wishes| wishes.images = true);
+                    continue;
+                };
+                // Other agents may share the engine.
+                if !shared.identity.bindings.iter().any(|own| own.target_id == target) {
+                    continue;
+                }
+                let busy = shared.is_busy(target);
+                shared.observer.wish(|wishes| {
+                    wishes.touched.insert(event.id);
+                    wishes.targets.insert(target);
+                    // What a task of ours does explains no drift.
+                    if !busy {
+                        keep(wishes.events.entry(target).or_default(), event.event);
                     }
-                    None => wishes.images = true,
                 });
             }
         };
@@ -156,6 +178,9 @@ pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<Ta
             wishes.touched.extend(more.touched);
             wishes.images |= more.images;
             wishes.all |= more.all;
+            for (target, events) in more.events {
+                keep(wishes.events.entry(target).or_default(), events);
+            }
         }
         if scheduled {
             next = Instant::now() + period;
@@ -169,10 +194,17 @@ pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<Ta
         for id in &wishes.touched {
             memory.fingerprints.remove(id);
         }
+        for (target, events) in std::mem::take(&mut wishes.events) {
+            keep(memory.events.entry(target).or_default(), events);
+        }
         for binding in &shared.identity.bindings {
             let wanted = scheduled || wishes.all || wishes.targets.contains(&binding.target_id);
             // While an attempt works, the target changes all the time; it is looked at when that is over.
-            if !wanted || (!scheduled && !wishes.all && shared.is_busy(binding.target_id)) {
+            let busy = shared.is_busy(binding.target_id);
+            if busy {
+                memory.events.remove(&binding.target_id);
+            }
+            if !wanted || (!scheduled && !wishes.all && busy) {
                 continue;
             }
             match memory.observe(&shared, binding).await {
@@ -195,16 +227,19 @@ struct Memory {
     fingerprints: BTreeMap<String, Digest>,
     digests: BTreeMap<String, Vec<Digest>>,
     told: BTreeMap<TargetId, (Instant, TargetObservation)>,
+    /// What the engine said and nobody was told yet.
+    events: BTreeMap<TargetId, VecDeque<EngineEvent>>,
 }
 
 impl Memory {
     fn tell(&mut self, sender: &mpsc::Sender<TargetObservation>, seen: TargetObservation, force: bool) {
         let target = seen.target_id;
-        let known = self.told.get(&target).is_some_and(|(at, told)| {
+        let known = seen.events.is_empty() && self.told.get(&target).is_some_and(|(at, told)| {
             at.elapsed() < REPEAT && told.busy == seen.busy && told.projects == seen.projects
         });
         // A full queue means that nobody listens; whoever comes next asks for everything.
         if (!known || force) && sender.try_send(seen.clone()).is_ok() {
+            self.events.remove(&target);
             self.told.insert(target, (Instant::now(), seen));
         }
     }
@@ -257,6 +292,7 @@ impl Memory {
             observed_at: shared.clock.now(),
             busy: busy || shared.is_busy(target),
             projects,
+            events: self.events.get(&target).into_iter().flatten().cloned().collect(),
         })
     }
 

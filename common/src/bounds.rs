@@ -26,6 +26,8 @@ pub const PAGE_MAX: u32 = 500;
 pub const ENVELOPE_BYTES: usize = 2 * 1024 * 1024;
 /// Most containers in one observation of a target.
 pub const OBSERVED_CONTAINERS: usize = 512;
+/// Most events of the engine in one observation of a target; of more, the newest are kept.
+pub const OBSERVED_EVENTS: usize = 32;
 /// Most log bytes kept of one attempt; what is over is marked as truncated.
 pub const ATTEMPT_LOG_BYTES: usize = 1024 * 1024;
 /// Longest line of a log.

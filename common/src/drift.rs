@@ -4,9 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::Digest,
+    inventory::EnvironmentClass,
     manifest::Manifest,
     name::ServiceName,
-    observation::{ContainerObservation, ContainerState, ProjectObservation, StickerObservation},
+    observation::{
+        ContainerObservation, ContainerState, EngineAction, EngineEvent, ProjectObservation,
+        StickerObservation,
+    },
     order::Fence,
     phases,
 };
@@ -16,6 +20,129 @@ phases! {
     DriftKind {
         Image = "image", Config = "config", Missing = "missing", Stopped = "stopped", Extra = "extra",
         StickerEdited = "sticker_edited", StickerMissing = "sticker_missing",
+    }
+}
+
+phases! {
+    /// How soon somebody should look, from low to high.
+    Severity { Low = "low", Medium = "medium", High = "high", Critical = "critical" }
+}
+
+/// How severe a kind of drift is in an environment of a class (printed in `docs/drift-severity.md`). What runs something else
+/// than was decided, or hides what runs, is critical everywhere; all else is one step worse in production.
+pub const fn severity(kind: DriftKind, class: EnvironmentClass) -> Severity {
+    use DriftKind::{Config, Extra, Image, Missing, StickerEdited, StickerMissing, Stopped};
+    match (kind, class) {
+        (Image | StickerEdited, _) | (Missing | Stopped, EnvironmentClass::Production) => Severity::Critical,
+        (Missing | Stopped, EnvironmentClass::NonProduction)
+        | (Config | StickerMissing, EnvironmentClass::Production) => Severity::High,
+        (Config | StickerMissing, EnvironmentClass::NonProduction)
+        | (Extra, EnvironmentClass::Production) => Severity::Medium,
+        (Extra, EnvironmentClass::NonProduction) => Severity::Low,
+    }
+}
+
+/// The event of the engine that best explains a finding: of the most telling action, the newest.
+pub fn cause<'a>(finding: &Finding, project: &str, events: &'a [EngineEvent]) -> Option<&'a EngineEvent> {
+    use EngineAction::{Create, Destroy, Die, Oom, Pause, Rename, Start, Stop, Unpause, Update};
+    let telling: &[EngineAction] = match finding.kind {
+        DriftKind::Image => &[Create, Start],
+        DriftKind::Config => &[Update, Rename, Create, Start],
+        DriftKind::Missing => &[Destroy],
+        DriftKind::Stopped => &[Oom, Stop, Pause, Die],
+        DriftKind::Extra => &[Create, Start, Unpause],
+        // Engines see no files.
+        DriftKind::StickerEdited | DriftKind::StickerMissing => &[],
+    };
+    telling.iter().find_map(|action| {
+        events
+            .iter()
+            .filter(|event| event.action == *action && event.project == project)
+            .filter(|event| Some(&event.service) == finding.service.as_ref())
+            .max_by_key(|event| event.at)
+    })
+}
+
+/// What is known when somebody asks what to do about a drift observation.
+#[derive(Debug, Clone)]
+pub struct NextSteps<'a> {
+    /// What disagrees.
+    pub kind: DriftKind,
+    /// Identifier of the observation.
+    pub id: &'a str,
+    /// Environment.
+    pub environment: &'a str,
+    /// Target.
+    pub target: &'a str,
+    /// What was recorded, as `project#number`; `None` when nothing was.
+    pub release: Option<&'a str>,
+    /// The job that had brought it.
+    pub job: Option<String>,
+    /// The container that it is about.
+    pub container: Option<&'a str>,
+    /// It is gone again.
+    pub resolved: bool,
+    /// Somebody looks after it.
+    pub owned: bool,
+    /// Nobody can say how the host is now.
+    pub silent: bool,
+}
+
+impl NextSteps<'_> {
+    /// Commands, each with what it is for, the most useful first.
+    pub fn list(&self) -> Vec<(String, &'static str)> {
+        let (environment, target) = (self.environment, self.target);
+        let mut steps = Vec::new();
+        if self.resolved {
+            if let Some(job) = &self.job {
+                steps.push((format!("sealift job get {job}"), "see what had been deployed"));
+            }
+            steps.push((
+                format!("sealift drift list {environment}/{target} --all"),
+                "see whether it keeps coming back",
+            ));
+            return steps;
+        }
+        if self.silent {
+            steps.push((
+                format!("sealift target get {environment}/{target}"),
+                "see since when the agent is silent: nothing here is newer than that",
+            ));
+        }
+        match (self.kind, self.release) {
+            (DriftKind::Extra, _) | (_, None) => {
+                if let Some(container) = self.container {
+                    let short: String = container.chars().take(12).collect();
+                    steps.push((
+                        format!("docker inspect {short}"),
+                        "on the host: see what it is before anybody removes it",
+                    ));
+                }
+            }
+            (_, Some(release)) => {
+                steps.push((
+                    format!("sealift promote {release} --to {environment} --plan"),
+                    "see what putting the recorded release back would change",
+                ));
+                steps.push((
+                    format!("sealift promote {release} --to {environment} --wait"),
+                    "put the recorded release back, with proof",
+                ));
+            }
+        }
+        if matches!(self.kind, DriftKind::StickerEdited | DriftKind::StickerMissing) {
+            steps.push((
+                format!("sealift target stickers {environment}/{target}"),
+                "compare with the stickers that were reported",
+            ));
+        }
+        if !self.owned {
+            steps.push((
+                format!("sealift drift acknowledge {} --note WHY", self.id),
+                "tell others that you look after it",
+            ));
+        }
+        steps
     }
 }
 

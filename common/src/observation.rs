@@ -73,6 +73,29 @@ pub enum StickerObservation {
     },
 }
 
+phases! {
+    /// What the engine says happened to a container.
+    EngineAction {
+        Create = "create", Start = "start", Die = "die", Stop = "stop", Destroy = "destroy", Rename = "rename",
+        Update = "update", Pause = "pause", Unpause = "unpause", Oom = "oom",
+    }
+}
+
+/// Something that happened to a container while no task of ours was under way. Engines do not say who did it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineEvent {
+    /// What happened.
+    pub action: EngineAction,
+    /// The engine's identifier of the container.
+    pub container: String,
+    /// The project that its label names (`repository/project`).
+    pub project: String,
+    /// The service that its label names.
+    pub service: ServiceName,
+    /// When, by the engine's clock.
+    pub at: DateTime<Utc>,
+}
+
 /// One project on one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProjectObservation {
@@ -93,6 +116,9 @@ pub struct TargetObservation {
     pub busy: bool,
     /// By project (`repository/project`).
     pub projects: BTreeMap<String, ProjectObservation>,
+    /// What the engine said since the observation before, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<EngineEvent>,
 }
 
 impl TargetObservation {

@@ -330,6 +330,7 @@ mod tests {
             observed_at: at(5),
             busy: false,
             projects: [(release.source.project.to_string(), project)].into(),
+            events: Vec::new(),
         }
     }
 

@@ -1,17 +1,26 @@
-//! Drift and the order in which services start: properties over random hosts.
+//! Drift, how severe it is, and the order in which services start: properties over random hosts.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod golden;
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use chrono::DateTime;
+use golden::golden;
 use proptest::prelude::*;
 use sealift_common::{
     digest::Digest,
-    drift::{self, DriftKind, Recorded},
+    drift::{self, DriftKind, Finding, NextSteps, Recorded, Severity},
+    inventory::EnvironmentClass,
     manifest::{DependencyCondition, Manifest, ServiceSpec},
     name::ServiceName,
     observation::{
-        ContainerHealth, ContainerObservation, ContainerState, ProjectObservation, StickerObservation,
+        ContainerHealth, ContainerObservation, ContainerState, EngineAction, EngineEvent,
+        ProjectObservation, StickerObservation,
     },
     order::Fence,
 };
@@ -151,6 +160,97 @@ fn r14_nothing_recorded_makes_everything_that_runs_extra() {
     assert_eq!(found[0].kind, DriftKind::Extra);
 }
 
+#[test]
+fn severities_are_as_documented() {
+    let mut page = "# Severity of drift\n\nPrinted from the code by `common/tests/drift.rs` (`UPDATE_GOLDEN=1` rewrites it). What the \
+                    kinds mean stands in [drift.md](drift.md).\n\n| kind"
+        .to_owned();
+    for class in EnvironmentClass::ALL {
+        let _ = write!(page, " | {class}");
+    }
+    let _ = writeln!(page, " |\n|---{}|", "|---".repeat(EnvironmentClass::ALL.len()));
+    for kind in DriftKind::ALL {
+        let _ = write!(page, "| **{kind}**");
+        for class in EnvironmentClass::ALL {
+            let _ = write!(page, " | {}", drift::severity(*kind, *class));
+        }
+        page.push_str(" |\n");
+    }
+    golden("drift-severity.md", &page);
+}
+
+#[test]
+fn production_is_one_step_worse_up_to_critical() {
+    for kind in DriftKind::ALL {
+        let other = drift::severity(*kind, EnvironmentClass::NonProduction) as usize;
+        let production = drift::severity(*kind, EnvironmentClass::Production) as usize;
+        assert_eq!(production, (other + 1).min(Severity::Critical as usize), "{kind}");
+    }
+}
+
+fn event(action: EngineAction, service: &str, seconds: i64) -> EngineEvent {
+    EngineEvent {
+        action,
+        container: format!("{action} at {seconds}"),
+        project: "p/a".to_owned(),
+        service: name(service),
+        at: DateTime::from_timestamp(seconds, 0).unwrap(),
+    }
+}
+
+fn finding(kind: DriftKind, service: Option<&str>) -> Finding {
+    Finding {
+        kind,
+        service: service.map(name),
+        expected: String::new(),
+        actual: String::new(),
+    }
+}
+
+#[test]
+fn a_finding_is_explained_by_the_newest_telling_event_of_its_service() {
+    use EngineAction::{Die, Oom, Start, Stop};
+    let stopped = finding(DriftKind::Stopped, Some("api"));
+    let cause = |events: &[EngineEvent]| {
+        drift::cause(&stopped, "p/a", events).map(|event| (event.action, event.at.timestamp()))
+    };
+    assert_eq!(cause(&[]), None);
+    assert_eq!(cause(&[event(Die, "api", 1), event(Die, "api", 2)]), Some((Die, 2)));
+    // A stop by hand makes the engine say both; the wish tells more than its effect.
+    assert_eq!(cause(&[event(Die, "api", 2), event(Stop, "api", 2)]), Some((Stop, 2)));
+    assert_eq!(cause(&[event(Oom, "api", 1), event(Die, "api", 2)]), Some((Oom, 1)));
+    assert_eq!(cause(&[event(Start, "api", 1), event(Die, "web", 2)]), None);
+    assert_eq!(drift::cause(&stopped, "p/b", &[event(Die, "api", 1)]), None);
+    let edited = finding(DriftKind::StickerEdited, None);
+    assert_eq!(drift::cause(&edited, "p/a", &[event(Die, "api", 1)]), None);
+}
+
+#[test]
+fn whoever_asks_is_told_what_to_do_next() {
+    for kind in DriftKind::ALL {
+        for bits in 0..16_u8 {
+            let steps = NextSteps {
+                kind: *kind,
+                id: "the-id",
+                environment: "prod",
+                target: "web-1",
+                release: (bits & 1 > 0).then_some("shop/api#7"),
+                job: Some("the-job".to_owned()),
+                container: Some("0123456789abcdef"),
+                resolved: bits & 2 > 0,
+                owned: bits & 4 > 0,
+                silent: bits & 8 > 0,
+            };
+            let list = steps.list();
+            assert!(!list.is_empty(), "{steps:?}");
+            // Nobody is told to overwrite what nobody deployed.
+            let promotes = list.iter().any(|(command, _)| command.contains("promote shop/api#7"));
+            let mends = *kind != DriftKind::Extra && steps.release.is_some() && !steps.resolved;
+            assert_eq!(promotes, mends, "{steps:?}");
+        }
+    }
+}
+
 fn observation() -> impl Strategy<Value = ProjectObservation> {
     let digest = || prop::sample::select(vec![Digest::of(b"api"), Digest::of(b"web"), Digest::of(b"x")]);
     let container = (
@@ -188,7 +288,33 @@ fn observation() -> impl Strategy<Value = ProjectObservation> {
         .prop_map(|(sticker, containers)| ProjectObservation { sticker, containers })
 }
 
+fn engine_event() -> impl Strategy<Value = EngineEvent> {
+    (
+        prop::sample::select(EngineAction::ALL),
+        prop::sample::select(vec!["api", "web"]),
+        0..4_i64,
+    )
+        .prop_map(|(action, service, seconds)| event(action, service, seconds))
+}
+
 proptest! {
+    #[test]
+    fn a_cause_is_about_its_finding_and_the_order_of_events_does_not_matter(
+        events in prop::collection::vec(engine_event(), 0..8),
+        kind in prop::sample::select(DriftKind::ALL),
+        service in prop::option::of(prop::sample::select(vec!["api", "web"])),
+    ) {
+        let finding = finding(kind, service);
+        let cause = drift::cause(&finding, "p/a", &events).cloned();
+        if let Some(cause) = &cause {
+            prop_assert_eq!(Some(&cause.service), finding.service.as_ref());
+            prop_assert!(events.contains(cause));
+        }
+        let mut turned = events;
+        turned.reverse();
+        prop_assert_eq!(drift::cause(&finding, "p/a", &turned).cloned(), cause);
+    }
+
     #[test]
     fn comparing_never_panics_and_findings_have_one_identity_each(seen in observation(), known in any::<bool>()) {
         let record = recorded(&["api", "web"]);

@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod golden;
+
 use std::fmt::Write as _;
 
+use golden::golden;
 use proptest::prelude::*;
 use sealift_common::{
     failure::{Failure, FailureCode},
@@ -121,18 +124,6 @@ fn table<S, E>(
         page.push_str(" |\n");
     }
     page
-}
-
-fn golden(file: &str, page: &str) {
-    let path = format!("{}/../docs/{file}", env!("CARGO_MANIFEST_DIR"));
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, page).unwrap();
-    }
-    let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        found, page,
-        "docs/{file} differs: run this test with UPDATE_GOLDEN=1 and look at the change"
-    );
 }
 
 #[test]

@@ -382,20 +382,37 @@ CREATE TABLE stickers (
 ) STRICT;
 CREATE INDEX stickers_newest ON stickers (target_id, project, id);
 
+-- severity is that of when it was last seen; job_id is what was recorded when it was found, null when nothing was.
 CREATE TABLE drift (
     id BLOB NOT NULL PRIMARY KEY,
+    tenant_id BLOB NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    environment_id BLOB NOT NULL REFERENCES environments (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     target_id BLOB NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     project TEXT NOT NULL,
     kind TEXT NOT NULL CHECK (kind IN ('image', 'config', 'missing', 'stopped', 'extra', 'sticker_edited', 'sticker_missing')),
     service TEXT NOT NULL,
+    severity TEXT NOT NULL CHECK (severity IN ('low', 'medium', 'high', 'critical')),
     expected TEXT NOT NULL,
     actual TEXT NOT NULL,
+    job_id BLOB REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    cause TEXT,
+    owner TEXT NOT NULL DEFAULT '',
+    note TEXT NOT NULL DEFAULT '',
+    acknowledged_by TEXT NOT NULL DEFAULT '',
+    acknowledged_at TEXT,
     first_seen_at TEXT NOT NULL,
     last_seen_at TEXT NOT NULL,
-    resolved_at TEXT
+    resolved_at TEXT,
+    CHECK ((acknowledged_at IS NULL) = (owner = '')),
+    CHECK ((acknowledged_at IS NULL) = (acknowledged_by = ''))
 ) STRICT;
 CREATE UNIQUE INDEX one_open_drift ON drift (target_id, project, kind, service) WHERE resolved_at IS NULL;
-CREATE INDEX drift_of_target ON drift (target_id, id);
+CREATE INDEX drift_of_tenant ON drift (tenant_id, severity, id);
+CREATE INDEX drift_of_environment ON drift (environment_id, severity, id);
+CREATE INDEX drift_of_target ON drift (target_id, severity, id);
+CREATE INDEX drift_open_of_tenant ON drift (tenant_id, severity, id) WHERE resolved_at IS NULL;
+CREATE INDEX drift_open_of_environment ON drift (environment_id, severity, id) WHERE resolved_at IS NULL;
+CREATE INDEX drift_open_of_target ON drift (target_id, severity, id) WHERE resolved_at IS NULL;
 
 -- Evidence and logs.
 

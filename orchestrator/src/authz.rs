@@ -190,6 +190,8 @@ pub static RULES: &[Rule] = &[
     streams("/sealift.v1.JobService/StreamJobLogs", USERS),
     reads("/sealift.v1.StatusService/GetBoard", USERS),
     reads("/sealift.v1.DriftService/ListDrift", USERS),
+    reads("/sealift.v1.DriftService/ExplainDrift", USERS),
+    mutates("/sealift.v1.DriftService/AcknowledgeDrift", OPERATORS),
     reads("/sealift.v1.EvidenceService/GetPacket", USERS),
     reads("/sealift.v1.EvidenceService/ListPackets", USERS),
     reads("/sealift.v1.EvidenceService/GetTrustFile", USERS),

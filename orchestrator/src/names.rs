@@ -98,6 +98,8 @@ by_id! {
     job, "jobs", JobId;
     /// `packets/<uid>`
     packet, "packets", PacketId;
+    /// `drift/<uid>`
+    drift, "drift", DriftId;
 }
 
 /// `jobs/<job>/tasks/<task>`

@@ -287,6 +287,7 @@ fn event_of(container: &FakeContainer) -> HostEvent {
             .get(labels::TARGET_ID)
             .and_then(|id| id.parse().ok()),
         id: container.id.clone(),
+        event: None,
     }
 }
 

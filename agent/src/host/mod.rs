@@ -14,7 +14,7 @@ use sealift_common::{
     id::TargetId,
     manifest::{PinnedImage, RestartPolicy, ServiceSpec},
     name::ServiceName,
-    observation::{ContainerHealth, ContainerState},
+    observation::{ContainerHealth, ContainerState, EngineEvent},
 };
 use tokio::sync::mpsc;
 
@@ -145,6 +145,8 @@ pub struct HostEvent {
     pub target: Option<TargetId>,
     /// The container, or the image.
     pub id: String,
+    /// What happened, when it was to a container whose labels are ours.
+    pub event: Option<EngineEvent>,
 }
 
 /// A container engine.

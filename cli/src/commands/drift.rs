@@ -1,23 +1,98 @@
-//! `sealift drift`: where recorded, sticker and runtime disagree.
+//! `sealift drift`: where recorded, sticker and runtime disagree, why, and who looks after it.
 
-use clap::Args;
-use sealift_proto::v1::{Drift, ListDriftRequest, ListDriftResponse, drift::Kind};
+use clap::{Args, Subcommand, ValueEnum};
+use sealift_proto::v1::{
+    AcknowledgeDriftRequest, Drift, ExplainDriftRequest, ExplainDriftResponse, ListDriftRequest,
+    ListDriftResponse, RecordedProject,
+    drift::{Kind, Severity},
+    drift_service_client::DriftServiceClient,
+};
+use tonic::transport::Channel;
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, named, pages, target_name, unary},
+    client::{client, connect, named, pages, request_id, target_name, unary},
     error::{CliError, Exit},
     output::{
-        self, Rows,
-        text::{age, clean, or_dash, short_target},
+        self, Format, Rows,
+        text::{age, clean, leaf, or_dash, short_digest, short_target, stamp},
     },
 };
 
+/// `sealift drift` alone lists.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct DriftArgs {
+    /// What else.
+    #[command(subcommand)]
+    command: Option<DriftCommand>,
+    /// Which drift.
+    #[command(flatten)]
+    list: DriftListArgs,
+}
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum DriftCommand {
+    /// Show drift, newest first.
+    List(DriftListArgs),
+    /// Show one: what was recorded, what the sticker says, what runs, since when, what changed it, what to do.
+    Explain {
+        /// Its identifier, as the list shows it.
+        id: String,
+    },
+    /// Say who looks after one.
+    #[command(visible_alias = "ack")]
+    Acknowledge {
+        /// Its identifier, as the list shows it.
+        id: String,
+        /// Who looks after it; you, unless told otherwise.
+        #[arg(long, default_value = "")]
+        owner: String,
+        /// What is known or being done.
+        #[arg(long, default_value = "")]
+        note: String,
+    },
+}
+
+/// How soon somebody should look.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SeverityArg {
+    /// All.
+    Low,
+    /// Medium and above.
+    Medium,
+    /// High and critical.
+    High,
+    /// Critical only.
+    Critical,
+}
+
+impl From<SeverityArg> for Severity {
+    fn from(severity: SeverityArg) -> Self {
+        match severity {
+            SeverityArg::Low => Self::Low,
+            SeverityArg::Medium => Self::Medium,
+            SeverityArg::High => Self::High,
+            SeverityArg::Critical => Self::Critical,
+        }
+    }
+}
+
 /// Which drift.
 #[derive(Debug, Args)]
-pub struct DriftArgs {
+pub struct DriftListArgs {
     /// Only of this ENVIRONMENT or ENVIRONMENT/TARGET.
     place: Option<String>,
+    /// Only of this environment.
+    #[arg(long, conflicts_with = "place")]
+    environment: Option<String>,
+    /// Only of this ENVIRONMENT/TARGET.
+    #[arg(long, conflicts_with_all = ["place", "environment"])]
+    target: Option<String>,
+    /// At least this severe.
+    #[arg(long, value_enum)]
+    severity: Option<SeverityArg>,
     /// Also what is gone again.
     #[arg(long)]
     all: bool,
@@ -29,19 +104,58 @@ pub struct DriftArgs {
     list: ListArgs,
 }
 
+impl DriftListArgs {
+    fn parent(&self) -> Result<String, CliError> {
+        match (&self.place, &self.environment, &self.target) {
+            (Some(place), ..) if place.contains('/') => target_name(place),
+            (Some(environment), ..) | (None, Some(environment), _) => Ok(named("environments", environment)),
+            (None, None, Some(target)) => target_name(target),
+            (None, None, None) => Ok(String::new()),
+        }
+    }
+}
+
 pub async fn run(global: &Global, args: DriftArgs) -> Result<Exit, CliError> {
-    let client = client!(drift_service_client, DriftServiceClient, connect(global).await?);
-    let parent = match &args.place {
-        None => String::new(),
-        Some(place) if place.contains('/') => target_name(place)?,
-        Some(place) => named("environments", place),
-    };
+    let mut client = client!(drift_service_client, DriftServiceClient, connect(global).await?);
+    match args.command {
+        None => list(global, client, args.list).await,
+        Some(DriftCommand::List(list_args)) => list(global, client, list_args).await,
+        Some(DriftCommand::Explain { id }) => {
+            let request = ExplainDriftRequest {
+                name: named("drift", &id),
+            };
+            let answer = client.explain_drift(unary(request)).await?.into_inner();
+            explain(global, &answer)
+        }
+        Some(DriftCommand::Acknowledge { id, owner, note }) => {
+            let request = AcknowledgeDriftRequest {
+                request_id: request_id(),
+                name: named("drift", &id),
+                owner,
+                note,
+            };
+            let answer = client.acknowledge_drift(unary(request)).await?.into_inner();
+            let drift = answer.drift.unwrap_or_default();
+            output::write(global.output, &drift, || rows(std::slice::from_ref(&drift)))?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+async fn list(
+    global: &Global,
+    client: DriftServiceClient<Channel>,
+    args: DriftListArgs,
+) -> Result<Exit, CliError> {
+    let parent = args.parent()?;
+    let at_least = args.severity.map_or(Severity::Unspecified, Severity::from);
     let drift = pages(args.list.limit, async |page_size, page_token| {
         let request = ListDriftRequest {
             parent: parent.clone(),
             include_resolved: args.all,
             page_size,
             page_token,
+            at_least: at_least.into(),
         };
         let page = client.clone().list_drift(unary(request)).await?.into_inner();
         Ok((page.drift, page.next_page_token))
@@ -63,23 +177,166 @@ pub async fn run(global: &Global, args: DriftArgs) -> Result<Exit, CliError> {
 /// Drift as rows.
 pub fn rows(drift: &[Drift]) -> Rows {
     let header = [
-        "TARGET", "PROJECT", "SERVICE", "DRIFT", "EXPECTED", "ACTUAL", "SINCE", "GONE",
+        "ID", "SEVERITY", "TARGET", "PROJECT", "SERVICE", "DRIFT", "SINCE", "GONE", "OWNER",
     ];
     Rows::new(&header).with(drift.iter().map(|drift| {
         vec![
+            leaf(&drift.name),
+            severity(drift.severity()).to_owned(),
             short_target(&drift.target),
             clean(&drift.project),
             or_dash(&drift.service),
             kind(drift.kind()).to_owned(),
-            clean(&drift.expected),
-            clean(&drift.actual),
             age(drift.first_seen_time.as_ref(), output::now()),
             age(drift.resolve_time.as_ref(), output::now()),
+            or_dash(&drift.owner),
         ]
     }))
 }
 
-fn kind(kind: Kind) -> &'static str {
+fn explain(global: &Global, answer: &ExplainDriftResponse) -> Result<Exit, CliError> {
+    if global.output != Format::Table {
+        output::write_message(global.output, answer)?;
+        return Ok(Exit::Done);
+    }
+    for (name, text) in paragraphs(answer) {
+        output::line(&format!("{name:<13} {text}"))?;
+    }
+    if !answer.next_steps.is_empty() {
+        output::line("\nnext:")?;
+    }
+    for step in &answer.next_steps {
+        output::line(&format!("  {}\n      {}", clean(&step.command), clean(&step.purpose)))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn paragraphs(answer: &ExplainDriftResponse) -> Vec<(&'static str, String)> {
+    let drift = answer.drift.clone().unwrap_or_default();
+    let now = output::now();
+    let subject = if drift.service.is_empty() {
+        clean(&drift.project)
+    } else {
+        format!("service {} of {}", clean(&drift.service), clean(&drift.project))
+    };
+    let mut lines = vec![
+        (
+            "drift",
+            format!(
+                "{} ({}) on {}: {subject}",
+                kind(drift.kind()),
+                severity(drift.severity()),
+                short_target(&drift.target)
+            ),
+        ),
+        ("expected", clean(&drift.expected)),
+        ("actual", clean(&drift.actual)),
+        (
+            "since",
+            format!(
+                "{} ({} ago)",
+                stamp(drift.first_seen_time.as_ref()),
+                age(drift.first_seen_time.as_ref(), now)
+            ),
+        ),
+    ];
+    if drift.resolve_time.is_some() {
+        lines.push(("gone", stamp(drift.resolve_time.as_ref())));
+    }
+    lines.push((
+        "recorded",
+        answer
+            .recorded
+            .as_ref()
+            .map_or_else(|| "nothing".to_owned(), recorded),
+    ));
+    if let Some(newer) = &answer.recorded_now {
+        lines.push(("recorded now", recorded(newer)));
+    }
+    if let Some(sticker) = &answer.sticker {
+        let said = match sticker.state.as_str() {
+            "present" => format!(
+                "{} for release {} by order {}",
+                short_digest(&sticker.digest),
+                short_digest(&sticker.release),
+                sticker.fence
+            ),
+            "unreadable" => format!("a file that is no sticker, {}", short_digest(&sticker.digest)),
+            state => clean(state),
+        };
+        lines.push(("sticker", said));
+    }
+    if answer.observed.is_empty() {
+        lines.push(("runs", "nothing".to_owned()));
+    }
+    for seen in &answer.observed {
+        lines.push((
+            "runs",
+            format!(
+                "{} {} ({}), container {}, order {}{}",
+                clean(&seen.service),
+                or_dash(&short_digest(&seen.digest)),
+                clean(&seen.state),
+                short_digest(&seen.container_id),
+                seen.fence,
+                if seen.unchanged { "" } else { ", changed by hand" }
+            ),
+        ));
+    }
+    lines.push(("changed by", changed_by(&drift)));
+    let agent = if answer.agent.is_empty() {
+        "none".to_owned()
+    } else {
+        format!(
+            "{} ({}), looked {} ago",
+            leaf(&answer.agent),
+            clean(&answer.agent_status),
+            age(answer.observe_time.as_ref(), now)
+        )
+    };
+    lines.push(("agent", agent));
+    if !drift.owner.is_empty() {
+        let mut owner = format!(
+            "{} (said by {} {} ago)",
+            clean(&drift.owner),
+            clean(&drift.acknowledged_by),
+            age(drift.acknowledge_time.as_ref(), now)
+        );
+        if !drift.note.is_empty() {
+            owner = format!("{owner}: {}", clean(&drift.note));
+        }
+        lines.push(("owner", owner));
+    }
+    lines
+}
+
+fn recorded(recorded: &RecordedProject) -> String {
+    format!(
+        "{} since {}, asked for by {} ({}, {})",
+        clean(&recorded.release_display),
+        stamp(recorded.since.as_ref()),
+        clean(&recorded.requested_by),
+        clean(&recorded.promotion),
+        clean(&recorded.job)
+    )
+}
+
+fn changed_by(drift: &Drift) -> String {
+    drift.cause.as_ref().map_or_else(
+        || "unknown: the engine said nothing that explains it".to_owned(),
+        |cause| {
+            format!(
+                "engine event {} of container {} at {}; the engine does not say who did it",
+                clean(&cause.action),
+                short_digest(&cause.container_id),
+                stamp(cause.time.as_ref())
+            )
+        },
+    )
+}
+
+/// A kind of drift for people.
+pub fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Unspecified => "-",
         Kind::Image => "image",
@@ -89,5 +346,41 @@ fn kind(kind: Kind) -> &'static str {
         Kind::Extra => "extra",
         Kind::StickerEdited => "sticker edited",
         Kind::StickerMissing => "sticker missing",
+    }
+}
+
+/// A severity for people.
+pub fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Unspecified => "-",
+        Severity::Low => "low",
+        Severity::Medium => "medium",
+        Severity::High => "high",
+        Severity::Critical => "critical",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::args::Cli;
+
+    #[test]
+    fn the_bare_command_lists_and_takes_the_flags_of_the_list() {
+        for line in [
+            "sealift drift",
+            "sealift drift prod --all",
+            "sealift drift list --environment prod --severity high",
+            "sealift drift list --target prod/web-1 --all",
+            "sealift drift explain x",
+            "sealift drift acknowledge x --owner team-a --note seen",
+            "sealift drift ack x",
+        ] {
+            let parsed = Cli::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {:?}", parsed.err());
+        }
+        let two = "sealift drift list prod --target prod/web-1";
+        assert!(Cli::try_parse_from(two.split(' ')).is_err());
     }
 }

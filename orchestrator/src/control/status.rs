@@ -14,7 +14,7 @@ use sealift_store::{PageRequest, Tx};
 use tonic::{Request, Response, Status};
 
 use super::{agent, find_environment, int32, timestamp};
-use crate::{caller::Caller, names, state::App, status::ApiError};
+use crate::{caller::Caller, convert::state, names, state::App, status::ApiError};
 
 /// Most components shown of one environment.
 const COMPONENTS: usize = 1000;
@@ -44,7 +44,7 @@ impl Board {
                 component: names::of_component(&active.component.name),
                 digest: active.digest.to_string(),
                 release: names::of_release(active.release),
-                release_display: format!("{project}#{}", active.number),
+                release_display: state::release_display(&active.project, active.number),
                 job: names::of_job(active.job),
                 since: timestamp(active.since),
                 drift: int32(drift.get(&project).copied().unwrap_or(0)),

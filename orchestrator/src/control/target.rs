@@ -23,6 +23,7 @@ use super::{agent, check_etag, drift, find_environment, find_target, int64, mask
 use crate::{
     caller::Caller,
     config::JOIN_TOKEN_MOST,
+    convert::state,
     mutate::{mutate, mutate_secret},
     names,
     paging::{next_token, page_request},
@@ -67,21 +68,10 @@ fn encode(target: &Target) -> v1::Target {
 }
 
 fn observed(observation: &TargetObservation) -> Vec<v1::ObservedService> {
-    let containers = observation.projects.iter().flat_map(|(project, seen)| {
-        seen.containers.iter().map(move |container| v1::ObservedService {
-            project: project.clone(),
-            service: container.service.to_string(),
-            digest: container
-                .digest
-                .map(|digest| digest.to_string())
-                .unwrap_or_default(),
-            state: container.state.to_string(),
-            health: container.health.to_string(),
-            container_id: container.id.clone(),
-            fence: int64(container.fence.0),
-        })
-    });
-    containers.collect()
+    let projects = observation.projects.iter();
+    projects
+        .flat_map(|(project, seen)| state::services(project, seen))
+        .collect()
 }
 
 fn kind(value: i32) -> Result<TargetKind, ApiError> {
@@ -186,9 +176,8 @@ impl TargetService for Targets {
             encoded.observe_time = timestamp(seen.observed_at);
         }
         let filter = DriftFilter {
-            environment: None,
             target: Some(target.id),
-            include_resolved: false,
+            ..DriftFilter::default()
         };
         let open = tx
             .list_drift(tenant, filter, &PageRequest::first(DRIFT_SHOWN))

@@ -8,5 +8,6 @@ pub mod limits;
 pub mod plan;
 pub mod promotion;
 pub mod release;
+pub mod state;
 pub mod time;
 pub mod transition;

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use sealift_common::{
     digest::Digest,
-    drift,
-    observation::{ProjectObservation, StickerObservation, TargetObservation},
+    drift::{self, Finding},
+    id::{JobId, TargetId},
+    observation::{EngineEvent, ProjectObservation, StickerObservation, TargetObservation},
 };
-use sealift_store::Tx;
+use sealift_store::{DriftChange, Found, Tx};
 
 use super::{refusal::Refusal, writer::Outcome};
 
@@ -28,23 +29,47 @@ pub async fn apply(tx: &mut Tx, seen: &TargetObservation, now: DateTime<Utc>) ->
     if seen.busy || tx.live_task_on_target(target).await?.is_some() {
         return Ok(Outcome::Deferred);
     }
-    let recorded = tx.recorded(target).await?;
+    let current = tx.current(target).await?;
+    // What has drift may be seen and recorded no more: then the drift is over.
+    let projects: BTreeSet<String> = current
+        .iter()
+        .map(|current| current.project.to_string())
+        .chain(seen.projects.keys().cloned())
+        .chain(tx.drifted_projects(target).await?)
+        .collect();
     let nothing = ProjectObservation {
         sticker: StickerObservation::Missing,
         containers: Vec::new(),
     };
-    let projects: BTreeSet<String> = recorded
-        .iter()
-        .map(|(project, _)| project.to_string())
-        .chain(seen.projects.keys().cloned())
-        .collect();
     for project in projects {
-        let record = recorded
-            .iter()
-            .find(|(name, _)| name.to_string() == project)
-            .map(|(_, record)| record);
-        let found = drift::compare(record, seen.projects.get(&project).unwrap_or(&nothing));
-        tx.reconcile_drift(target, &project, &found, now).await?;
+        let record = current.iter().find(|one| one.project.to_string() == project);
+        let runs = seen.projects.get(&project).unwrap_or(&nothing);
+        let findings = drift::compare(record.map(|one| &one.recorded), runs);
+        let job = record.map(|one| one.job);
+        set_drift(tx, target, &project, findings, job, &seen.events, now).await?;
     }
     Ok(Outcome::Stored)
+}
+
+/// Makes the open drift of a project on a target equal to `findings`, judged by the target's environment.
+pub async fn set_drift(
+    tx: &mut Tx,
+    target: TargetId,
+    project: &str,
+    findings: Vec<Finding>,
+    job: Option<JobId>,
+    events: &[EngineEvent],
+    now: DateTime<Utc>,
+) -> Result<DriftChange, Refusal> {
+    let mut found = Vec::with_capacity(findings.len());
+    if !findings.is_empty() {
+        let class = tx.class_of_target(target).await?;
+        found.extend(findings.into_iter().map(|finding| Found {
+            severity: drift::severity(finding.kind, class),
+            cause: drift::cause(&finding, project, events).cloned(),
+            job,
+            finding,
+        }));
+    }
+    Ok(tx.reconcile_drift(target, project, &found, now).await?)
 }

@@ -18,6 +18,7 @@ use sealift_proto::{
 use sealift_store::{Task, Tx};
 
 use super::{
+    observations,
     packets::{Proof, Unproven, Verdict, WrittenSticker},
     refusal::Refusal,
 };
@@ -303,8 +304,8 @@ async fn apply_finished(
             }
             // What was found wrong before is replaced; the next observation finds what is wrong now. An edited sticker is
             // overwritten by now, so its finding stays until then.
-            tx.reconcile_drift(task.target_id, &proof.project.to_string(), &findings, now)
-                .await?;
+            let (target, project) = (task.target_id, proof.project.to_string());
+            observations::set_drift(tx, target, &project, findings, Some(task.job_id), &[], now).await?;
         }
         TaskEvent::AttemptFailed { .. } => wait_for_next(tx, &task, actor, now).await?,
         _ => {}

@@ -1,43 +1,88 @@
-//! Drift observations: opened when a finding appears, resolved when it is gone. Identity on a target: project, kind, service.
+//! Drift observations: opened when a finding appears, resolved when it is gone, never deleted. Identity of an open one on a
+//! target: project, kind, service.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
-    drift::Finding,
+    drift::{Finding, Severity},
     id::{DriftId, EnvironmentId, TargetId, TenantId},
+    inventory::EnvironmentClass,
 };
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
-    Change, Cursor, DriftChange, DriftFilter, DriftRow, Page, PageRequest, Result, StoreError, Tx,
+    Acknowledgement, Change, Cursor, DriftChange, DriftFilter, DriftRow, Found, Page, PageRequest, Result,
+    StoreError, Tx,
     engine::{on, statements},
-    rows::{At, all, count},
+    rows::{At, all, count, json_opt, one},
 };
 
+macro_rules! select {
+    () => {
+        "SELECT d.id, d.tenant_id, d.target_id, t.environment, t.name AS target, d.project, d.kind, d.service, \
+         d.severity, d.expected, d.actual, d.job_id, d.cause, d.owner, d.note, d.acknowledged_by, \
+         d.acknowledged_at, d.first_seen_at, d.last_seen_at, d.resolved_at \
+         FROM drift d JOIN targets t ON t.id = d.target_id "
+    };
+}
+
+// Lists run along an index that begins with what they are narrowed to and a severity: one statement per severity.
+macro_rules! of_severity {
+    () => {
+        "AND d.severity = $2 AND d.id < $3 AND d.tenant_id = $5 "
+    };
+}
+
+macro_rules! newest {
+    () => {
+        "ORDER BY d.id DESC LIMIT $4"
+    };
+}
+
 statements! {
+    CLASS = {
+        "SELECT e.class FROM targets t JOIN environments e ON e.id = t.environment_id WHERE t.id = $1"
+    };
     OPEN = {
-        "SELECT id, kind, service, expected, actual, last_seen_at FROM drift ",
-        "WHERE target_id = $1 AND project = $2 AND resolved_at IS NULL"
+        "SELECT id, kind, service, severity, expected, actual, last_seen_at, cause IS NOT NULL AS explained ",
+        "FROM drift WHERE target_id = $1 AND project = $2 AND resolved_at IS NULL"
+    };
+    OPEN_PROJECTS = {
+        "SELECT DISTINCT project FROM drift WHERE target_id = $1 AND resolved_at IS NULL ORDER BY project"
     };
     INSERT = {
-        "INSERT INTO drift (id, target_id, project, kind, service, expected, actual, first_seen_at, last_seen_at) ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+        "INSERT INTO drift (id, tenant_id, environment_id, target_id, project, kind, service, severity, expected, ",
+        "actual, job_id, cause, first_seen_at, last_seen_at) ",
+        "SELECT $1, t.tenant_id, t.environment_id, t.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11 ",
+        "FROM targets t WHERE t.id = $2"
     };
     TOUCH = {
-        "UPDATE drift SET expected = $2, actual = $3, last_seen_at = $4 WHERE id = $1 AND resolved_at IS NULL"
+        "UPDATE drift SET expected = $2, actual = $3, severity = $4, last_seen_at = $5, cause = COALESCE($6, cause) ",
+        "WHERE id = $1 AND resolved_at IS NULL"
     };
     RESOLVE = { "UPDATE drift SET resolved_at = $2 WHERE id = $1 AND resolved_at IS NULL" };
-    LIST = {
-        "SELECT d.id, d.target_id, t.environment, t.name AS target, d.project, d.kind, d.service, d.expected, d.actual, ",
-        "d.first_seen_at, d.last_seen_at, d.resolved_at FROM drift d JOIN targets t ON t.id = d.target_id ",
-        "WHERE t.tenant_id = $1 AND (t.environment_id = $2 OR $2 IS NULL) AND (d.target_id = $3 OR $3 IS NULL) ",
-        "AND (d.resolved_at IS NULL OR $4) AND d.id < $5 ORDER BY d.id DESC LIMIT $6"
+    ACKNOWLEDGE = {
+        "UPDATE drift SET owner = $3, note = $4, acknowledged_by = $5, acknowledged_at = $6 ",
+        "WHERE tenant_id = $1 AND id = $2 AND resolved_at IS NULL"
+    };
+    BY_ID = { select!(), "WHERE d.tenant_id = $1 AND d.id = $2" };
+    ALL_OF_TENANT = { select!(), "WHERE d.tenant_id = $1 ", of_severity!(), newest!() };
+    ALL_OF_ENVIRONMENT = { select!(), "WHERE d.environment_id = $1 ", of_severity!(), newest!() };
+    ALL_OF_TARGET = { select!(), "WHERE d.target_id = $1 ", of_severity!(), newest!() };
+    OPEN_OF_TENANT = {
+        select!(), "WHERE d.tenant_id = $1 AND d.resolved_at IS NULL ", of_severity!(), newest!()
+    };
+    OPEN_OF_ENVIRONMENT = {
+        select!(), "WHERE d.environment_id = $1 AND d.resolved_at IS NULL ", of_severity!(), newest!()
+    };
+    OPEN_OF_TARGET = {
+        select!(), "WHERE d.target_id = $1 AND d.resolved_at IS NULL ", of_severity!(), newest!()
     };
     COUNT_OPEN = {
         "SELECT d.project, COUNT(*) FROM drift d JOIN targets t ON t.id = d.target_id ",
-        "WHERE t.environment_id = $1 AND t.archived_at IS NULL AND d.resolved_at IS NULL ",
+        "WHERE d.environment_id = $1 AND t.archived_at IS NULL AND d.resolved_at IS NULL ",
         "GROUP BY d.project ORDER BY d.project"
     };
 }
@@ -50,22 +95,32 @@ struct OpenRow {
     id: Uuid,
     kind: String,
     service: String,
+    severity: String,
     expected: String,
     actual: String,
     last_seen_at: DateTime<Utc>,
+    explained: bool,
 }
 
 #[derive(FromRow)]
 struct DriftColumns {
     id: Uuid,
+    tenant_id: Uuid,
     target_id: Uuid,
     environment: String,
     target: String,
     project: String,
     kind: String,
     service: String,
+    severity: String,
     expected: String,
     actual: String,
+    job_id: Option<Uuid>,
+    cause: Option<String>,
+    owner: String,
+    note: String,
+    acknowledged_by: String,
+    acknowledged_at: Option<DateTime<Utc>>,
     first_seen_at: DateTime<Utc>,
     last_seen_at: DateTime<Utc>,
     resolved_at: Option<DateTime<Utc>>,
@@ -79,6 +134,7 @@ impl TryFrom<DriftColumns> for DriftRow {
         let service = (!row.service.is_empty()).then_some(row.service.as_str());
         Ok(Self {
             id: row.id.into(),
+            tenant_id: row.tenant_id.into(),
             target_id: row.target_id.into(),
             environment: at.parse("environment", &row.environment)?,
             target: at.parse("target", &row.target)?,
@@ -89,6 +145,15 @@ impl TryFrom<DriftColumns> for DriftRow {
                 expected: row.expected,
                 actual: row.actual,
             },
+            severity: at.parse("severity", &row.severity)?,
+            job_id: row.job_id.map(Into::into),
+            cause: at.json_opt("cause", row.cause.as_deref())?,
+            acknowledged: row.acknowledged_at.map(|when| Acknowledgement {
+                owner: row.owner,
+                note: row.note,
+                by: row.acknowledged_by,
+                at: when,
+            }),
             first_seen_at: row.first_seen_at,
             last_seen_at: row.last_seen_at,
             resolved_at: row.resolved_at,
@@ -102,13 +167,30 @@ fn service(finding: &Finding) -> &str {
 }
 
 impl Tx {
-    /// Makes the open drift of a project on a target equal to `findings`: opens what is new, touches what is there (at most
-    /// once a minute, or when its text changes), resolves what is gone.
+    /// The class of a target's environment. [`StoreError::Conflict`] when there is no such target.
+    pub async fn class_of_target(&mut self, target: TargetId) -> Result<EnvironmentClass> {
+        let class: Option<String> = on!(self, |conn| sqlx::query_scalar(CLASS)
+            .bind(target.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        At::new("environments", target).parse("class", &class.ok_or(StoreError::Conflict)?)
+    }
+
+    /// The projects of which a target has open drift, by name.
+    pub async fn drifted_projects(&mut self, target: TargetId) -> Result<Vec<String>> {
+        Ok(on!(self, |conn| sqlx::query_scalar(OPEN_PROJECTS)
+            .bind(target.uuid())
+            .fetch_all(conn)
+            .await)?)
+    }
+
+    /// Makes the open drift of a project on a target equal to `found`: opens what is new, touches what is there (at most
+    /// once a minute, or when it is not what it was), resolves what is gone.
     pub async fn reconcile_drift(
         &mut self,
         target: TargetId,
         project: &str,
-        findings: &[Finding],
+        found: &[Found],
         now: DateTime<Utc>,
     ) -> Result<DriftChange> {
         let rows: Vec<OpenRow> = on!(self, |conn| sqlx::query_as(OPEN)
@@ -121,14 +203,15 @@ impl Tx {
             .map(|row| ((row.kind.clone(), row.service.clone()), row))
             .collect();
         let mut change = DriftChange::default();
-        for finding in findings {
+        for found in found {
+            let finding = &found.finding;
             let key = (finding.kind.as_str().to_owned(), service(finding).to_owned());
             match open.remove(&key) {
                 None => {
-                    self.open_drift(target, project, finding, now).await?;
+                    self.open_drift(target, project, found, now).await?;
                     change.opened += 1;
                 }
-                Some(row) => self.touch_drift(&row, finding, now).await?,
+                Some(row) => self.touch_drift(&row, found, now).await?,
             }
         }
         for row in open.into_values() {
@@ -150,18 +233,21 @@ impl Tx {
         &mut self,
         target: TargetId,
         project: &str,
-        finding: &Finding,
+        found: &Found,
         now: DateTime<Utc>,
     ) -> Result<()> {
+        let cause = json_opt(found.cause.as_ref())?;
         on!(self, |conn| sqlx::query(INSERT)
             .bind(DriftId::new(now).uuid())
             .bind(target.uuid())
             .bind(project)
-            .bind(finding.kind.as_str())
-            .bind(service(finding))
-            .bind(finding.expected.as_str())
-            .bind(finding.actual.as_str())
-            .bind(now)
+            .bind(found.finding.kind.as_str())
+            .bind(service(&found.finding))
+            .bind(found.severity.as_str())
+            .bind(found.finding.expected.as_str())
+            .bind(found.finding.actual.as_str())
+            .bind(found.job.map(|job| job.uuid()))
+            .bind(cause)
             .bind(now)
             .execute(conn)
             .await
@@ -169,20 +255,63 @@ impl Tx {
         Ok(())
     }
 
-    async fn touch_drift(&mut self, row: &OpenRow, finding: &Finding, now: DateTime<Utc>) -> Result<()> {
-        let same = row.expected == finding.expected && row.actual == finding.actual;
+    async fn touch_drift(&mut self, row: &OpenRow, found: &Found, now: DateTime<Utc>) -> Result<()> {
+        let finding = &found.finding;
+        let changed = row.expected != finding.expected || row.actual != finding.actual;
+        // The first explanation stands until it drifts further.
+        let cause = found.cause.as_ref().filter(|_| changed || !row.explained);
+        let same = !changed && cause.is_none() && row.severity == found.severity.as_str();
         if same && now - row.last_seen_at < TOUCH_EVERY {
             return Ok(());
         }
+        let cause = json_opt(cause)?;
         on!(self, |conn| sqlx::query(TOUCH)
             .bind(row.id)
             .bind(finding.expected.as_str())
             .bind(finding.actual.as_str())
+            .bind(found.severity.as_str())
             .bind(now)
+            .bind(cause)
             .execute(conn)
             .await
             .map(drop))?;
         Ok(())
+    }
+
+    /// Says who looks after an open drift observation, in place of what was said before. [`StoreError::Conflict`] when the tenant
+    /// has no such open one.
+    pub async fn acknowledge_drift(
+        &mut self,
+        tenant: TenantId,
+        drift: &DriftRow,
+        by: &Acknowledgement,
+    ) -> Result<()> {
+        let changed = on!(self, |conn| sqlx::query(ACKNOWLEDGE)
+            .bind(tenant.uuid())
+            .bind(drift.id.uuid())
+            .bind(by.owner.as_str())
+            .bind(by.note.as_str())
+            .bind(by.by.as_str())
+            .bind(by.at)
+            .execute(conn)
+            .await
+            .map(|done| done.rows_affected()))?;
+        self.note(Change::Drift(drift.target_id));
+        if changed == 1 {
+            Ok(())
+        } else {
+            Err(StoreError::Conflict)
+        }
+    }
+
+    /// A drift observation of a tenant.
+    pub async fn drift(&mut self, tenant: TenantId, id: DriftId) -> Result<Option<DriftRow>> {
+        let row: Option<DriftColumns> = on!(self, |conn| sqlx::query_as(BY_ID)
+            .bind(tenant.uuid())
+            .bind(id.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
     }
 
     /// Drift newest first.
@@ -193,15 +322,22 @@ impl Tx {
         page: &PageRequest,
     ) -> Result<Page<DriftRow>> {
         let below = page.below_id()?;
-        let rows: Vec<DriftColumns> = on!(self, |conn| sqlx::query_as(LIST)
-            .bind(tenant.uuid())
-            .bind(filter.environment.map(EnvironmentId::uuid))
-            .bind(filter.target.map(TargetId::uuid))
-            .bind(filter.include_resolved)
-            .bind(below)
-            .bind(page.limit())
-            .fetch_all(conn)
-            .await)?;
+        let (statement, scope) = narrowed(tenant, filter);
+        let mut rows: Vec<DriftColumns> = Vec::new();
+        let wanted = |severity: &&Severity| filter.at_least.is_none_or(|least| **severity >= least);
+        for severity in Severity::ALL.iter().filter(wanted) {
+            let some: Vec<DriftColumns> = on!(self, |conn| sqlx::query_as(statement)
+                .bind(scope)
+                .bind(severity.as_str())
+                .bind(below)
+                .bind(page.limit())
+                .bind(tenant.uuid())
+                .fetch_all(conn)
+                .await)?;
+            rows.extend(some);
+        }
+        rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.id));
+        rows.truncate(usize::try_from(page.limit()).unwrap_or(usize::MAX));
         Ok(Page::of(all(rows)?, page, |row: &DriftRow| {
             Cursor::of(&[&row.id])
         }))
@@ -217,5 +353,18 @@ impl Tx {
             .into_iter()
             .map(|(project, open)| (project, count(open)))
             .collect())
+    }
+}
+
+/// The statement for a filter, and what its first parameter is.
+fn narrowed(tenant: TenantId, filter: DriftFilter) -> (&'static str, Uuid) {
+    let all = filter.include_resolved;
+    match (filter.target, filter.environment) {
+        (Some(target), _) if all => (ALL_OF_TARGET, target.uuid()),
+        (Some(target), _) => (OPEN_OF_TARGET, target.uuid()),
+        (None, Some(environment)) if all => (ALL_OF_ENVIRONMENT, environment.uuid()),
+        (None, Some(environment)) => (OPEN_OF_ENVIRONMENT, environment.uuid()),
+        (None, None) if all => (ALL_OF_TENANT, tenant.uuid()),
+        (None, None) => (OPEN_OF_TENANT, tenant.uuid()),
     }
 }

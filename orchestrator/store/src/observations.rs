@@ -14,9 +14,9 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
-    Change, Result, StickerRow, Tx,
+    Change, Current, Result, StickerRow, StoreError, Tx,
     engine::{on, statements},
-    rows::{At, int, json},
+    rows::{At, all, int, json},
 };
 
 statements! {
@@ -36,9 +36,11 @@ statements! {
     LATEST_STICKER = {
         "SELECT digest, content FROM stickers WHERE target_id = $1 AND project = $2 ORDER BY id DESC LIMIT 1"
     };
-    RECORDED = {
-        "SELECT c.repository, c.project, c.fence, c.sticker, r.manifest FROM target_current c ",
-        "JOIN releases r ON r.id = c.release_id WHERE c.target_id = $1 ORDER BY c.repository, c.project"
+    CURRENT = {
+        "SELECT c.repository, c.project, c.fence, c.sticker, r.manifest, c.release_id, r.number, c.job_id, ",
+        "c.task_id, j.promotion_id, p.requested_by, c.since FROM target_current c ",
+        "JOIN releases r ON r.id = c.release_id JOIN jobs j ON j.id = c.job_id ",
+        "JOIN promotions p ON p.id = j.promotion_id WHERE c.target_id = $1 ORDER BY c.repository, c.project"
     };
     SET_CURRENT = {
         "INSERT INTO target_current (target_id, repository, project, job_id, task_id, release_id, fence, sticker, since) ",
@@ -53,12 +55,45 @@ statements! {
 const MOST: i64 = bounds::TARGETS_PER_JOB as i64 + 1;
 
 #[derive(FromRow)]
-struct RecordedRow {
+struct CurrentRow {
     repository: String,
     project: String,
     fence: i64,
     sticker: String,
     manifest: String,
+    release_id: Uuid,
+    number: i64,
+    job_id: Uuid,
+    task_id: Uuid,
+    promotion_id: Uuid,
+    requested_by: String,
+    since: DateTime<Utc>,
+}
+
+impl TryFrom<CurrentRow> for Current {
+    type Error = StoreError;
+
+    fn try_from(row: CurrentRow) -> Result<Self> {
+        let at = At::new("target_current", row.task_id);
+        Ok(Self {
+            recorded: Recorded {
+                fence: Fence(at.number("fence", row.fence)?),
+                manifest: at.json("manifest", &row.manifest)?,
+                sticker: at.parse("sticker", &row.sticker)?,
+            },
+            project: ProjectRef {
+                repository: row.repository,
+                project: row.project,
+            },
+            release: row.release_id.into(),
+            number: at.number("number", row.number)?,
+            job: row.job_id.into(),
+            task: row.task_id.into(),
+            promotion: row.promotion_id.into(),
+            requested_by: row.requested_by,
+            since: row.since,
+        })
+    }
 }
 
 fn observation((target, text): (Uuid, String)) -> Result<TargetObservation> {
@@ -145,26 +180,19 @@ impl Tx {
         row.map(sticker).transpose()
     }
 
-    /// What is recorded to run on a target, by project.
-    pub async fn recorded(&mut self, target: TargetId) -> Result<Vec<(ProjectRef, Recorded)>> {
-        let rows: Vec<RecordedRow> = on!(self, |conn| sqlx::query_as(RECORDED)
+    /// What is recorded to run on a target and by whose wish, by project.
+    pub async fn current(&mut self, target: TargetId) -> Result<Vec<Current>> {
+        let rows: Vec<CurrentRow> = on!(self, |conn| sqlx::query_as(CURRENT)
             .bind(target.uuid())
             .fetch_all(conn)
             .await)?;
-        let recorded = |row: RecordedRow| {
-            let at = At::new("target_current", target);
-            let recorded = Recorded {
-                fence: Fence(at.number("fence", row.fence)?),
-                manifest: at.json("manifest", &row.manifest)?,
-                sticker: at.parse("sticker", &row.sticker)?,
-            };
-            let project = ProjectRef {
-                repository: row.repository,
-                project: row.project,
-            };
-            Ok((project, recorded))
-        };
-        rows.into_iter().map(recorded).collect()
+        all(rows)
+    }
+
+    /// What is recorded to run on a target, by project.
+    pub async fn recorded(&mut self, target: TargetId) -> Result<Vec<(ProjectRef, Recorded)>> {
+        let current = self.current(target).await?;
+        Ok(current.into_iter().map(|one| (one.project, one.recorded)).collect())
     }
 
     /// Records what runs on a target for a project; a fence that is not higher than the recorded one changes nothing.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sealift_common::{
     digest::Digest,
-    drift::Finding,
+    drift::{Finding, Recorded, Severity},
     failure::Failure,
     id::{
         AgentId, DecisionId, DriftId, EnvironmentId, JobId, JoinTokenId, PacketId, PromotionId, ReleaseId,
@@ -12,6 +12,7 @@ use sealift_common::{
     inventory::{Agent, Component, User},
     job::JobState,
     name::{Name, ProjectRef},
+    observation::EngineEvent,
     order::Fence,
     phases,
     promotion::PromotionState,
@@ -101,6 +102,29 @@ pub struct VersionEntry {
     pub resolved_at: DateTime<Utc>,
 }
 
+/// What is recorded to run of one project on one target, and by whose wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Current {
+    /// The project.
+    pub project: ProjectRef,
+    /// What should run, since which order.
+    pub recorded: Recorded,
+    /// The release.
+    pub release: ReleaseId,
+    /// Its number in the project.
+    pub number: u64,
+    /// The job that put it there.
+    pub job: JobId,
+    /// The task of that job.
+    pub task: TaskId,
+    /// The promotion that the job carried out.
+    pub promotion: PromotionId,
+    /// Who asked for it: `user/alice`.
+    pub requested_by: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}
+
 /// A sticker as reported, without its history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StickerRow {
@@ -110,11 +134,39 @@ pub struct StickerRow {
     pub content: Vec<u8>,
 }
 
+/// A finding with all that is known of it when it is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What disagrees.
+    pub finding: Finding,
+    /// How severe that is here.
+    pub severity: Severity,
+    /// The job that put there what is recorded; `None` when nothing is.
+    pub job: Option<JobId>,
+    /// What the engine said that explains it.
+    pub cause: Option<EngineEvent>,
+}
+
+/// Who looks after a drift observation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// Who looks after it, as named by whoever acknowledged.
+    pub owner: String,
+    /// What they say about it.
+    pub note: String,
+    /// Who acknowledged.
+    pub by: String,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
 /// One drift observation with its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriftRow {
     /// Identifier.
     pub id: DriftId,
+    /// Tenant.
+    pub tenant_id: TenantId,
     /// Target.
     pub target_id: TargetId,
     /// Environment, for people.
@@ -125,6 +177,14 @@ pub struct DriftRow {
     pub project: String,
     /// What disagrees.
     pub finding: Finding,
+    /// How severe that was when it was last seen.
+    pub severity: Severity,
+    /// The job that had put there what was recorded when it was found; `None` when nothing was.
+    pub job_id: Option<JobId>,
+    /// What the engine said that explains it.
+    pub cause: Option<EngineEvent>,
+    /// Who looks after it.
+    pub acknowledged: Option<Acknowledgement>,
     /// When it was first seen.
     pub first_seen_at: DateTime<Utc>,
     /// When it was last seen; kept to the minute.
@@ -140,6 +200,8 @@ pub struct DriftFilter {
     pub environment: Option<EnvironmentId>,
     /// Only of this target.
     pub target: Option<TargetId>,
+    /// At least this severe.
+    pub at_least: Option<Severity>,
     /// Also what is gone.
     pub include_resolved: bool,
 }

@@ -535,5 +535,6 @@ fn observation(
         observed_at: now,
         busy: false,
         projects: [(release.source.project.to_string(), project)].into(),
+        events: Vec::new(),
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use sealift_common::{
-    bounds::{OBSERVED_CONTAINERS, TEXT_BYTES},
+    bounds::{OBSERVED_CONTAINERS, OBSERVED_EVENTS, TEXT_BYTES},
     name::ProjectRef,
     observation::{
-        ContainerHealth, ContainerObservation, ContainerState, ProjectObservation, StickerObservation,
-        TargetObservation,
+        ContainerHealth, ContainerObservation, ContainerState, EngineAction, EngineEvent,
+        ProjectObservation, StickerObservation, TargetObservation,
     },
     order::Fence,
 };
@@ -22,6 +22,7 @@ impl From<&TargetObservation> for pb::Observation {
             observed_at,
             busy,
             projects,
+            events,
         } = seen;
         Self {
             target_id: target_id.to_string(),
@@ -35,7 +36,25 @@ impl From<&TargetObservation> for pb::Observation {
                     containers: seen.containers.iter().map(container_to_wire).collect(),
                 })
                 .collect(),
+            events: events.iter().map(event_to_wire).collect(),
         }
+    }
+}
+
+fn event_to_wire(event: &EngineEvent) -> pb::EngineEvent {
+    let EngineEvent {
+        action,
+        container,
+        project,
+        service,
+        at,
+    } = event;
+    pb::EngineEvent {
+        action: action.to_string(),
+        container: container.clone(),
+        project: project.clone(),
+        service: service.to_string(),
+        time: Some(timestamp(*at)),
     }
 }
 
@@ -94,6 +113,7 @@ impl TryFrom<pb::Observation> for TargetObservation {
             time: at,
             busy,
             projects,
+            events,
         } = seen;
         let containers: usize = projects.iter().map(|project| project.containers.len()).sum();
         if containers > OBSERVED_CONTAINERS || projects.len() > OBSERVED_CONTAINERS {
@@ -101,6 +121,9 @@ impl TryFrom<pb::Observation> for TargetObservation {
                 "projects",
                 format!("more than {OBSERVED_CONTAINERS} containers or projects"),
             ));
+        }
+        if events.len() > OBSERVED_EVENTS {
+            return Err(Malformed::new("events", format!("more than {OBSERVED_EVENTS}")));
         }
         let mut known = BTreeMap::new();
         for project in projects {
@@ -115,8 +138,33 @@ impl TryFrom<pb::Observation> for TargetObservation {
             observed_at: time("time", at.as_ref())?,
             busy,
             projects: known,
+            events: events
+                .into_iter()
+                .filter_map(|event| event_from_wire(event).transpose())
+                .collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// `None` for what a newer agent knows to tell and this orchestrator does not.
+fn event_from_wire(event: pb::EngineEvent) -> Result<Option<EngineEvent>, Malformed> {
+    let pb::EngineEvent {
+        action,
+        container,
+        project,
+        service,
+        time: at,
+    } = event;
+    let Ok(action) = action.parse::<EngineAction>() else {
+        return Ok(None);
+    };
+    Ok(Some(EngineEvent {
+        action,
+        container: bounded("events[].container", container, TEXT_BYTES)?,
+        project: parse::<ProjectRef>("events[].project", &project)?.to_string(),
+        service: parse("events[].service", &service)?,
+        at: time("events[].time", at.as_ref())?,
+    }))
 }
 
 fn project_from_wire(project: pb::ObservedProject) -> Result<ProjectObservation, Malformed> {
@@ -227,6 +275,16 @@ mod tests {
                         format!("github.com/acme/shop/p{n}"),
                         ProjectObservation { sticker, containers },
                     )
+                })
+                .collect(),
+            events: EngineAction::ALL
+                .iter()
+                .map(|action| EngineEvent {
+                    action: *action,
+                    container: "b".repeat(64),
+                    project: "github.com/acme/shop/p0".to_owned(),
+                    service: "web".parse().unwrap(),
+                    at: now,
                 })
                 .collect(),
         }

@@ -3,6 +3,7 @@
 
 mod auth;
 mod errors;
+mod events;
 mod inspected;
 mod socket;
 mod spec;
@@ -20,7 +21,7 @@ use bollard::{
     errors::Error,
     exec::{StartExecOptions, StartExecResults},
     models::{
-        ContainerUpdateBody, EventMessage, EventMessageTypeEnum, ExecConfig, NetworkConnectRequest,
+        ContainerUpdateBody, ExecConfig, NetworkConnectRequest,
         NetworkCreateRequest, VolumeCreateRequest,
     },
     query_parameters as query,
@@ -56,11 +57,6 @@ const REMOVE: Duration = Duration::from_mins(2);
 const PULL_SILENCE: Duration = Duration::from_mins(2);
 /// Lines of a container's past that a log begins with.
 const LOG_TAIL: &str = "200";
-
-/// Events of containers that may mean drift.
-const ACTIONS: [&str; 10] = [
-    "create", "start", "die", "stop", "destroy", "rename", "update", "pause", "unpause", "oom",
-];
 
 /// The engine behind one socket.
 #[derive(Debug, Clone)]
@@ -494,37 +490,23 @@ impl Host for DockerHost {
         Ok(())
     }
 
-    async fn watch(&self, events: mpsc::Sender<HostEvent>) -> Result<(), HostError> {
-        let filters = HashMap::from([
-            (
-                "type".to_owned(),
-                vec!["container".to_owned(), "image".to_owned()],
-            ),
-            (
-                "event".to_owned(),
-                ACTIONS
-                    .iter()
-                    .chain(&["delete", "untag"])
-                    .map(|action| (*action).to_owned())
-                    .collect(),
-            ),
-        ]);
+    async fn watch(&self, sender: mpsc::Sender<HostEvent>) -> Result<(), HostError> {
         let options = query::EventsOptions {
-            filters: Some(filters),
+            filters: Some(events::filters()),
             ..Default::default()
         };
         let mut stream = std::pin::pin!(self.docker.events(Some(options)));
         loop {
             let message = tokio::select! {
-                () = events.closed() => return Ok(()),
+                () = sender.closed() => return Ok(()),
                 message = next(&mut stream) => message,
             };
             let Some(message) = message else {
                 return Ok(());
             };
             let message = message.map_err(|error| self.error(Call::Other, "watch events", &error))?;
-            if let Some(event) = event(message)
-                && events.send(event).await.is_err()
+            if let Some(event) = events::read(message)
+                && sender.send(event).await.is_err()
             {
                 return Ok(());
             }
@@ -534,23 +516,6 @@ impl Host for DockerHost {
 
 async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
     stream.next().await
-}
-
-/// Events of foreign containers concern nobody here.
-fn event(message: EventMessage) -> Option<HostEvent> {
-    let actor = message.actor?;
-    let id = actor.id.unwrap_or_default();
-    match message.typ? {
-        EventMessageTypeEnum::CONTAINER => {
-            let target = actor.attributes?.get(labels::TARGET_ID)?.parse().ok()?;
-            Some(HostEvent {
-                target: Some(target),
-                id,
-            })
-        }
-        EventMessageTypeEnum::IMAGE => Some(HostEvent { target: None, id }),
-        _ => None,
-    }
 }
 
 /// Splits a stream of bytes into lines of bounded length.

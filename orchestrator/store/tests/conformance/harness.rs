@@ -156,6 +156,18 @@ impl Raw {
         }
     }
 
+    /// How SQLite would carry out a statement.
+    pub async fn plan(&mut self, sql: &'static str) -> Vec<String> {
+        let Self::Sqlite(connection) = self else {
+            panic!("plans are read on SQLite");
+        };
+        let mut query = QueryBuilder::new("EXPLAIN QUERY PLAN ");
+        query.push(sql);
+        let rows: Vec<(i64, i64, i64, String)> =
+            query.build_query_as().fetch_all(connection).await.unwrap();
+        rows.into_iter().map(|(.., detail)| detail).collect()
+    }
+
     /// Rows of texts.
     pub async fn texts(&mut self, sql: &'static str) -> Vec<(String, String, String)> {
         match self {

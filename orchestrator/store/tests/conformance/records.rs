@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use chrono::TimeDelta;
 use sealift_common::{
     bounds,
-    drift::{DriftKind, Finding},
     id::PacketId,
     observation::{ProjectObservation, StickerObservation, TargetObservation},
     order::Fence,
 };
 use sealift_store::{
-    DriftChange, DriftFilter, LogCursor, LogLine, PacketFilter, PacketRow, PageRequest, StoreError,
+    LogCursor, LogLine, PacketFilter, PacketRow, PageRequest, StoreError,
 };
 
 use crate::{
@@ -25,8 +24,6 @@ conformance![
     what_is_recorded_follows_the_highest_fence,
     r2_one_active_release_per_component,
     r8_a_component_that_left_the_project_is_not_active_any_more,
-    drift_opens_stays_and_resolves,
-    drift_is_filtered_and_paged,
     packets_are_kept_byte_for_byte,
     packets_are_filtered_and_paged,
     r7_evidence_cannot_be_changed,
@@ -48,6 +45,7 @@ async fn observations_replace_each_other(world: World) {
                 containers: Vec::new(),
             },
         )]),
+        events: Vec::new(),
     };
     let mut tx = world.db.write().await.unwrap();
     assert_eq!(tx.observation(seen.target_id).await.unwrap(), None);
@@ -217,132 +215,6 @@ async fn r8_a_component_that_left_the_project_is_not_active_any_more(world: Worl
         names(tx.active(environment).await.unwrap()),
         ["bank/api", "shop/api"]
     );
-}
-
-fn finding(kind: DriftKind, service: Option<&str>, actual: &str) -> Finding {
-    Finding {
-        kind,
-        service: service.map(|text| text.parse().unwrap()),
-        expected: "running".to_owned(),
-        actual: actual.to_owned(),
-    }
-}
-
-async fn drift_opens_stays_and_resolves(world: World) {
-    let seed = Seed::sow(&world.db, "acme", 1).await;
-    let target = seed.targets[0].id;
-    let both = [
-        finding(DriftKind::Stopped, Some("api"), "exited"),
-        finding(DriftKind::StickerMissing, None, "no sticker"),
-    ];
-    let mut changes = world.db.changes();
-    let mut tx = world.db.write().await.unwrap();
-    let change = tx.reconcile_drift(target, "p/a", &both, at(0)).await.unwrap();
-    assert_eq!(
-        change,
-        DriftChange {
-            opened: 2,
-            resolved: 0
-        }
-    );
-    tx.commit().await.unwrap();
-    assert_eq!(changes.try_recv().unwrap(), sealift_store::Change::Drift(target));
-
-    let mut tx = world.db.write().await.unwrap();
-    let page = PageRequest::first(9);
-    let open = DriftFilter::default();
-    tx.reconcile_drift(target, "p/a", &both, at(59)).await.unwrap();
-    let rows = tx.list_drift(seed.tenant.id, open, &page).await.unwrap().items;
-    assert!(
-        rows.iter().all(|row| row.last_seen_at == at(0)),
-        "touched more than once a minute"
-    );
-    let none = tx.reconcile_drift(target, "p/a", &both, at(60)).await.unwrap();
-    assert_eq!(none, DriftChange::default());
-    let rows = tx.list_drift(seed.tenant.id, open, &page).await.unwrap().items;
-    assert!(
-        rows.iter()
-            .all(|row| row.last_seen_at == at(60) && row.first_seen_at == at(0))
-    );
-    assert_eq!(
-        tx.count_open_drift(seed.environment.id).await.unwrap(),
-        [("p/a".to_owned(), 2)]
-    );
-    // Other projects have drift of their own.
-    tx.reconcile_drift(target, "p/b", &[], at(61)).await.unwrap();
-    let change = tx
-        .reconcile_drift(target, "p/a", &both[..1], at(62))
-        .await
-        .unwrap();
-    assert_eq!(
-        change,
-        DriftChange {
-            opened: 0,
-            resolved: 1
-        }
-    );
-    let rows = tx.list_drift(seed.tenant.id, open, &page).await.unwrap().items;
-    assert_eq!((rows.len(), &rows[0].finding), (1, &both[0]));
-    tx.commit().await.unwrap();
-    // What comes back is a new observation.
-    let mut tx = world.db.write().await.unwrap();
-    tx.reconcile_drift(target, "p/a", &both, at(70)).await.unwrap();
-    let all = DriftFilter {
-        include_resolved: true,
-        ..open
-    };
-    assert_eq!(
-        tx.list_drift(seed.tenant.id, all, &page)
-            .await
-            .unwrap()
-            .items
-            .len(),
-        3
-    );
-}
-
-async fn drift_is_filtered_and_paged(world: World) {
-    let seed = Seed::sow(&world.db, "acme", 3).await;
-    let one = [finding(DriftKind::Image, Some("api"), "sha256:x")];
-    let mut tx = world.db.write().await.unwrap();
-    for (number, target) in seed.targets.iter().enumerate() {
-        tx.reconcile_drift(target.id, "p/a", &one, at(number as i64))
-            .await
-            .unwrap();
-    }
-    let tenant = seed.tenant.id;
-    let filter = DriftFilter {
-        environment: Some(seed.environment.id),
-        ..DriftFilter::default()
-    };
-    let first = tx
-        .list_drift(tenant, filter, &PageRequest::first(2))
-        .await
-        .unwrap();
-    let names: Vec<_> = first.items.iter().map(|row| row.target.to_string()).collect();
-    assert_eq!(names, ["web-2", "web-1"]);
-    let rest = tx
-        .list_drift(
-            tenant,
-            filter,
-            &PageRequest {
-                size: 2,
-                after: first.next,
-            },
-        )
-        .await
-        .unwrap();
-    assert_eq!((rest.items.len(), rest.next), (1, None));
-    let filter = DriftFilter {
-        target: Some(seed.targets[1].id),
-        ..DriftFilter::default()
-    };
-    let rows = tx
-        .list_drift(tenant, filter, &PageRequest::first(9))
-        .await
-        .unwrap()
-        .items;
-    assert_eq!((rows.len(), rows[0].target_id), (1, seed.targets[1].id));
 }
 
 fn packet(seed: &Seed, made: &Deployment, number: usize, seconds: i64) -> PacketRow {
