@@ -234,9 +234,10 @@ struct Memory {
 impl Memory {
     fn tell(&mut self, sender: &mpsc::Sender<TargetObservation>, seen: TargetObservation, force: bool) {
         let target = seen.target_id;
-        let known = seen.events.is_empty() && self.told.get(&target).is_some_and(|(at, told)| {
-            at.elapsed() < REPEAT && told.busy == seen.busy && told.projects == seen.projects
-        });
+        let known = seen.events.is_empty()
+            && self.told.get(&target).is_some_and(|(at, told)| {
+                at.elapsed() < REPEAT && told.busy == seen.busy && told.projects == seen.projects
+            });
         // A full queue means that nobody listens; whoever comes next asks for everything.
         if (!known || force) && sender.try_send(seen.clone()).is_ok() {
             self.events.remove(&target);

@@ -19,8 +19,8 @@ use sealift_common::{
     manifest::{DependencyCondition, Manifest, ServiceSpec},
     name::ServiceName,
     observation::{
-        ContainerHealth, ContainerObservation, ContainerState, EngineAction, EngineEvent,
-        ProjectObservation, StickerObservation,
+        ContainerHealth, ContainerObservation, ContainerState, EngineAction, EngineEvent, ProjectObservation,
+        StickerObservation,
     },
     order::Fence,
 };
@@ -215,10 +215,19 @@ fn a_finding_is_explained_by_the_newest_telling_event_of_its_service() {
         drift::cause(&stopped, "p/a", events).map(|event| (event.action, event.at.timestamp()))
     };
     assert_eq!(cause(&[]), None);
-    assert_eq!(cause(&[event(Die, "api", 1), event(Die, "api", 2)]), Some((Die, 2)));
+    assert_eq!(
+        cause(&[event(Die, "api", 1), event(Die, "api", 2)]),
+        Some((Die, 2))
+    );
     // A stop by hand makes the engine say both; the wish tells more than its effect.
-    assert_eq!(cause(&[event(Die, "api", 2), event(Stop, "api", 2)]), Some((Stop, 2)));
-    assert_eq!(cause(&[event(Oom, "api", 1), event(Die, "api", 2)]), Some((Oom, 1)));
+    assert_eq!(
+        cause(&[event(Die, "api", 2), event(Stop, "api", 2)]),
+        Some((Stop, 2))
+    );
+    assert_eq!(
+        cause(&[event(Oom, "api", 1), event(Die, "api", 2)]),
+        Some((Oom, 1))
+    );
     assert_eq!(cause(&[event(Start, "api", 1), event(Die, "web", 2)]), None);
     assert_eq!(drift::cause(&stopped, "p/b", &[event(Die, "api", 1)]), None);
     let edited = finding(DriftKind::StickerEdited, None);
@@ -244,7 +253,9 @@ fn whoever_asks_is_told_what_to_do_next() {
             let list = steps.list();
             assert!(!list.is_empty(), "{steps:?}");
             // Nobody is told to overwrite what nobody deployed.
-            let promotes = list.iter().any(|(command, _)| command.contains("promote shop/api#7"));
+            let promotes = list
+                .iter()
+                .any(|(command, _)| command.contains("promote shop/api#7"));
             let mends = *kind != DriftKind::Extra && steps.release.is_some() && !steps.resolved;
             assert_eq!(promotes, mends, "{steps:?}");
         }

@@ -206,7 +206,11 @@ fn explain(global: &Global, answer: &ExplainDriftResponse) -> Result<Exit, CliEr
         output::line("\nnext:")?;
     }
     for step in &answer.next_steps {
-        output::line(&format!("  {}\n      {}", clean(&step.command), clean(&step.purpose)))?;
+        output::line(&format!(
+            "  {}\n      {}",
+            clean(&step.command),
+            clean(&step.purpose)
+        ))?;
     }
     Ok(Exit::Done)
 }

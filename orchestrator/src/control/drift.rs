@@ -125,9 +125,7 @@ impl DriftObservations {
                 .map(|found| names::of_agent(found.id))
                 .unwrap_or_default(),
             agent_status: status.map(|status| status.to_string()).unwrap_or_default(),
-            agent_seen_time: served_by
-                .and_then(|found| found.last_seen_at)
-                .and_then(timestamp),
+            agent_seen_time: served_by.and_then(|found| found.last_seen_at).and_then(timestamp),
             next_steps: steps
                 .list()
                 .into_iter()

@@ -192,7 +192,10 @@ impl Tx {
     /// What is recorded to run on a target, by project.
     pub async fn recorded(&mut self, target: TargetId) -> Result<Vec<(ProjectRef, Recorded)>> {
         let current = self.current(target).await?;
-        Ok(current.into_iter().map(|one| (one.project, one.recorded)).collect())
+        Ok(current
+            .into_iter()
+            .map(|one| (one.project, one.recorded))
+            .collect())
     }
 
     /// Records what runs on a target for a project; a fence that is not higher than the recorded one changes nothing.

@@ -4,6 +4,8 @@
 
 mod agents;
 mod authorization;
+mod drift;
+mod host;
 mod inventory;
 mod process;
 mod support;

@@ -6,8 +6,8 @@ use sealift_common::{
     bounds::{OBSERVED_CONTAINERS, OBSERVED_EVENTS, TEXT_BYTES},
     name::ProjectRef,
     observation::{
-        ContainerHealth, ContainerObservation, ContainerState, EngineAction, EngineEvent,
-        ProjectObservation, StickerObservation, TargetObservation,
+        ContainerHealth, ContainerObservation, ContainerState, EngineAction, EngineEvent, ProjectObservation,
+        StickerObservation, TargetObservation,
     },
     order::Fence,
 };

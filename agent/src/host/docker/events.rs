@@ -87,7 +87,10 @@ mod tests {
         let read = read(message(labels.into_iter().collect())).unwrap();
         assert_eq!(read.target, Some(order.target_id));
         let event = read.event.unwrap();
-        assert_eq!((event.action, event.container.as_str()), (EngineAction::Stop, "abc"));
+        assert_eq!(
+            (event.action, event.container.as_str()),
+            (EngineAction::Stop, "abc")
+        );
         assert_eq!(event.service, *service);
         assert_eq!(event.project, order.release.project.to_string());
         assert_eq!(event.at.timestamp(), 1_800_000_000);

@@ -21,8 +21,7 @@ use bollard::{
     errors::Error,
     exec::{StartExecOptions, StartExecResults},
     models::{
-        ContainerUpdateBody, ExecConfig, NetworkConnectRequest,
-        NetworkCreateRequest, VolumeCreateRequest,
+        ContainerUpdateBody, ExecConfig, NetworkConnectRequest, NetworkCreateRequest, VolumeCreateRequest,
     },
     query_parameters as query,
 };

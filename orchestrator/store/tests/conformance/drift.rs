@@ -112,7 +112,10 @@ async fn drift_opens_stays_and_resolves(world: World) {
     let page = PageRequest::first(9);
     let rows = tx.list_drift(tenant, all, &page).await.unwrap().items;
     assert_eq!(rows.len(), 3);
-    assert!(rows.windows(2).all(|pair| pair[0].id > pair[1].id), "newest first");
+    assert!(
+        rows.windows(2).all(|pair| pair[0].id > pair[1].id),
+        "newest first"
+    );
 }
 
 async fn drift_that_changes_is_written_at_once(world: World) {
@@ -205,10 +208,7 @@ async fn drift_is_acknowledged_while_it_is_open(world: World) {
     assert!(matches!(refused, Err(StoreError::Conflict)), "{refused:?}");
     // Its history keeps the owner.
     let gone = tx.drift(tenant, row.id).await.unwrap().unwrap();
-    assert_eq!(
-        (gone.resolved_at, gone.acknowledged),
-        (Some(at(2)), Some(said))
-    );
+    assert_eq!((gone.resolved_at, gone.acknowledged), (Some(at(2)), Some(said)));
 }
 
 async fn drift_is_filtered_and_paged(world: World) {
@@ -290,8 +290,16 @@ async fn pages_of_drift_are_the_whole_list(world: World) {
                     .unwrap()
                     .items;
                 assert!(whole.windows(2).all(|pair| pair[0].id > pair[1].id));
-                assert!(whole.iter().all(|row| at_least.is_none_or(|least| row.severity >= least)));
-                assert!(whole.iter().all(|row| include_resolved || row.resolved_at.is_none()));
+                assert!(
+                    whole
+                        .iter()
+                        .all(|row| at_least.is_none_or(|least| row.severity >= least))
+                );
+                assert!(
+                    whole
+                        .iter()
+                        .all(|row| include_resolved || row.resolved_at.is_none())
+                );
                 for size in [1, 3, 7] {
                     let (mut page, mut walked) = (PageRequest::first(size), Vec::new());
                     loop {

@@ -163,8 +163,7 @@ impl Raw {
         };
         let mut query = QueryBuilder::new("EXPLAIN QUERY PLAN ");
         query.push(sql);
-        let rows: Vec<(i64, i64, i64, String)> =
-            query.build_query_as().fetch_all(connection).await.unwrap();
+        let rows: Vec<(i64, i64, i64, String)> = query.build_query_as().fetch_all(connection).await.unwrap();
         rows.into_iter().map(|(.., detail)| detail).collect()
     }
 

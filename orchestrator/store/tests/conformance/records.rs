@@ -9,9 +9,7 @@ use sealift_common::{
     observation::{ProjectObservation, StickerObservation, TargetObservation},
     order::Fence,
 };
-use sealift_store::{
-    LogCursor, LogLine, PacketFilter, PacketRow, PageRequest, StoreError,
-};
+use sealift_store::{LogCursor, LogLine, PacketFilter, PacketRow, PageRequest, StoreError};
 
 use crate::{
     harness::{Raw, World, at, conformance},
