@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     drift::{Finding, Severity},
-    id::{DriftId, EnvironmentId, TargetId, TenantId},
+    id::{DriftId, EnvironmentId, JobId, TargetId, TenantId},
     inventory::EnvironmentClass,
 };
 use sqlx::FromRow;
@@ -246,7 +246,7 @@ impl Tx {
             .bind(found.severity.as_str())
             .bind(found.finding.expected.as_str())
             .bind(found.finding.actual.as_str())
-            .bind(found.job.map(|job| job.uuid()))
+            .bind(found.job.map(JobId::uuid))
             .bind(cause)
             .bind(now)
             .execute(conn)

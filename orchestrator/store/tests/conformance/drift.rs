@@ -126,7 +126,7 @@ async fn drift_that_changes_is_written_at_once(world: World) {
     tx.reconcile_drift(target, "p/a", std::slice::from_ref(&one), at(0))
         .await
         .unwrap();
-    one.finding.actual = "another".to_owned();
+    "another".clone_into(&mut one.finding.actual);
     tx.reconcile_drift(target, "p/a", std::slice::from_ref(&one), at(1))
         .await
         .unwrap();
@@ -156,7 +156,7 @@ async fn the_first_explanation_stands_until_it_drifts_further(world: World) {
     ];
     for (second, (said, actual, wanted)) in (0..).zip(steps) {
         one.cause = said.map(event);
-        one.finding.actual = actual.to_owned();
+        actual.clone_into(&mut one.finding.actual);
         tx.reconcile_drift(target, "p/a", std::slice::from_ref(&one), at(second))
             .await
             .unwrap();
@@ -197,7 +197,7 @@ async fn drift_is_acknowledged_while_it_is_open(world: World) {
         at: at(1),
     };
     tx.acknowledge_drift(tenant, &row, &said).await.unwrap();
-    said.owner = "team-b".to_owned();
+    "team-b".clone_into(&mut said.owner);
     tx.acknowledge_drift(tenant, &row, &said).await.unwrap();
     assert_eq!(open(&mut tx, tenant).await[0].acknowledged.as_ref(), Some(&said));
     let other = TenantId::new(DateTime::default());
