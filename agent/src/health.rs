@@ -20,8 +20,10 @@ use crate::host::{Host, HostError, Inspected};
 /// First and longest time between two looks.
 const POLL_FIRST: Duration = Duration::from_millis(50);
 const POLL_MOST: Duration = Duration::from_millis(250);
-/// The longest while all are well: the engine remembers restarts and failed checks until the next look.
-const POLL_WELL: Duration = Duration::from_millis(500);
+/// The longest while all are well, with and without probes of the agent's own: the engine remembers restarts and failed checks
+/// until the next look.
+const POLL_PROBED: Duration = Duration::from_millis(500);
+const POLL_WELL: Duration = Duration::from_secs(1);
 /// Time that a probe may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the answer of an exec probe counts: each costs the engine a process.
@@ -44,19 +46,21 @@ pub struct Watched {
 
 struct Track<'a> {
     watched: &'a Watched,
-    run: Option<String>,
+    seen: Option<Inspected>,
     well_since: Option<Instant>,
     probed: Option<(Instant, bool)>,
     last: &'static str,
 }
 
-/// Waits until all of `watched` were well for `min_healthy` without a break. Fails at `deadline`.
+/// Waits until all of `watched` were well for `min_healthy` without a break, and gives what was seen of each at the end. Fails
+/// at `deadline`.
 pub async fn await_healthy<H: Host>(
     host: &H,
     watched: &[Watched],
     min_healthy: Duration,
     deadline: Instant,
-) -> Result<(), Failure> {
+) -> Result<Vec<Inspected>, Failure> {
+    let probed = watched.iter().any(|watched| watched.probe.is_some());
     let mut tracks: Vec<Track<'_>> = watched.iter().map(Track::new).collect();
     let mut pause = POLL_FIRST;
     let mut answered = Instant::now();
@@ -79,10 +83,13 @@ pub async fn await_healthy<H: Host>(
         let well_at = since.and_then(|since| since.into_iter().max().or(Some(now)));
         let left = well_at.map(|since| (since + min_healthy).saturating_duration_since(now));
         if left == Some(Duration::ZERO) {
-            return Ok(());
+            return Ok(tracks.into_iter().filter_map(|track| track.seen).collect());
         }
         if now >= deadline {
             return Err(too_late(&tracks));
+        }
+        if left.is_some() && !probed {
+            pause = POLL_WELL;
         }
         let wait = left.map_or(pause, |left| left.min(pause));
         sleep(
@@ -90,7 +97,7 @@ pub async fn await_healthy<H: Host>(
                 .max(Duration::from_millis(1)),
         )
         .await;
-        let most = if well_at.is_some() { POLL_WELL } else { POLL_MOST };
+        let most = if well_at.is_some() { POLL_PROBED } else { POLL_MOST };
         pause = (pause * 2).min(most);
     }
 }
@@ -118,7 +125,7 @@ impl<'a> Track<'a> {
     fn new(watched: &'a Watched) -> Self {
         Self {
             watched,
-            run: None,
+            seen: None,
             well_since: None,
             probed: None,
             last: "not seen yet",
@@ -144,6 +151,7 @@ impl<'a> Track<'a> {
         };
         self.check_run(&seen).map_err(Trouble::Workload)?;
         let well = self.is_well(host, &seen).await.map_err(Trouble::Workload)?;
+        self.seen = Some(seen);
         if well {
             self.well_since.get_or_insert_with(Instant::now);
         } else {
@@ -152,7 +160,7 @@ impl<'a> Track<'a> {
         Ok(())
     }
 
-    fn check_run(&mut self, seen: &Inspected) -> Result<(), Failure> {
+    fn check_run(&self, seen: &Inspected) -> Result<(), Failure> {
         let service = &self.watched.service;
         let ended = |what: String| Err(Failure::new(FailureCode::WorkloadExited, what));
         let memory = if seen.oom_killed { " (out of memory)" } else { "" };
@@ -167,11 +175,11 @@ impl<'a> Track<'a> {
             ContainerState::Created => return ended(format!("service {service} was never started")),
             ContainerState::Running | ContainerState::Paused | ContainerState::Unknown => {}
         }
-        let other_run = self.run.as_ref().is_some_and(|run| *run != seen.started_at);
+        let before = self.seen.as_ref();
+        let other_run = before.is_some_and(|before| before.started_at != seen.started_at);
         if other_run || seen.restart_count > 0 {
             return ended(format!("service {service} ended and was started again{memory}"));
         }
-        self.run.get_or_insert_with(|| seen.started_at.clone());
         Ok(())
     }
 

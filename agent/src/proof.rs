@@ -12,7 +12,7 @@ use sealift_common::{
     failure::Failure,
     manifest::PinnedImage,
     name::ServiceName,
-    observation::ContainerHealth,
+    observation::{ContainerHealth, ContainerState},
     order::Order,
 };
 use sealift_proto::agent::v1::{Finished, ReportedFailure, finished::Result as WireResult, report::Event};
@@ -35,6 +35,10 @@ pub struct Running {
     pub digest: Option<Digest>,
 }
 
+/// The registry digests under which the engine knew images, by the engine's identifier. An identifier names the content, so
+/// what was known once stays true.
+pub type Images = BTreeMap<String, Vec<Digest>>;
+
 /// All running containers of a project on a target.
 pub async fn running<H: Host>(host: &H, order: &Order) -> Result<Vec<Running>, HostError> {
     let wanted = labels::of_project(order.target_id, &order.release.project);
@@ -43,38 +47,51 @@ pub async fn running<H: Host>(host: &H, order: &Order) -> Result<Vec<Running>, H
         let Some(ours) = labels::read(&listed.labels) else {
             continue;
         };
-        let (inspected, digest) = tokio::try_join!(
-            host.inspect(&listed.id),
-            digest_of(host, &listed.image_id, ours.digest)
-        )?;
+        if listed.state != ContainerState::Running {
+            continue;
+        }
+        let (inspected, digests) =
+            tokio::try_join!(host.inspect(&listed.id), digests_of(host, &listed.image_id))?;
         let Some(inspected) = inspected else {
             continue;
         };
-        if inspected.state != sealift_common::observation::ContainerState::Running {
+        if inspected.state != ContainerState::Running {
             continue;
         }
         found.push(Running {
+            digest: choose(&digests, ours.digest),
             ours,
             inspected,
-            digest,
         });
     }
     Ok(found)
 }
 
-/// The registry digest of an image that the engine knows by identifier.
-pub async fn digest_of<H: Host>(
-    host: &H,
-    image_id: &str,
-    labelled: Option<Digest>,
-) -> Result<Option<Digest>, HostError> {
-    let digests = host
-        .image(image_id)
-        .await?
-        .map(|image| image.digests)
-        .unwrap_or_default();
+/// What was just seen of containers as what runs; `None` when that cannot be told without asking the engine again.
+pub fn seen_running(seen: Vec<Inspected>, images: &Images) -> Option<Vec<Running>> {
+    seen.into_iter()
+        .map(|inspected| {
+            let ours = labels::read(&inspected.labels)?;
+            let digest = choose(images.get(&inspected.image_id)?, ours.digest);
+            Some(Running {
+                ours,
+                inspected,
+                digest,
+            })
+        })
+        .collect()
+}
+
+/// The registry digests of an image that the engine knows by identifier.
+pub async fn digests_of<H: Host>(host: &H, image_id: &str) -> Result<Vec<Digest>, HostError> {
+    let image = host.image(image_id).await?;
+    Ok(image.map(|image| image.digests).unwrap_or_default())
+}
+
+/// Of an image's digests the one that a container was ordered with, else any.
+pub fn choose(digests: &[Digest], labelled: Option<Digest>) -> Option<Digest> {
     let known = labelled.filter(|digest| digests.contains(digest));
-    Ok(known.or_else(|| digests.first().copied()))
+    known.or_else(|| digests.first().copied())
 }
 
 /// What is stated about the end of an attempt.

@@ -55,10 +55,11 @@ pub enum Step {
     Create(ServiceName),
     /// Look at the old set and write down what it is; from then on it may be touched.
     Prepare,
-    /// Keep the engine from starting an old container by itself.
-    QuietOld(String),
     /// Stop an old container.
     StopOld(String),
+    /// Keep the engine from starting an old container by itself. After it was stopped: for a container that runs, the engine
+    /// spends ten times the work on it.
+    QuietOld(String),
     /// Wait until a service that others depend on is healthy.
     AwaitDependency(ServiceName),
     /// Start a new container.
@@ -110,7 +111,7 @@ pub fn next(manifest: &Manifest, state: &AttemptState, wanted: Wanted, world: &W
         Phase::Preparing => prepare(manifest, world),
         Phase::Switching => switch(manifest, state, world),
         Phase::Proving => Step::AwaitHealth,
-        Phase::Committing => commit(manifest, world),
+        Phase::Committing => commit(manifest, state, world),
         // The end says that the restore was given up.
         Phase::Restoring(cause) if state.is_poison() => Step::Conclude(cause.clone()),
         Phase::Restoring(cause) => restore(manifest, state, cause, world),
@@ -145,19 +146,30 @@ fn prepare(manifest: &Manifest, world: &World) -> Step {
     missing.map_or(Step::Prepare, |name| Step::Create(name.clone()))
 }
 
-fn switch(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
+/// What is left to do until the old set is down and stays down: the last that was started stops first.
+fn put_down(state: &AttemptState, world: &World) -> Option<Step> {
     let old = || {
         state
             .old
             .iter()
             .flatten()
+            .rev()
             .filter_map(|old| world.old.get(&old.id))
     };
-    if let Some(loud) = old().find(|seen| seen.restart != RestartPolicy::No) {
-        return Step::QuietOld(loud.id.clone());
-    }
-    if let Some(running) = old().rfind(|seen| seen.running) {
-        return Step::StopOld(running.id.clone());
+    let stop = old()
+        .find(|seen| seen.running)
+        .map(|seen| Step::StopOld(seen.id.clone()));
+    let quiet = || {
+        old()
+            .find(|seen| seen.restart != RestartPolicy::No)
+            .map(|seen| Step::QuietOld(seen.id.clone()))
+    };
+    stop.or_else(quiet)
+}
+
+fn switch(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
+    if let Some(step) = put_down(state, world) {
+        return step;
     }
     for name in manifest.start_order() {
         match world.new.get(name) {
@@ -185,7 +197,11 @@ fn switch(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
     Step::NoteStarted
 }
 
-fn commit(manifest: &Manifest, world: &World) -> Step {
+fn commit(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
+    // An engine that was started again between the stop of an old container and what keeps it down brought it back.
+    if let Some(step) = put_down(state, world) {
+        return step;
+    }
     let down = manifest
         .services
         .keys()

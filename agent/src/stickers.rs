@@ -21,6 +21,10 @@ use crate::{kill, labels};
 /// Largest file that is read.
 const FILE_BYTES: u64 = 4 * 1024 * 1024;
 
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("json.new")
+}
+
 /// The sticker files of one agent.
 #[derive(Debug, Clone)]
 pub struct Stickers {
@@ -60,22 +64,34 @@ impl Stickers {
 
     /// Replaces a file whole, readable for everybody who may enter the state directory. Blocks.
     pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+        Self::stage(path, bytes)?;
+        Self::put(path)
+    }
+
+    /// The first half of [`Stickers::write`]: the new content beside the file, synced. Blocks.
+    pub fn stage(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = path
             .parent()
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-        let beside = path.with_extension("json.new");
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o644)
-            .open(&beside)?;
+            .open(beside(path))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         kill::at("sticker_temp_written");
-        fs::rename(&beside, path)?;
-        File::open(folder)?.sync_all()?;
+        Ok(())
+    }
+
+    /// The second half: what was staged takes the file's place. Blocks.
+    pub fn put(path: &Path) -> io::Result<()> {
+        fs::rename(beside(path), path)?;
+        if let Some(folder) = path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
         kill::at("sticker_renamed");
         Ok(())
     }

@@ -87,6 +87,7 @@ struct Inner {
     hang: Option<Hang>,
     hung: bool,
     effects: u64,
+    calls: Option<Vec<&'static str>>,
     next_id: u64,
 }
 
@@ -138,6 +139,22 @@ impl FakeHost {
             at: inner.effects + at,
             after,
         });
+    }
+
+    /// Writes down the names of all calls from now on.
+    pub fn record_calls(&self) {
+        self.lock().calls = Some(Vec::new());
+    }
+
+    /// The calls so far, in order; ends the recording.
+    pub fn recorded_calls(&self) -> Vec<&'static str> {
+        self.lock().calls.take().unwrap_or_default()
+    }
+
+    fn record(&self, call: &'static str) {
+        if let Some(calls) = &mut self.lock().calls {
+            calls.push(call);
+        }
     }
 
     /// Ends a hang; answers whether there was one.
@@ -211,6 +228,7 @@ impl FakeHost {
     }
 
     async fn gate(&self, call: &'static str) -> Result<(), HostError> {
+        self.record(call);
         let defect = self.lock().defects.get_mut(call).is_some_and(|left| {
             let due = *left > 0;
             *left = left.saturating_sub(1);
@@ -549,6 +567,7 @@ impl Host for FakeHost {
     }
 
     async fn logs(&self, id: &str, lines: mpsc::Sender<String>) -> Result<(), HostError> {
+        self.record("logs");
         // A listener that is gone needs no log.
         let _ = lines.send(format!("{id} says hello")).await;
         Ok(())

@@ -27,7 +27,10 @@ use sealift_common::{
 };
 use sealift_proto::agent::v1::{Report, report::Event};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 
 pub use record::{
     AttemptState, Cause, Ending, MOST_RESTORE_STARTS, MOST_STARTS, OldContainer, Phase, Record, steps,
@@ -178,6 +181,8 @@ struct Request {
     reply: oneshot::Sender<Result<(), JournalError>>,
 }
 
+type Answered = oneshot::Receiver<Result<(), JournalError>>;
+
 struct Shared {
     database: Option<Database>,
     queue: Mutex<Vec<Request>>,
@@ -291,7 +296,26 @@ impl Journal {
         self.submit(writes, false).await
     }
 
+    /// As [`Journal::commit`], but for what nothing waits for: the next commit comes after it, and fails if this one did.
+    pub fn post(&self, writes: Vec<Write>) -> Result<(), JournalError> {
+        self.hand_in(writes, true).map(|_| ())
+    }
+
     async fn submit(&self, writes: Vec<Write>, durable: bool) -> Result<(), JournalError> {
+        let (answer, writer) = self.hand_in(writes, durable)?;
+        if let Ok(result) = answer.await {
+            return result;
+        }
+        let reason = writer.await.map_or_else(
+            |error| error.to_string(),
+            |()| "the writer gave no answer".to_owned(),
+        );
+        let error = JournalError::Damaged(reason);
+        self.fail(&error);
+        Err(error)
+    }
+
+    fn hand_in(&self, writes: Vec<Write>, durable: bool) -> Result<(Answered, JoinHandle<()>), JournalError> {
         self.database()?;
         let (reply, answer) = oneshot::channel();
         lock(&self.shared.queue).push(Request {
@@ -310,16 +334,7 @@ impl Journal {
                 let _ = request.reply.send(result.clone());
             }
         });
-        if let Ok(result) = answer.await {
-            return result;
-        }
-        let reason = writer.await.map_or_else(
-            |error| error.to_string(),
-            |()| "the writer gave no answer".to_owned(),
-        );
-        let error = JournalError::Damaged(reason);
-        self.fail(&error);
-        Err(error)
+        Ok((answer, writer))
     }
 
     fn drain(&self) -> (Vec<Request>, Result<(), JournalError>) {

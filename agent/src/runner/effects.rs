@@ -1,4 +1,4 @@
-//! What each step does to the host, up to and including the wait for health, and on the way back.
+//! What each step does to the host, up to the switch: images, networks and volumes, new containers, and a look at the old set.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,33 +9,21 @@ use sealift_common::{
     failure::{Failure, FailureCode},
     manifest::{MountSpec, PinnedImage, RestartPolicy, ServiceSpec},
     name::ServiceName,
-    observation::ContainerState,
 };
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::{sync::mpsc, time::Instant};
 
-use super::{Runner, Trouble, patiently};
+use super::{Done, Runner, Trouble, is_up, patiently};
 use crate::{
-    health::{self, Watched},
-    host::{Host, NewContainer, NewNetwork},
+    host::{Host, LocalImage, NewContainer, NewNetwork},
     journal::{OldContainer, Record},
     kill, labels, proof,
     step::{Seen, Step},
-    stickers::Stickers,
 };
 
 /// The network that every project has.
 const DEFAULT_NETWORK: &str = "default";
-/// Grace period given to a new container whose description is not at hand.
-const SHORT_GRACE: Duration = Duration::from_secs(10);
-/// How long an old set must stay up after it was started again.
-const OLD_STEADY: Duration = Duration::from_millis(300);
 /// Lines that wait between engine and log.
-const LINES: usize = 64;
-
-type Done = Result<(), Trouble>;
+pub(super) const LINES: usize = 64;
 
 impl<H: Host> Runner<H> {
     /// Does one step and updates what is known.
@@ -49,7 +37,7 @@ impl<H: Host> Runner<H> {
             Step::StopOld(id) => self.stop_old(id).await,
             Step::AwaitDependency(service) => self.await_dependency(service).await,
             Step::StartNew(service) => self.start_new(service).await,
-            Step::NoteStarted => self.note_started().await,
+            Step::NoteStarted => self.note_started(),
             Step::AwaitHealth => self.await_health().await,
             Step::Commit => self.finish_well().await,
             Step::Restore(cause) => Ok(self.begin_restore(cause.clone()).await?),
@@ -65,7 +53,7 @@ impl<H: Host> Runner<H> {
         }
     }
 
-    fn spec(&self, service: &ServiceName) -> Result<&ServiceSpec, Failure> {
+    pub(super) fn spec(&self, service: &ServiceName) -> Result<&ServiceSpec, Failure> {
         self.order.manifest.services.get(service).ok_or_else(|| {
             let summary = format!("service {service} is not in the order");
             Failure::new(FailureCode::Internal, summary)
@@ -92,18 +80,26 @@ impl<H: Host> Runner<H> {
             .values()
             .map(|image| self.bring(image, &platform, deadline))
             .collect();
-        let pulled = futures::future::try_join_all(pulls).await?;
+        let brought = futures::future::try_join_all(pulls).await?;
         kill::at("digest_compared");
         self.world.images = true;
-        if pulled.contains(&true) && !self.state.pulled {
+        let pulled = brought.iter().any(|(_, pulled)| *pulled);
+        self.images
+            .extend(brought.into_iter().map(|(local, _)| (local.id, local.digests)));
+        if pulled && !self.state.pulled {
             let at = self.now();
             self.write(Record::Pulled { at }, Vec::new()).await?;
         }
         Ok(())
     }
 
-    /// Brings one image to the host unless it is there, and compares. Answers whether it was pulled.
-    async fn bring(&self, image: &PinnedImage, platform: &str, deadline: Instant) -> Result<bool, Failure> {
+    /// Brings one image to the host unless it is there, and compares. Answers also whether it was pulled.
+    async fn bring(
+        &self,
+        image: &PinnedImage,
+        platform: &str,
+        deadline: Instant,
+    ) -> Result<(LocalImage, bool), Failure> {
         let reference = image.pull_reference();
         let host = self.host();
         let mut there = patiently(self.patience(), || host.image(&reference)).await?;
@@ -140,7 +136,7 @@ impl<H: Host> Runner<H> {
             );
             return Err(Failure::new(FailureCode::PlatformMismatch, summary));
         }
-        Ok(missing)
+        Ok((local, missing))
     }
 
     async fn tell_progress(&self, mut lines: mpsc::Receiver<String>) {
@@ -178,7 +174,7 @@ impl<H: Host> Runner<H> {
     }
 
     /// Names of the networks that the order needs and that are ours to make, with whether they are internal.
-    fn networks(&self) -> BTreeMap<String, bool> {
+    pub(super) fn networks(&self) -> BTreeMap<String, bool> {
         let manifest = &self.order.manifest;
         let used: BTreeSet<&str> = manifest
             .services
@@ -237,7 +233,11 @@ impl<H: Host> Runner<H> {
             .collect()
     }
 
-    fn service_networks(&self, service: &ServiceName, spec: &ServiceSpec) -> Vec<(String, Vec<String>)> {
+    pub(super) fn service_networks(
+        &self,
+        service: &ServiceName,
+        spec: &ServiceSpec,
+    ) -> Vec<(String, Vec<String>)> {
         let aliases = |more: &[String]| {
             let mut list = vec![service.to_string()];
             list.extend(
@@ -320,7 +320,7 @@ impl<H: Host> Runner<H> {
                 .position(|service| service.container == id)
                 .unwrap_or(usize::MAX)
         };
-        let mut found = Vec::new();
+        let (mut found, mut images) = (Vec::new(), self.images.clone());
         for listed in patiently(patience, || host.list(&wanted)).await? {
             let Some(ours) = labels::read(&listed.labels) else {
                 continue;
@@ -329,18 +329,19 @@ impl<H: Host> Runner<H> {
                 continue;
             }
             let id = listed.id.as_str();
-            let (inspected, digest) = tokio::try_join!(
-                patiently(patience, || host.inspect(id)),
-                patiently(patience, || proof::digest_of(host, &listed.image_id, ours.digest)),
-            )?;
-            let Some(inspected) = inspected else {
+            let Some(inspected) = patiently(patience, || host.inspect(id)).await? else {
                 continue;
             };
+            let image = &listed.image_id;
+            if !images.contains_key(image) {
+                let digests = patiently(patience, || proof::digests_of(host, image)).await?;
+                images.insert(image.clone(), digests);
+            }
+            let digest = images
+                .get(image)
+                .and_then(|digests| proof::choose(digests, ours.digest));
             let old = OldContainer {
-                running: matches!(
-                    inspected.state,
-                    ContainerState::Running | ContainerState::Restarting | ContainerState::Paused
-                ),
+                running: is_up(inspected.state),
                 restart: inspected.restart,
                 grace_ms: u64::try_from(inspected.grace.as_millis()).unwrap_or(u64::MAX),
                 service: ours.service,
@@ -352,246 +353,4 @@ impl<H: Host> Runner<H> {
         found.sort_by(|a, b| (a.0, a.1, &a.2.service).cmp(&(b.0, b.1, &b.2.service)));
         Ok(found.into_iter().map(|(_, _, old)| old).collect())
     }
-
-    async fn quiet(&mut self, id: &str) -> Done {
-        kill::at("old_policy_no.before");
-        let host = self.host();
-        patiently(self.patience(), || host.set_restart(id, RestartPolicy::No)).await?;
-        kill::at("old_policy_no");
-        if let Some(seen) = self.world.old.get_mut(id) {
-            seen.restart = RestartPolicy::No;
-        }
-        Ok(())
-    }
-
-    async fn stop_old(&mut self, id: &str) -> Done {
-        let old = self.state.old.iter().flatten().find(|old| old.id == id);
-        let grace = old.map_or(SHORT_GRACE, |old| Duration::from_millis(old.grace_ms));
-        kill::at("old_stopped.before");
-        let host = self.host();
-        patiently(self.patience(), || host.stop(id, grace)).await?;
-        kill::at("old_stopped");
-        if let Some(seen) = self.world.old.get_mut(id) {
-            seen.running = false;
-        }
-        Ok(())
-    }
-
-    fn health_deadline(&mut self) -> Instant {
-        let limit = Duration::from_millis(self.order.limits.healthy_deadline_ms.into());
-        *self.healthy_until.get_or_insert_with(|| Instant::now() + limit)
-    }
-
-    fn watched(&self, service: &ServiceName) -> Result<Watched, Failure> {
-        let spec = self.spec(service)?;
-        let id = self.world.new.get(service).map(|seen| seen.id.clone());
-        let network = self.service_networks(service, spec).into_iter().next();
-        Ok(Watched {
-            service: service.clone(),
-            id: id.unwrap_or_default(),
-            probe: spec.probe.clone(),
-            network: network.map(|(name, _)| name).unwrap_or_default(),
-        })
-    }
-
-    async fn await_dependency(&mut self, service: &ServiceName) -> Done {
-        self.log.say(format!("waiting until {service} is healthy"));
-        let deadline = self.health_deadline();
-        let watched = self.watched(service)?;
-        health::await_healthy(self.host(), &[watched], Duration::ZERO, deadline).await?;
-        self.world.healthy.insert(service.clone());
-        Ok(())
-    }
-
-    async fn start_new(&mut self, service: &ServiceName) -> Done {
-        self.health_deadline();
-        let now = self.now();
-        self.starting_at.get_or_insert(now);
-        let id = self.watched(service)?.id;
-        kill::at("new_started.before");
-        {
-            let (host, id) = (self.host(), id.as_str());
-            patiently(self.patience(), || host.start(id)).await?;
-        }
-        kill::at("new_started");
-        self.log.say(format!("started {service}"));
-        if let Some(seen) = self.world.new.get_mut(service) {
-            seen.running = true;
-        }
-        self.follow(service.clone(), id);
-        Ok(())
-    }
-
-    /// Copies the output of a new container into the log.
-    fn follow(&mut self, service: ServiceName, id: String) {
-        let (sender, mut lines) = mpsc::channel(LINES);
-        let shared = self.shared.clone();
-        let log = self.log.clone();
-        self.followers.spawn(async move {
-            let read = shared.host.logs(&id, sender);
-            let copy = async {
-                while let Some(line) = lines.recv().await {
-                    log.line(service.as_str(), line);
-                }
-            };
-            // A log that breaks off is no reason to fail.
-            let (_, ()) = tokio::join!(read, copy);
-        });
-    }
-
-    async fn note_started(&mut self) -> Done {
-        let at = self.now();
-        let starting_at = self.starting_at.unwrap_or(at);
-        self.write(Record::Started { starting_at, at }, Vec::new())
-            .await?;
-        kill::at("health_wait");
-        Ok(())
-    }
-
-    async fn await_health(&mut self) -> Done {
-        let deadline = self.health_deadline();
-        let watched = self
-            .order
-            .manifest
-            .services
-            .keys()
-            .map(|service| self.watched(service))
-            .collect::<Result<Vec<_>, _>>()?;
-        let min_healthy = Duration::from_millis(self.order.limits.min_healthy_ms.into());
-        health::await_healthy(self.host(), &watched, min_healthy, deadline).await?;
-        kill::at("healthy");
-        let path = self.sticker_path();
-        let before = tokio::task::spawn_blocking(move || Stickers::read(&path))
-            .await
-            .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?
-            .map_err(|error| sticker_failure(&error))?;
-        let at = self.now();
-        let sticker_before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        // What runs is looked at while the disk writes; if that fails, the commit looks again.
-        let (shared, order) = (self.shared.clone(), self.order.clone());
-        let (written, running) = tokio::join!(
-            self.write(Record::Healthy { at, sticker_before }, Vec::new()),
-            proof::running(&shared.host, &order)
-        );
-        written?;
-        kill::at("commit_journalled");
-        self.seen_healthy = running.ok();
-        // They were just seen running.
-        for seen in self.world.new.values_mut() {
-            seen.running = true;
-        }
-        Ok(())
-    }
-
-    async fn stop_new(&mut self, service: &ServiceName) -> Done {
-        let grace = self.spec(service).map_or(SHORT_GRACE, |spec| {
-            Duration::from_millis(spec.stop_grace_period_ms.into())
-        });
-        let id = self.watched(service)?.id;
-        kill::at("new_stopped.before");
-        let host = self.host();
-        patiently(self.patience(), || host.stop(&id, grace)).await?;
-        kill::at("new_stopped");
-        if let Some(seen) = self.world.new.get_mut(service) {
-            seen.running = false;
-        }
-        Ok(())
-    }
-
-    async fn remove_new(&mut self, service: &ServiceName) -> Done {
-        let id = self.watched(service)?.id;
-        kill::at("new_removed.before");
-        let host = self.host();
-        patiently(self.patience(), || host.remove(&id)).await?;
-        kill::at("new_removed");
-        self.world.new.remove(service);
-        Ok(())
-    }
-
-    async fn restore_policy(&mut self, id: &str, policy: RestartPolicy) -> Done {
-        kill::at("old_policy_restored.before");
-        let host = self.host();
-        patiently(self.patience(), || host.set_restart(id, policy)).await?;
-        kill::at("old_policy_restored");
-        if let Some(seen) = self.world.old.get_mut(id) {
-            seen.restart = policy;
-        }
-        Ok(())
-    }
-
-    async fn start_old(&mut self, id: &str) -> Done {
-        kill::at("old_started.before");
-        let host = self.host();
-        patiently(self.patience(), || host.start(id)).await?;
-        kill::at("old_started");
-        if let Some(seen) = self.world.old.get_mut(id) {
-            seen.running = true;
-        }
-        Ok(())
-    }
-
-    /// An old set that falls over at once is no restored set.
-    async fn check_old(&mut self) -> Done {
-        let steady = Instant::now() + OLD_STEADY;
-        loop {
-            for old in self.state.old.iter().flatten().filter(|old| old.running) {
-                let (host, id) = (self.host(), old.id.as_str());
-                let seen = patiently(self.patience(), || host.inspect(id)).await?;
-                if seen.is_none_or(|seen| seen.state != ContainerState::Running) {
-                    let summary = format!("service {} of the old set does not run", old.service);
-                    return Err(Failure::new(FailureCode::RestoreFailed, summary).into());
-                }
-            }
-            if Instant::now() >= steady {
-                break;
-            }
-            sleep(OLD_STEADY / 3).await;
-        }
-        self.world.old_checked = true;
-        Ok(())
-    }
-
-    async fn remove_old(&mut self, id: &str) -> Done {
-        kill::at("old_removed.before");
-        let host = self.host();
-        patiently(self.patience(), || host.remove(id)).await?;
-        kill::at("old_removed");
-        self.world.old.remove(id);
-        Ok(())
-    }
-
-    /// Removes networks of this project that the new set does not use.
-    async fn clean(&mut self) -> Done {
-        let order = &self.order;
-        let own = labels::of_project(order.target_id, &order.release.project);
-        if self.state.phase == crate::journal::Phase::Ended(crate::journal::Ending::Succeeded) {
-            let used = self.networks();
-            let deadline = Instant::now() + Duration::from_secs(30);
-            let tidy = async {
-                for network in self.host().networks(&own).await? {
-                    if !used.contains_key(&network) {
-                        self.host().remove_network(&network).await?;
-                    }
-                }
-                Ok::<_, crate::host::HostError>(())
-            };
-            if let Ok(Err(error)) = timeout_at(deadline, tidy).await {
-                self.log.say(format!("networks were not tidied: {error}"));
-            }
-        }
-        // Losing this record only means to look once more.
-        self.journal()
-            .note(vec![crate::journal::Write::Record(self.key, Record::Cleaned)])
-            .await?;
-        self.state.apply(&Record::Cleaned);
-        Ok(())
-    }
-}
-
-pub(super) fn sticker_failure(error: &std::io::Error) -> Failure {
-    let code = match error.kind() {
-        std::io::ErrorKind::StorageFull => FailureCode::DiskFull,
-        _ => FailureCode::AgentState,
-    };
-    Failure::new(code, "the sticker file cannot be read or written").with_detail(error.to_string())
 }

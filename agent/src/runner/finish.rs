@@ -10,7 +10,7 @@ use sealift_common::{
     sticker::Sticker,
 };
 
-use super::{Runner, Trouble, effects::sticker_failure, patiently};
+use super::{Runner, Trouble, internal, patiently, prove::aside};
 use crate::{
     host::Host,
     journal::{Baseline, BaselineService, Cause, Ending, MOST_RESTORE_STARTS, Record, ReportDraft, Write},
@@ -18,10 +18,6 @@ use crate::{
     proof::{self, End, Running},
     stickers::Stickers,
 };
-
-fn internal(error: impl std::fmt::Display) -> Failure {
-    Failure::new(FailureCode::Internal, error.to_string())
-}
 
 impl<H: Host> Runner<H> {
     pub(super) fn sticker_path(&self) -> PathBuf {
@@ -103,14 +99,25 @@ impl<H: Host> Runner<H> {
         }
     }
 
-    /// Writes the sticker, or finds it written by this very attempt before a crash.
-    async fn write_sticker(&self) -> Result<Vec<u8>, Trouble> {
+    /// The bytes of the sticker that follows `before`.
+    pub(super) fn sticker(&self, before: Option<&str>) -> Result<Vec<u8>, Failure> {
+        let previous = before.map(|text| Stickers::digest(text.as_bytes()));
+        let sticker = Sticker::of(&self.order, self.now(), previous).map_err(internal)?;
+        sticker.to_file().map_err(internal)
+    }
+
+    /// Puts the sticker in its place: the one that is staged, or, after a crash, the one that was written before it or one made
+    /// anew.
+    async fn write_sticker(&mut self) -> Result<Vec<u8>, Trouble> {
         let path = self.sticker_path();
+        if let Some(staged) = self.staged.take() {
+            aside(move || Stickers::put(&path)).await?;
+            return Ok(staged);
+        }
         let order = self.order.clone();
-        let before = self.state.sticker_before.clone().flatten();
-        let now = self.now();
-        let write = move || -> Result<Vec<u8>, Failure> {
-            let there = Stickers::read(&path).map_err(|error| sticker_failure(&error))?;
+        let sticker = self.sticker(self.state.sticker_before.as_ref().and_then(Option::as_deref))?;
+        let write = move || {
+            let there = Stickers::read(&path)?;
             let ours = |bytes: &[u8]| {
                 Sticker::from_file(bytes).is_ok_and(|sticker| {
                     sticker.task_id == order.task_id
@@ -122,14 +129,10 @@ impl<H: Host> Runner<H> {
             if let Some(bytes) = there.filter(|bytes| ours(bytes)) {
                 return Ok(bytes);
             }
-            let previous = before.map(|text| Stickers::digest(text.as_bytes()));
-            let sticker = Sticker::of(&order, now, previous).map_err(internal)?;
-            let bytes = sticker.to_file().map_err(internal)?;
-            Stickers::write(&path, &bytes).map_err(|error| sticker_failure(&error))?;
-            Ok(bytes)
+            Stickers::write(&path, &sticker)?;
+            Ok(sticker)
         };
-        let written = tokio::task::spawn_blocking(write).await.map_err(internal)?;
-        Ok(written?)
+        Ok(aside(write).await?)
     }
 
     /// Puts back the sticker file that this attempt may have replaced.
@@ -149,10 +152,7 @@ impl<H: Host> Runner<H> {
                 (true, None) => Stickers::remove(&path),
             }
         };
-        tokio::task::spawn_blocking(restore)
-            .await
-            .map_err(internal)?
-            .map_err(|error| sticker_failure(&error))
+        aside(restore).await
     }
 
     /// The old set is back (or as far back as could be): prove it and end.

@@ -2,6 +2,8 @@
 
 mod effects;
 mod finish;
+mod prove;
+mod switch;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -52,6 +54,20 @@ pub(crate) enum Trouble {
     Journal(JournalError),
 }
 
+type Done = Result<(), Trouble>;
+
+/// Whether a container in this state counts as running until it is stopped.
+const fn is_up(state: ContainerState) -> bool {
+    matches!(
+        state,
+        ContainerState::Running | ContainerState::Restarting | ContainerState::Paused
+    )
+}
+
+fn internal(error: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureCode::Internal, error.to_string())
+}
+
 impl From<HostError> for Trouble {
     fn from(error: HostError) -> Self {
         Self::Failed(error.into())
@@ -86,7 +102,11 @@ pub(crate) struct Runner<H: Host> {
     engine: Option<EngineInfo>,
     starting_at: Option<DateTime<Utc>>,
     healthy_until: Option<Instant>,
+    /// Images whose digests were compared.
+    images: proof::Images,
     seen_healthy: Option<Vec<proof::Running>>,
+    /// The sticker that waits beside its place.
+    staged: Option<Vec<u8>>,
     restore_failure: Option<Failure>,
     tries: BTreeMap<String, u32>,
 }
@@ -107,14 +127,17 @@ impl<H: Host> Runner<H> {
             order_digest,
             state: AttemptState::fold(records),
             world: World::default(),
-            looked: false,
+            // Of an order that nothing was done for yet there is nothing to see: its fencing token is new.
+            looked: matches!(records, [Record::Accepted { .. }]),
             stop,
             log,
             followers: JoinSet::new(),
             engine: None,
             starting_at: None,
             healthy_until: None,
+            images: proof::Images::new(),
             seen_healthy: None,
+            staged: None,
             restore_failure: None,
             tries: BTreeMap::new(),
             shared,
@@ -213,10 +236,7 @@ impl<H: Host> Runner<H> {
             let Some(ours) = labels::read(&container.labels) else {
                 continue;
             };
-            let running = matches!(
-                container.state,
-                ContainerState::Running | ContainerState::Restarting | ContainerState::Paused
-            );
+            let running = is_up(container.state);
             let mut seen = Seen {
                 id: container.id,
                 running,
@@ -244,7 +264,22 @@ impl<H: Host> Runner<H> {
 
     /// Writes a record, what it reports, and whatever else belongs to it, in one commit; then it counts.
     async fn write(&mut self, record: Record, more: Vec<Write>) -> Result<(), JournalError> {
-        let reports = steps(&record).into_iter().map(|(step, at)| {
+        let mut writes = self.writes(&record);
+        writes.extend(more);
+        self.journal().commit(writes).await?;
+        self.state.apply(&record);
+        Ok(())
+    }
+
+    /// As [`Self::write`] for a record that tells only what looking at the host tells as well: nothing waits for the disk.
+    fn write_behind(&mut self, record: &Record) -> Result<(), JournalError> {
+        self.journal().post(self.writes(record))?;
+        self.state.apply(record);
+        Ok(())
+    }
+
+    fn writes(&self, record: &Record) -> Vec<Write> {
+        let reports = steps(record).into_iter().map(|(step, at)| {
             Write::Report(ReportDraft {
                 key: self.key,
                 at,
@@ -255,10 +290,7 @@ impl<H: Host> Runner<H> {
         });
         let mut writes: Vec<Write> = reports.collect();
         writes.push(Write::Record(self.key, record.clone()));
-        writes.extend(more);
-        self.journal().commit(writes).await?;
-        self.state.apply(&record);
-        Ok(())
+        writes
     }
 
     /// What to do when a step did not work.

@@ -104,13 +104,13 @@ fn each_position_has_its_next_step() {
             prepared(true),
             run,
             world(Some(false), loud(true)),
-            Step::QuietOld(id()),
+            Step::StopOld(id()),
         ),
         (
             prepared(true),
             run,
-            world(Some(false), quiet(true)),
-            Step::StopOld(id()),
+            world(Some(false), loud(false)),
+            Step::QuietOld(id()),
         ),
         (
             prepared(true),
@@ -129,6 +129,19 @@ fn each_position_has_its_next_step() {
             stop,
             world(Some(true), quiet(false)),
             Step::Restore(Cause::Stopped),
+        ),
+        // An engine that was started again meanwhile brought the old set back.
+        (
+            healthy.clone(),
+            run,
+            world(Some(true), loud(true)),
+            Step::StopOld(id()),
+        ),
+        (
+            healthy.clone(),
+            run,
+            world(Some(true), loud(false)),
+            Step::QuietOld(id()),
         ),
         // After the decision to commit a stop is too late.
         (
@@ -227,7 +240,7 @@ fn f21_poison_is_restored_while_committing_and_given_up_only_after_many_restores
     let manifest = samples::order(1, &[("web", "v1")]).manifest;
     let decide = |records: Vec<Record>| {
         let state = AttemptState::fold(&records);
-        let old = seen("o1", false, RestartPolicy::Always);
+        let old = seen("o1", false, RestartPolicy::No);
         next(&manifest, &state, Wanted::Run, &world(Some(true), Some(old)))
     };
     let committing = |times| healthy.iter().cloned().chain(resumed(times));

@@ -25,6 +25,7 @@ use crate::{
     samples,
 };
 
+mod costs;
 mod crashes;
 mod offers;
 

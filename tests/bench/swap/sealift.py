@@ -60,6 +60,12 @@ def log_level():
     return os.environ.get("SEALIFT_BENCH_LOG", "info")
 
 
+def engine_socket():
+    """The agents use the engine that the other ways use."""
+    host = os.environ.get("DOCKER_HOST")
+    return {"SEALIFT_AGENT_ENGINE_SOCKET": host} if host else {}
+
+
 class System:
     """Everything that is started and made; `end` takes all of it away."""
 
@@ -128,7 +134,7 @@ class System:
         self.run("sealift-agent", "join", "--state-dir", state, "--orchestrator", self.endpoint, "--token-stdin", text=token)
         self.spawn(
             f"agent-{target.rpartition('/')[2]}", "sealift-agent", "run", "--state-dir", state,
-            "--orchestrator", self.endpoint, environment={"SEALIFT_AGENT_LOG_LEVEL": log_level()},
+            "--orchestrator", self.endpoint, environment={"SEALIFT_AGENT_LOG_LEVEL": log_level(), **engine_socket()},
         )  # fmt: skip
 
     def _all_online(self):

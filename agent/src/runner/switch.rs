@@ -1,0 +1,200 @@
+//! The switch: old containers go down, new ones come up; and the way back.
+
+use std::time::Duration;
+
+use sealift_common::{
+    failure::{Failure, FailureCode},
+    manifest::RestartPolicy,
+    name::ServiceName,
+    observation::ContainerState,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{Done, Runner, effects::LINES, patiently};
+use crate::{
+    host::Host,
+    journal::{Ending, Phase, Record, Write},
+    kill, labels,
+};
+
+/// Grace period given to a new container whose description is not at hand.
+const SHORT_GRACE: Duration = Duration::from_secs(10);
+/// How long an old set must stay up after it was started again.
+const OLD_STEADY: Duration = Duration::from_millis(300);
+
+impl<H: Host> Runner<H> {
+    pub(super) async fn quiet(&mut self, id: &str) -> Done {
+        kill::at("old_policy_no.before");
+        let host = self.host();
+        patiently(self.patience(), || host.set_restart(id, RestartPolicy::No)).await?;
+        kill::at("old_policy_no");
+        if let Some(seen) = self.world.old.get_mut(id) {
+            seen.restart = RestartPolicy::No;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn stop_old(&mut self, id: &str) -> Done {
+        let old = self.state.old.iter().flatten().find(|old| old.id == id);
+        let grace = old.map_or(SHORT_GRACE, |old| Duration::from_millis(old.grace_ms));
+        kill::at("old_stopped.before");
+        let host = self.host();
+        patiently(self.patience(), || host.stop(id, grace)).await?;
+        kill::at("old_stopped");
+        if let Some(seen) = self.world.old.get_mut(id) {
+            seen.running = false;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn start_new(&mut self, service: &ServiceName) -> Done {
+        self.health_deadline();
+        let now = self.now();
+        self.starting_at.get_or_insert(now);
+        let id = self.watched(service)?.id;
+        kill::at("new_started.before");
+        {
+            let (host, id) = (self.host(), id.as_str());
+            patiently(self.patience(), || host.start(id)).await?;
+        }
+        kill::at("new_started");
+        self.log.say(format!("started {service}"));
+        if let Some(seen) = self.world.new.get_mut(service) {
+            seen.running = true;
+        }
+        self.follow(service.clone(), id);
+        Ok(())
+    }
+
+    /// Copies the output of a new container into the log.
+    fn follow(&mut self, service: ServiceName, id: String) {
+        let (sender, mut lines) = mpsc::channel(LINES);
+        let shared = self.shared.clone();
+        let log = self.log.clone();
+        self.followers.spawn(async move {
+            let read = shared.host.logs(&id, sender);
+            let copy = async {
+                while let Some(line) = lines.recv().await {
+                    log.line(service.as_str(), line);
+                }
+            };
+            // A log that breaks off is no reason to fail.
+            let (_, ()) = tokio::join!(read, copy);
+        });
+    }
+
+    pub(super) fn note_started(&mut self) -> Done {
+        let at = self.now();
+        let starting_at = self.starting_at.unwrap_or(at);
+        self.write_behind(&Record::Started { starting_at, at })?;
+        kill::at("health_wait");
+        Ok(())
+    }
+
+    pub(super) async fn stop_new(&mut self, service: &ServiceName) -> Done {
+        let grace = self.spec(service).map_or(SHORT_GRACE, |spec| {
+            Duration::from_millis(spec.stop_grace_period_ms.into())
+        });
+        let id = self.watched(service)?.id;
+        kill::at("new_stopped.before");
+        let host = self.host();
+        patiently(self.patience(), || host.stop(&id, grace)).await?;
+        kill::at("new_stopped");
+        if let Some(seen) = self.world.new.get_mut(service) {
+            seen.running = false;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn remove_new(&mut self, service: &ServiceName) -> Done {
+        let id = self.watched(service)?.id;
+        kill::at("new_removed.before");
+        let host = self.host();
+        patiently(self.patience(), || host.remove(&id)).await?;
+        kill::at("new_removed");
+        self.world.new.remove(service);
+        Ok(())
+    }
+
+    pub(super) async fn restore_policy(&mut self, id: &str, policy: RestartPolicy) -> Done {
+        kill::at("old_policy_restored.before");
+        let host = self.host();
+        patiently(self.patience(), || host.set_restart(id, policy)).await?;
+        kill::at("old_policy_restored");
+        if let Some(seen) = self.world.old.get_mut(id) {
+            seen.restart = policy;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn start_old(&mut self, id: &str) -> Done {
+        kill::at("old_started.before");
+        let host = self.host();
+        patiently(self.patience(), || host.start(id)).await?;
+        kill::at("old_started");
+        if let Some(seen) = self.world.old.get_mut(id) {
+            seen.running = true;
+        }
+        Ok(())
+    }
+
+    /// An old set that falls over at once is no restored set.
+    pub(super) async fn check_old(&mut self) -> Done {
+        let steady = Instant::now() + OLD_STEADY;
+        loop {
+            for old in self.state.old.iter().flatten().filter(|old| old.running) {
+                let (host, id) = (self.host(), old.id.as_str());
+                let seen = patiently(self.patience(), || host.inspect(id)).await?;
+                if seen.is_none_or(|seen| seen.state != ContainerState::Running) {
+                    let summary = format!("service {} of the old set does not run", old.service);
+                    return Err(Failure::new(FailureCode::RestoreFailed, summary).into());
+                }
+            }
+            if Instant::now() >= steady {
+                break;
+            }
+            sleep(OLD_STEADY / 3).await;
+        }
+        self.world.old_checked = true;
+        Ok(())
+    }
+
+    pub(super) async fn remove_old(&mut self, id: &str) -> Done {
+        kill::at("old_removed.before");
+        let host = self.host();
+        patiently(self.patience(), || host.remove(id)).await?;
+        kill::at("old_removed");
+        self.world.old.remove(id);
+        Ok(())
+    }
+
+    /// Removes networks of this project that the new set does not use.
+    pub(super) async fn clean(&mut self) -> Done {
+        let order = &self.order;
+        let own = labels::of_project(order.target_id, &order.release.project);
+        if self.state.phase == Phase::Ended(Ending::Succeeded) {
+            let used = self.networks();
+            let deadline = Instant::now() + Duration::from_secs(30);
+            let tidy = async {
+                for network in self.host().networks(&own).await? {
+                    if !used.contains_key(&network) {
+                        self.host().remove_network(&network).await?;
+                    }
+                }
+                Ok::<_, crate::host::HostError>(())
+            };
+            if let Ok(Err(error)) = timeout_at(deadline, tidy).await {
+                self.log.say(format!("networks were not tidied: {error}"));
+            }
+        }
+        // Losing this record only means to look once more.
+        self.journal()
+            .note(vec![Write::Record(self.key, Record::Cleaned)])
+            .await?;
+        self.state.apply(&Record::Cleaned);
+        Ok(())
+    }
+}
