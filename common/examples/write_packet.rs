@@ -84,6 +84,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             ContainerHealth::Healthy,
         )],
         previous: [("api".parse()?, Digest::of(b"before"))].into(),
+        inputs: Digest::of(b"inputs"),
+        compose_lock: None,
         sticker_digest: Some(Digest::of(b"sticker")),
         log_digest: Some(Digest::of(b"log")),
         order_digest: Digest::of(b"order"),

@@ -10,6 +10,12 @@ pub const SERVICES: usize = 64;
 pub const SERVICE_ENTRIES: usize = 512;
 /// Longest single text inside a manifest (an environment value, a command argument).
 pub const MANIFEST_TEXT_BYTES: usize = 64 * 1024;
+/// Most variables of an environment.
+pub const VARIABLES: usize = 256;
+/// Longest value of a variable.
+pub const VARIABLE_BYTES: usize = 4 * 1024;
+/// Most profiles of a release for compose hosts.
+pub const PROFILES: usize = 32;
 /// Most targets in one environment that one job may address.
 pub const TARGETS_PER_JOB: usize = 10_000;
 /// Most labels on a target.

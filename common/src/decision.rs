@@ -21,7 +21,8 @@ use crate::{
 phases! {
     /// The checks of a promotion, in the order in which they answer.
     Gate {
-        ReleaseReady = "release_ready", TargetsPresent = "targets_present", AgentsPresent = "agents_present",
+        ReleaseReady = "release_ready", TargetsPresent = "targets_present", TargetsFit = "targets_fit",
+        AgentsPresent = "agents_present",
         PlanUnchanged = "plan_unchanged", Lane = "lane",
     }
 }
@@ -61,6 +62,8 @@ pub struct ReleaseFacts {
     pub content: Digest,
     /// Whether it may be promoted.
     pub state: ReleaseState,
+    /// The kind of target that it is for.
+    pub kind: TargetKind,
     /// Platforms of each service's image, where the registry told; a service that is absent fits everywhere.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub platforms: BTreeMap<ServiceName, Vec<String>>,
@@ -285,6 +288,7 @@ mod tests {
                 number: 42,
                 content: Digest::of(b"content"),
                 state: ReleaseState::Ready,
+                kind: TargetKind::DockerHost,
                 platforms: BTreeMap::new(),
             },
             plan: Digest::of(b"plan"),

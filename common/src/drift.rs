@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    any_manifest::{AnyManifest, Described},
+    compose_manifest::Lifetime,
     digest::Digest,
     inventory::EnvironmentClass,
-    manifest::Manifest,
     name::ServiceName,
     observation::{
         ContainerObservation, ContainerState, EngineAction, EngineEvent, ProjectObservation,
@@ -152,7 +153,9 @@ pub struct Recorded {
     /// Fencing token of the order that put it there.
     pub fence: Fence,
     /// What should run.
-    pub manifest: Manifest,
+    pub manifest: AnyManifest,
+    /// Digest over content and variables of that order.
+    pub inputs: Digest,
     /// Digest of the sticker that was reported with it.
     pub sticker: Digest,
 }
@@ -175,7 +178,7 @@ pub fn compare(recorded: Option<&Recorded>, seen: &ProjectObservation) -> Vec<Fi
     let mut findings = Vec::new();
     if let Some(recorded) = recorded {
         findings.extend(sticker(recorded, &seen.sticker));
-        for (name, spec) in &recorded.manifest.services {
+        for (name, image) in recorded.manifest.images() {
             let mut own: Vec<_> = seen
                 .containers
                 .iter()
@@ -189,7 +192,9 @@ pub fn compare(recorded: Option<&Recorded>, seen: &ProjectObservation) -> Vec<Fi
                     .filter(|container| is_up(container))
                     .map(|container| extra(container)),
             );
-            findings.extend(service(name, spec.image.digest, spec.config_digest().ok(), &own));
+            let config = recorded.manifest.config_of(name).ok().flatten();
+            let lasting = recorded.manifest.lifetime_of(name) == Lifetime::Lasting;
+            findings.extend(service(name, image.digest, config, lasting, &own));
         }
     }
     findings.extend(
@@ -229,6 +234,7 @@ fn service(
     name: &ServiceName,
     image: Digest,
     config: Option<Digest>,
+    lasting: bool,
     containers: &[&ContainerObservation],
 ) -> Vec<Finding> {
     let finding = |kind, expected: String, actual: String| Finding {
@@ -238,6 +244,10 @@ fn service(
         actual,
     };
     let Some(container) = containers.first() else {
+        // What has done its work may be gone.
+        if !lasting {
+            return Vec::new();
+        }
         return vec![finding(
             DriftKind::Missing,
             format!("a container of {image}"),
@@ -245,7 +255,7 @@ fn service(
         )];
     };
     let mut findings = Vec::new();
-    if !matches!(container.state, ContainerState::Running) {
+    if lasting && !matches!(container.state, ContainerState::Running) {
         findings.push(finding(
             DriftKind::Stopped,
             "running".to_owned(),
@@ -286,7 +296,7 @@ fn rank(state: ContainerState) -> u8 {
 
 fn is_extra(recorded: Option<&Recorded>, container: &ContainerObservation) -> bool {
     let wanted = recorded.is_some_and(|recorded| {
-        recorded.fence == container.fence && recorded.manifest.services.contains_key(&container.service)
+        recorded.fence == container.fence && recorded.manifest.images().contains_key(&container.service)
     });
     is_up(container) && !wanted
 }

@@ -17,6 +17,7 @@ pub fn answer(gate: Gate, inputs: &Inputs) -> GateAnswer {
     let said = match gate {
         Gate::ReleaseReady => release_ready(inputs),
         Gate::TargetsPresent => targets_present(inputs),
+        Gate::TargetsFit => targets_fit(inputs),
         Gate::AgentsPresent => agents_present(inputs),
         Gate::PlanUnchanged => plan_unchanged(inputs),
         Gate::Lane => lane(inputs),
@@ -88,6 +89,34 @@ fn targets_present(inputs: &Inputs) -> Said {
     pass(
         "TARGETS_PRESENT",
         format!("{count} {}", plural(count, "target", "targets")),
+    )
+}
+
+/// A compose file and a set of containers are different things: neither kind of target can take the other's.
+fn targets_fit(inputs: &Inputs) -> Said {
+    let kind = inputs.release.kind;
+    let others: Vec<_> = inputs
+        .targets
+        .iter()
+        .filter(|group| group.situation.kind != kind)
+        .collect();
+    let Some(first) = others.first() else {
+        return pass(
+            "TARGETS_FIT",
+            format!("the release and all targets are of kind {kind}"),
+        );
+    };
+    let message: Vec<_> = others
+        .iter()
+        .map(|group| format!("{} ({})", names(group), group.situation.kind))
+        .collect();
+    fail(
+        "KIND_MISMATCH",
+        format!("the release is for {kind}, not for {}", message.join("; ")),
+        format!(
+            "make a release of that kind (sealift release create --kind {}), or use an environment whose targets are all {kind}",
+            first.situation.kind
+        ),
     )
 }
 

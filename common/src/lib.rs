@@ -3,10 +3,12 @@
 //! Nothing here does I/O, reads a clock or draws random numbers; nothing here knows gRPC, SQL or the Docker API. The words are
 //! those of the product page: one meaning each.
 
+pub mod any_manifest;
 pub mod audit;
 pub mod bounds;
 pub mod canonical;
 pub mod compose;
+pub mod compose_manifest;
 pub mod condition;
 pub mod decision;
 pub mod digest;
@@ -36,3 +38,4 @@ pub mod strategy;
 pub mod task;
 pub mod time;
 pub mod trust;
+pub mod variables;

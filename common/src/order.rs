@@ -7,14 +7,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    any_manifest::{AnyManifest, Described},
     canonical::{self, CanonicalError, decimal},
     digest::Digest,
     dsse::{self, DsseError, Envelope},
     id::{AgentId, JobId, PromotionId, ReleaseId, TargetId, TaskId},
     keys::{PublicKey, SigningKey},
-    manifest::Manifest,
     name::{Name, ProjectRef},
     strategy::Limits,
+    variables::Variables,
 };
 
 /// DSSE payload type of an order.
@@ -71,10 +72,17 @@ pub struct DecisionRef {
     pub requested_by: String,
 }
 
-/// What an agent is told to do: run this manifest on this target.
+/// Digest over all that a set on a host is made from: the release's content and the variables of the environment. An order, its
+/// sticker and its packet name it, so that parts of two orders are never taken for one.
+pub fn inputs(content: Digest, variables: &Variables) -> Result<Digest, CanonicalError> {
+    canonical::digest(&(content, variables))
+}
+
+/// What an agent is told to do: run this manifest on this target. Who carries it out narrows it to the kind that he knows
+/// ([`Order::narrow`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Order {
+pub struct Order<M = AnyManifest> {
     /// Tenant of the target.
     pub tenant: Name,
     /// Environment of the target.
@@ -104,7 +112,12 @@ pub struct Order {
     /// The release.
     pub release: ReleaseRef,
     /// What to run.
-    pub manifest: Manifest,
+    pub manifest: M,
+    /// What Compose fills in; nothing for other kinds of targets.
+    #[serde(default, skip_serializing_if = "Variables::is_empty")]
+    pub variables: Variables,
+    /// [`inputs`] of content and variables.
+    pub inputs: Digest,
     /// Limits while doing so.
     pub limits: Limits,
 }
@@ -148,6 +161,14 @@ pub enum OrderRefusal {
         /// What the manifest has.
         actual: Digest,
     },
+    /// The variables are not the ones that were decided on.
+    #[error("content and variables have digest {actual}, the order says {stated}")]
+    OtherInputs {
+        /// What the order says.
+        stated: Digest,
+        /// What they have.
+        actual: Digest,
+    },
     /// The limits do not fit together.
     #[error("the order's limits do not fit")]
     Limits(#[source] crate::strategy::InvalidLimit),
@@ -183,7 +204,33 @@ pub struct TargetBinding {
     pub target_id: TargetId,
 }
 
-impl Order {
+impl<M> Order<M> {
+    /// The same order over what `narrow` makes of its manifest.
+    pub fn narrow<N>(self, narrow: impl FnOnce(M) -> N) -> Order<N> {
+        Order {
+            tenant: self.tenant,
+            environment: self.environment,
+            target: self.target,
+            agent_id: self.agent_id,
+            target_id: self.target_id,
+            job_id: self.job_id,
+            task_id: self.task_id,
+            attempt: self.attempt,
+            wave: self.wave,
+            fence: self.fence,
+            not_before: self.not_before,
+            expires_at: self.expires_at,
+            decision: self.decision,
+            release: self.release,
+            manifest: narrow(self.manifest),
+            variables: self.variables,
+            inputs: self.inputs,
+            limits: self.limits,
+        }
+    }
+}
+
+impl<M: Described> Order<M> {
     /// Every check after the signature, in the order of the trust page (1.2): address, time, fence, release, limits.
     pub fn check(&self, context: &OrderContext<'_>) -> Result<(), OrderRefusal> {
         if self.agent_id != context.agent_id {
@@ -217,6 +264,13 @@ impl Order {
                 actual,
             });
         }
+        let actual = inputs(actual, &self.variables).map_err(OrderRefusal::Canonical)?;
+        if actual != self.inputs {
+            return Err(OrderRefusal::OtherInputs {
+                stated: self.inputs,
+                actual,
+            });
+        }
         self.limits.check().map_err(OrderRefusal::Limits)
     }
 }
@@ -236,7 +290,7 @@ pub enum OrderError {
 }
 
 /// Signs an order: the bytes of its envelope, as they go to the agent and as evidence names them by digest.
-pub fn sign_order(order: &Order, key: &SigningKey) -> Result<Vec<u8>, OrderError> {
+pub fn sign_order<M: Serialize>(order: &Order<M>, key: &SigningKey) -> Result<Vec<u8>, OrderError> {
     let payload = canonical::to_vec(order).map_err(OrderError::Malformed)?;
     dsse::sign(ORDER_PAYLOAD_TYPE, payload, &[key])
         .and_then(|envelope| envelope.to_json())
@@ -265,10 +319,12 @@ pub fn open_order(bytes: &[u8], keys: &[PublicKey]) -> Result<Order, OrderError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Manifest;
 
     fn order() -> Order {
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        let manifest = Manifest::default();
+        let manifest = AnyManifest::from(Manifest::default());
+        let content = manifest.content_digest().unwrap();
         Order {
             tenant: "acme".parse().unwrap(),
             environment: "prod".parse().unwrap(),
@@ -293,9 +349,11 @@ mod tests {
                 project: "github.com/acme/shop/api".parse().unwrap(),
                 commit: "0".repeat(40),
                 number: 1,
-                content: manifest.content_digest().unwrap(),
+                content,
             },
             manifest,
+            variables: Variables::default(),
+            inputs: inputs(content, &Variables::default()).unwrap(),
             limits: Limits::default(),
         }
     }
@@ -327,6 +385,40 @@ mod tests {
             bad[position] ^= 1;
             assert!(open_order(&bad, &[key(1).public()]).is_err(), "{position}");
         }
+    }
+
+    #[test]
+    fn t12_parts_of_two_orders_make_no_order() {
+        let order = order();
+        let target = TargetBinding {
+            tenant: order.tenant.clone(),
+            environment: order.environment.clone(),
+            target: order.target.clone(),
+            target_id: order.target_id,
+        };
+        let context = OrderContext {
+            agent_id: order.agent_id,
+            target: Some(&target),
+            highest: Fence(1),
+            now: order.not_before,
+        };
+        order.check(&context).unwrap();
+        let mut other = order.clone();
+        other.variables = Variables::try_from(std::collections::BTreeMap::from([(
+            "A".to_owned(),
+            "1".to_owned(),
+        )]))
+        .unwrap();
+        assert!(matches!(
+            other.check(&context),
+            Err(OrderRefusal::OtherInputs { .. })
+        ));
+        let mut other = order;
+        other.release.content = Digest::of(b"another");
+        assert!(matches!(
+            other.check(&context),
+            Err(OrderRefusal::OtherManifest { .. })
+        ));
     }
 
     #[test]

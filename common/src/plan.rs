@@ -6,17 +6,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    any_manifest::Described,
     canonical::{self, CanonicalError},
+    compose_manifest::Lifetime,
     digest::Digest,
     drift::{self, Recorded},
     id::{EnvironmentId, ReleaseId, TargetId},
+    inventory::TargetKind,
     name::{ComponentName, Name, ServiceName},
     observation::{
         ContainerHealth, ContainerObservation, ContainerState, ProjectObservation, TargetObservation,
     },
-    phases,
+    order, phases,
     release::Release,
     strategy::{self, Limits, Strategy},
+    variables::Variables,
 };
 
 phases! {
@@ -67,6 +71,9 @@ pub struct Plan {
     pub release: ReleaseId,
     /// Digest of the release's canonical manifest.
     pub content: Digest,
+    /// What Compose is to fill in; nothing in releases for other kinds of targets.
+    #[serde(default, skip_serializing_if = "Variables::is_empty")]
+    pub variables: Variables,
     /// Where it is to run.
     pub environment: EnvironmentId,
     /// How targets are ordered into waves.
@@ -91,17 +98,24 @@ pub struct Place<'a> {
 }
 
 impl Plan {
-    /// Plans `release` for the `places`, whose order does not matter.
+    /// Plans `release` for the `places`, whose order does not matter. `variables` are those of the environment.
     pub fn new(
         release: &Release,
         environment: EnvironmentId,
+        variables: &Variables,
         strategy: Strategy,
         limits: Limits,
         places: &[Place<'_>],
     ) -> Self {
+        let variables = match release.manifest.kind() {
+            TargetKind::ComposeHost => variables.clone(),
+            TargetKind::DockerHost => Variables::default(),
+        };
+        // Without it nothing is taken for running already.
+        let inputs = order::inputs(release.content, &variables).ok();
         let no_ops: BTreeSet<TargetId> = places
             .iter()
-            .filter(|place| runs_already(release, place))
+            .filter(|place| runs_already(release, inputs, place))
             .map(|place| place.target_id)
             .collect();
         // Targets that need nothing take no place in a wave, so that a rolling job is never slower than what it has to do.
@@ -132,6 +146,7 @@ impl Plan {
         Self {
             release: release.id,
             content: release.content,
+            variables,
             environment,
             strategy,
             limits,
@@ -155,33 +170,32 @@ fn seen<'a>(release: &Release, place: &Place<'a>) -> Option<&'a ProjectObservati
 }
 
 /// Whether the wanted set runs whole and untouched. Every doubt says no: doing it again is safe, leaving it is not.
-fn runs_already(release: &Release, place: &Place<'_>) -> bool {
+fn runs_already(release: &Release, inputs: Option<Digest>, place: &Place<'_>) -> bool {
     let (Some(recorded), Some(seen)) = (place.recorded, seen(release, place)) else {
         return false;
     };
     if place.observation.is_some_and(|observation| observation.busy) {
         return false;
     }
-    let wanted = recorded
-        .manifest
-        .content_digest()
-        .is_ok_and(|content| content == release.content);
-    wanted && drift::compare(Some(recorded), seen).is_empty() && whole(release, recorded, seen)
+    inputs == Some(recorded.inputs)
+        && drift::compare(Some(recorded), seen).is_empty()
+        && whole(release, recorded, seen)
 }
 
 /// What drift forgives and a plan does not: an unknown digest, a sick container, a second container of a service.
 fn whole(release: &Release, recorded: &Recorded, seen: &ProjectObservation) -> bool {
-    release.manifest.services.iter().all(|(name, spec)| {
+    release.manifest.images().into_iter().all(|(name, image)| {
         let mut own = seen
             .containers
             .iter()
             .filter(|container| container.service == *name);
+        let lasting = release.manifest.lifetime_of(name) == Lifetime::Lasting;
         let (Some(container), None) = (own.next(), own.next()) else {
             return false;
         };
         container.fence == recorded.fence
-            && container.digest == Some(spec.image.digest)
-            && container.state == ContainerState::Running
+            && container.digest == Some(image.digest)
+            && (!lasting || container.state == ContainerState::Running)
             && matches!(container.health, ContainerHealth::None | ContainerHealth::Healthy)
     })
 }
@@ -190,9 +204,9 @@ fn changes(release: &Release, seen: Option<&ProjectObservation>, no_op: bool) ->
     let now = seen.map(running).unwrap_or_default();
     let mut changes: Vec<_> = release
         .manifest
-        .services
-        .iter()
-        .map(|(name, spec)| {
+        .images()
+        .into_iter()
+        .map(|(name, image)| {
             let current = now.get(name);
             Change {
                 service: name.clone(),
@@ -201,7 +215,7 @@ fn changes(release: &Release, seen: Option<&ProjectObservation>, no_op: bool) ->
                     .get(name)
                     .map(|component| component.component.clone()),
                 digest_now: current.and_then(|container| container.digest),
-                digest_next: Some(spec.image.digest),
+                digest_next: Some(image.digest),
                 action: match (current, no_op) {
                     (_, true) => Action::Keep,
                     (Some(_), false) => Action::Replace,
@@ -212,7 +226,7 @@ fn changes(release: &Release, seen: Option<&ProjectObservation>, no_op: bool) ->
         .collect();
     let gone = now
         .iter()
-        .filter(|(name, _)| !release.manifest.services.contains_key(**name));
+        .filter(|(name, _)| !release.manifest.images().contains_key(**name));
     changes.extend(gone.map(|(name, container)| Change {
         service: (*name).clone(),
         component: None,
@@ -288,7 +302,7 @@ mod tests {
             number: 1,
             state: ReleaseState::Ready,
             content: manifest.content_digest().unwrap(),
-            manifest,
+            manifest: manifest.into(),
             components: [(service, component)].into(),
             created_by: "user/ci".into(),
             created_at: at(1),
@@ -299,20 +313,22 @@ mod tests {
         Recorded {
             fence: Fence(3),
             manifest: release.manifest.clone(),
+            inputs: order::inputs(release.content, &Variables::default()).unwrap(),
             sticker: Digest::of(b"sticker"),
         }
     }
 
     /// What a host looks like on which `release` was deployed by order 3.
     fn observation(target_id: TargetId, release: &Release) -> TargetObservation {
-        let (service, spec) = release.manifest.services.first_key_value().unwrap();
+        let images = release.manifest.images();
+        let (service, image) = images.first_key_value().unwrap();
         let container = ContainerObservation {
             id: "c1".into(),
-            service: service.clone(),
+            service: (*service).clone(),
             fence: Fence(3),
             image_id: "i1".into(),
-            digest: Some(spec.image.digest),
-            config: Some(spec.config_digest().unwrap()),
+            digest: Some(image.digest),
+            config: release.manifest.config_of(service).unwrap(),
             unchanged: true,
             state: ContainerState::Running,
             health: ContainerHealth::Healthy,
@@ -349,6 +365,7 @@ mod tests {
         let plan = Plan::new(
             release,
             EnvironmentId::new(at(1)),
+            &Variables::default(),
             Strategy::AllAtOnce {},
             Limits::default(),
             &[place],
@@ -456,6 +473,7 @@ mod tests {
             Plan::new(
                 &release,
                 environment,
+                &Variables::default(),
                 Strategy::Rolling { max_parallel: 2 },
                 Limits::default(),
                 places,

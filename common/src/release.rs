@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::{
+    any_manifest::AnyManifest,
     digest::Digest,
     id::{ComponentId, ProjectId, ReleaseId, TenantId},
-    manifest::Manifest,
     name::{ComponentName, ServiceName, SourceRef},
     order::ReleaseRef,
     phases,
@@ -47,7 +47,7 @@ pub struct Release {
     /// Digest of the canonical manifest.
     pub content: Digest,
     /// What to run.
-    pub manifest: Manifest,
+    pub manifest: AnyManifest,
     /// Components by service.
     pub components: BTreeMap<ServiceName, ReleaseComponent>,
     /// Who made it.

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    any_manifest::Described,
     canonical::{self, CanonicalError},
     digest::Digest,
     id::{AgentId, JobId, TargetId, TaskId},
@@ -53,6 +54,11 @@ pub struct Sticker {
     pub decision: DecisionRef,
     /// The release.
     pub release: ReleaseRef,
+    /// Digest over content and variables of the order.
+    pub inputs: Digest,
+    /// Digest of the compose file as the host's Compose resolved and locked it; only on compose hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compose_lock: Option<Digest>,
     /// What runs.
     pub services: BTreeMap<ServiceName, StickerService>,
     /// When it was written, by the host's clock.
@@ -63,22 +69,21 @@ pub struct Sticker {
 }
 
 impl Sticker {
-    /// The sticker for a carried-out order.
-    pub fn of(
-        order: &Order,
+    /// The sticker for a carried-out order. `compose_lock` is what a compose host made of the order's file.
+    pub fn of<M: Described>(
+        order: &Order<M>,
+        compose_lock: Option<Digest>,
         written_at: DateTime<Utc>,
         previous: Option<Digest>,
     ) -> Result<Self, CanonicalError> {
         let services = order
             .manifest
-            .services
-            .iter()
-            .map(|(name, spec)| {
-                let service = StickerService {
-                    image: spec.image.clone(),
-                    config: spec.config_digest()?,
-                };
-                Ok((name.clone(), service))
+            .images()
+            .into_iter()
+            .filter_map(|(name, image)| {
+                let config = order.manifest.config_of(name).transpose()?;
+                let image = image.clone();
+                Some(config.map(|config| (name.clone(), StickerService { image, config })))
             })
             .collect::<Result<_, CanonicalError>>()?;
         Ok(Self {
@@ -93,6 +98,8 @@ impl Sticker {
             fence: order.fence,
             decision: order.decision.clone(),
             release: order.release.clone(),
+            inputs: order.inputs,
+            compose_lock,
             services,
             written_at,
             previous,

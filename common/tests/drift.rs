@@ -13,6 +13,7 @@ use chrono::DateTime;
 use golden::golden;
 use proptest::prelude::*;
 use sealift_common::{
+    any_manifest::{AnyManifest, Described},
     digest::Digest,
     drift::{self, DriftKind, Finding, NextSteps, Recorded, Severity},
     inventory::EnvironmentClass,
@@ -45,13 +46,14 @@ fn name(text: &str) -> ServiceName {
 fn recorded(services: &[&str]) -> Recorded {
     Recorded {
         fence: Fence(7),
-        manifest: Manifest {
+        manifest: AnyManifest::from(Manifest {
             services: services
                 .iter()
                 .map(|text| (name(text), spec(text, &[])))
                 .collect(),
             ..Manifest::default()
-        },
+        }),
+        inputs: Digest::of(b"inputs"),
         sticker: Digest::of(b"sticker"),
     }
 }
@@ -60,15 +62,15 @@ fn recorded(services: &[&str]) -> Recorded {
 fn faithful(recorded: &Recorded) -> ProjectObservation {
     let containers = recorded
         .manifest
-        .services
-        .iter()
-        .map(|(service, spec)| ContainerObservation {
+        .images()
+        .into_iter()
+        .map(|(service, image)| ContainerObservation {
             id: format!("id of {service}"),
             service: service.clone(),
             fence: recorded.fence,
             image_id: "sha256:1".to_owned(),
-            digest: Some(spec.image.digest),
-            config: spec.config_digest().ok(),
+            digest: Some(image.digest),
+            config: recorded.manifest.config_of(service).ok().flatten(),
             unchanged: true,
             state: ContainerState::Running,
             health: ContainerHealth::Healthy,

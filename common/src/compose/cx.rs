@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ComposeFile, EnvFiles,
+    EnvFiles,
     error::{ComposeError, ComposeErrors, MOST},
     keys,
-    yaml::{Node, Place, Value},
+    yaml::{self, Node, Place, Value},
 };
 use crate::{bounds, error::Reason, name::ServiceName};
 
 /// A value and the path to it.
+#[derive(Clone)]
 pub struct At<'a> {
     /// The value.
     pub node: &'a Node,
@@ -58,6 +59,51 @@ impl<'a> At<'a> {
     pub fn is_list(&self) -> bool {
         matches!(self.node.value, Value::List(_))
     }
+
+    // For files that are read only in part: whatever has another shape is not there.
+
+    /// The value of a key of a map, unless it is null.
+    pub fn get(&self, key: &str) -> Option<Self> {
+        let Value::Map(items) = &self.node.value else {
+            return None;
+        };
+        let (_, _, node) = items.iter().find(|(name, _, _)| name == key)?;
+        Some(self.child(key, node)).filter(|child| !child.is_null())
+    }
+
+    /// The entries of a map.
+    pub fn map(&self) -> Vec<(&'a str, Self)> {
+        match &self.node.value {
+            Value::Map(items) => items
+                .iter()
+                .map(|(key, _, node)| (key.as_str(), self.child(key, node)))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The items of a list.
+    pub fn list(&self) -> Vec<Self> {
+        match &self.node.value {
+            Value::List(items) => items
+                .iter()
+                .enumerate()
+                .map(|(index, node)| self.item(index, node))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// A text, number or truth value as it is written.
+    pub fn plain_text(&self) -> Option<String> {
+        match &self.node.value {
+            Value::Text(text) => Some(text.clone()),
+            Value::Number { text, source } if source.is_empty() => Some(text.clone()),
+            Value::Number { source, .. } => Some(source.clone()),
+            Value::Bool(value) => Some(value.to_string()),
+            Value::Null | Value::List(_) | Value::Map(_) => None,
+        }
+    }
 }
 
 /// User text for a message: quoted, without control characters, of bounded length.
@@ -103,7 +149,27 @@ impl<'a> Cx<'a> {
         }
     }
 
-    pub fn finish(self, file: ComposeFile) -> Result<ComposeFile, ComposeErrors> {
+    /// Reads a whole file, if it is one.
+    pub fn read(&mut self, text: &str) -> Option<Node> {
+        if text.len() > bounds::MANIFEST_BYTES {
+            let message = format!(
+                "the file has {} bytes, at most {} are read",
+                text.len(),
+                bounds::MANIFEST_BYTES
+            );
+            self.wrong_file(message, "split the release into several projects");
+            return None;
+        }
+        match yaml::read(text) {
+            Ok(root) => Some(root),
+            Err(error) => {
+                self.push(error);
+                None
+            }
+        }
+    }
+
+    pub fn finish<T>(self, file: T) -> Result<T, ComposeErrors> {
         if self.errors.is_empty() {
             Ok(file)
         } else {

@@ -7,6 +7,7 @@
 mod check;
 mod cx;
 mod error;
+pub mod hosted;
 pub mod keys;
 mod mounts;
 mod networks;
@@ -88,21 +89,8 @@ impl ComposeFile {
 /// Reads a compose file. All errors are collected, the first [`error::MOST`] are returned.
 pub fn parse(text: &str, variables: &EnvFiles) -> Result<ComposeFile, ComposeErrors> {
     let mut cx = Cx::new(variables);
-    if text.len() > bounds::MANIFEST_BYTES {
-        let message = format!(
-            "the file has {} bytes, at most {} are read",
-            text.len(),
-            bounds::MANIFEST_BYTES
-        );
-        cx.wrong_file(message, "split the release into several projects");
+    let Some(root) = cx.read(text) else {
         return Err(cx.into_errors());
-    }
-    let root = match yaml::read(text) {
-        Ok(root) => root,
-        Err(error) => {
-            cx.push(error);
-            return Err(cx.into_errors());
-        }
     };
     let file = read_file(&mut cx, &At::root(&root));
     cx.finish(file)

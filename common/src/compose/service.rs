@@ -364,7 +364,8 @@ fn healthcheck(cx: &mut Cx, at: &At) -> Option<Healthcheck> {
     })
 }
 
-fn own(cx: &mut Cx, at: &At) -> Option<Probe> {
+/// `x-sealift`: what only Sealift knows.
+pub fn own(cx: &mut Cx, at: &At) -> Option<Probe> {
     let fields = cx.fields(at, "services.*.x-sealift");
     let at = fields.get("probe")?;
     let kinds = cx.fields(at, "services.*.x-sealift.probe");

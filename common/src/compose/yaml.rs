@@ -33,6 +33,26 @@ pub struct Node {
     pub value: Value,
 }
 
+impl Node {
+    /// The same as JSON. Numbers that JSON cannot hold become texts.
+    pub fn into_json(self) -> serde_json::Value {
+        use serde_json::Value as Json;
+        match self.value {
+            Value::Null => Json::Null,
+            Value::Bool(value) => Json::Bool(value),
+            Value::Number { text, .. } => text
+                .parse::<serde_json::Number>()
+                .map_or(Json::String(text), Json::Number),
+            Value::Text(text) => Json::String(text),
+            Value::List(items) => items.into_iter().map(Self::into_json).collect(),
+            Value::Map(items) => items
+                .into_iter()
+                .map(|(key, _, node)| (key, node.into_json()))
+                .collect(),
+        }
+    }
+}
+
 /// A YAML value.
 #[derive(Debug)]
 pub enum Value {

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    any_manifest::Described,
     canonical::decimal,
     digest::Digest,
     failure::{Failure, FailureCode},
@@ -232,6 +233,11 @@ pub struct Predicate {
     /// Digest of the sticker that the attempt wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sticker_digest: Option<Digest>,
+    /// Digest over the release's content and the variables that were ordered.
+    pub inputs: Digest,
+    /// Digest of the compose file as the host's Compose resolved and locked it; only on compose hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compose_lock: Option<Digest>,
     /// Digest of the attempt's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_digest: Option<Digest>,
@@ -262,6 +268,8 @@ pub struct Attempt {
     pub previous: BTreeMap<ServiceName, Digest>,
     /// Digest of the sticker that was written.
     pub sticker_digest: Option<Digest>,
+    /// Digest of the locked compose file.
+    pub compose_lock: Option<Digest>,
     /// Digest of the attempt's log.
     pub log_digest: Option<Digest>,
     /// Digest of the exact bytes of the order's envelope.
@@ -276,7 +284,7 @@ pub struct Attempt {
 
 impl Predicate {
     /// What is stated about an attempt at `order`.
-    pub fn of(order: &Order, attempt: Attempt) -> Self {
+    pub fn of<M>(order: &Order<M>, attempt: Attempt) -> Self {
         Self {
             tenant: order.tenant.clone(),
             environment: order.environment.clone(),
@@ -297,6 +305,8 @@ impl Predicate {
             services: attempt.services,
             previous: attempt.previous,
             sticker_digest: attempt.sticker_digest,
+            inputs: order.inputs,
+            compose_lock: attempt.compose_lock,
             log_digest: attempt.log_digest,
             order_digest: attempt.order_digest,
             started_at: attempt.started_at,
@@ -307,7 +317,11 @@ impl Predicate {
 
     /// Whether every field that comes from the order says what the order says (T2: an agent may state only what it was told
     /// to do). Gives the first field that does not.
-    pub fn check_order(&self, order: &Order, order_digest: Digest) -> Result<(), &'static str> {
+    pub fn check_order<M: Described>(
+        &self,
+        order: &Order<M>,
+        order_digest: Digest,
+    ) -> Result<(), &'static str> {
         let services = self.services.iter().map(|one| {
             (
                 &one.service,
@@ -316,14 +330,11 @@ impl Predicate {
                 one.ordered_digest,
             )
         });
-        let ordered = order.manifest.services.iter().map(|(name, spec)| {
-            (
-                name,
-                &spec.image.repository,
-                spec.image.tag.as_ref(),
-                spec.image.digest,
-            )
-        });
+        let ordered = order
+            .manifest
+            .images()
+            .into_iter()
+            .map(|(name, image)| (name, &image.repository, image.tag.as_ref(), image.digest));
         let mut services: Vec<_> = services.collect();
         services.sort();
         let checks = [
@@ -340,6 +351,7 @@ impl Predicate {
             ("decision", self.decision == (&order.decision).into()),
             ("release", self.release == (&order.release).into()),
             ("services", services.into_iter().eq(ordered)),
+            ("inputs", self.inputs == order.inputs),
             ("orderDigest", self.order_digest == order_digest),
         ];
         checks

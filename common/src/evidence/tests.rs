@@ -75,6 +75,8 @@ pub(crate) fn predicate() -> Predicate {
             ContainerHealth::Healthy,
         )],
         previous: [("api".parse().unwrap(), image("old").digest)].into(),
+        inputs: Digest::of(b"inputs"),
+        compose_lock: None,
         sticker_digest: Some(Digest::of(b"sticker")),
         log_digest: None,
         order_digest: Digest::of(b"order"),

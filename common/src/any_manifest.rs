@@ -1,0 +1,203 @@
+//! The content of a release, whatever kind of target it is for, and what all kinds have in common: a set of services, each with a
+//! pinned image. Plans, stickers, packets and the drift check see no more than that.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    canonical::{self, CanonicalError},
+    compose_manifest::{ComposeManifest, Lifetime},
+    digest::Digest,
+    inventory::TargetKind,
+    manifest::{Manifest, PinnedImage},
+    name::ServiceName,
+};
+
+/// What every content answers.
+pub trait Described: Serialize + Sized {
+    /// The kind of target that it is for.
+    fn kind(&self) -> TargetKind;
+
+    /// The image of each service.
+    fn images(&self) -> BTreeMap<&ServiceName, &PinnedImage>;
+
+    /// Digest of the description of a service; `None` when there is no such service.
+    fn config_of(&self, service: &ServiceName) -> Result<Option<Digest>, CanonicalError>;
+
+    /// Whether a service is meant to run for ever.
+    fn lifetime_of(&self, service: &ServiceName) -> Lifetime;
+
+    /// The identity of the content: digest of its canonical bytes.
+    fn content_digest(&self) -> Result<Digest, CanonicalError> {
+        canonical::digest(self)
+    }
+}
+
+impl Described for Manifest {
+    fn kind(&self) -> TargetKind {
+        TargetKind::DockerHost
+    }
+
+    fn images(&self) -> BTreeMap<&ServiceName, &PinnedImage> {
+        self.services
+            .iter()
+            .map(|(name, spec)| (name, &spec.image))
+            .collect()
+    }
+
+    fn config_of(&self, service: &ServiceName) -> Result<Option<Digest>, CanonicalError> {
+        self.services
+            .get(service)
+            .map(|spec| spec.config_digest())
+            .transpose()
+    }
+
+    fn lifetime_of(&self, _: &ServiceName) -> Lifetime {
+        Lifetime::Lasting
+    }
+}
+
+impl Described for ComposeManifest {
+    fn kind(&self) -> TargetKind {
+        TargetKind::ComposeHost
+    }
+
+    fn images(&self) -> BTreeMap<&ServiceName, &PinnedImage> {
+        self.services
+            .iter()
+            .map(|(name, pin)| (name, &pin.image))
+            .collect()
+    }
+
+    fn config_of(&self, service: &ServiceName) -> Result<Option<Digest>, CanonicalError> {
+        self.services
+            .get(service)
+            .map(|_| self.config_digest())
+            .transpose()
+    }
+
+    fn lifetime_of(&self, service: &ServiceName) -> Lifetime {
+        self.services
+            .get(service)
+            .map_or(Lifetime::Lasting, |pin| pin.lifetime)
+    }
+}
+
+/// The content of a release. In JSON a compose content says its kind; the other kind is older and says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AnyManifest {
+    /// For `compose_host`.
+    ComposeHost(ComposeManifest),
+    /// For `docker_host`.
+    DockerHost(Manifest),
+}
+
+impl Described for AnyManifest {
+    fn kind(&self) -> TargetKind {
+        match self {
+            Self::ComposeHost(manifest) => manifest.kind(),
+            Self::DockerHost(manifest) => manifest.kind(),
+        }
+    }
+
+    fn images(&self) -> BTreeMap<&ServiceName, &PinnedImage> {
+        match self {
+            Self::ComposeHost(manifest) => manifest.images(),
+            Self::DockerHost(manifest) => manifest.images(),
+        }
+    }
+
+    fn config_of(&self, service: &ServiceName) -> Result<Option<Digest>, CanonicalError> {
+        match self {
+            Self::ComposeHost(manifest) => manifest.config_of(service),
+            Self::DockerHost(manifest) => manifest.config_of(service),
+        }
+    }
+
+    fn lifetime_of(&self, service: &ServiceName) -> Lifetime {
+        match self {
+            Self::ComposeHost(manifest) => manifest.lifetime_of(service),
+            Self::DockerHost(manifest) => manifest.lifetime_of(service),
+        }
+    }
+}
+
+impl From<Manifest> for AnyManifest {
+    fn from(manifest: Manifest) -> Self {
+        Self::DockerHost(manifest)
+    }
+}
+
+impl From<ComposeManifest> for AnyManifest {
+    fn from(manifest: ComposeManifest) -> Self {
+        Self::ComposeHost(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compose_manifest::{ComposeKind, ComposeServicePin};
+
+    fn compose() -> ComposeManifest {
+        let image = PinnedImage {
+            repository: "r.example/web".into(),
+            tag: None,
+            digest: Digest::of(b"1"),
+        };
+        let pin = ComposeServicePin {
+            image,
+            lifetime: Lifetime::Lasting,
+            probe: None,
+        };
+        ComposeManifest {
+            kind: ComposeKind::ComposeHost,
+            document: "services: {}\n".into(),
+            profiles: ["debug".to_owned()].into(),
+            services: [("web".parse().unwrap(), pin)].into(),
+        }
+    }
+
+    #[test]
+    fn both_kinds_are_read_back_as_what_they_are() {
+        for content in [AnyManifest::from(compose()), Manifest::default().into()] {
+            let bytes = canonical::to_vec(&content).unwrap();
+            assert_eq!(canonical::from_slice::<AnyManifest>(&bytes).unwrap(), content);
+        }
+        let docker = Manifest::default();
+        assert_eq!(
+            docker.content_digest().unwrap(),
+            AnyManifest::from(docker).content_digest().unwrap()
+        );
+        assert!(canonical::from_slice::<AnyManifest>(br#"{"kind":"docker_host","services":{}}"#).is_err());
+    }
+
+    #[test]
+    fn t12_file_profiles_pins_and_kind_are_one_content() {
+        let whole = compose();
+        let digest = whole.content_digest().unwrap();
+        let changes: [fn(&mut ComposeManifest); 4] = [
+            |content| content.document.push('#'),
+            |content| content.profiles.clear(),
+            |content| {
+                content
+                    .services
+                    .values_mut()
+                    .for_each(|pin| pin.image.digest = Digest::of(b"2"))
+            },
+            |content| {
+                content
+                    .services
+                    .values_mut()
+                    .for_each(|pin| pin.lifetime = Lifetime::MayEnd)
+            },
+        ];
+        for change in changes {
+            let mut other = whole.clone();
+            change(&mut other);
+            assert_ne!(other.content_digest().unwrap(), digest);
+        }
+    }
+}
