@@ -6,7 +6,7 @@ use sealift_common::{
     canonical::CanonicalError,
     digest::Digest,
     id::TargetId,
-    manifest::ServiceSpec,
+    manifest::{Manifest, ServiceSpec},
     name::{ProjectRef, ServiceName},
     order::{Fence, Order},
 };
@@ -80,7 +80,7 @@ pub fn project_slug(project: &ProjectRef) -> String {
 }
 
 /// Name of the container of a service of an order.
-pub fn container_name(order: &Order, service: &ServiceName) -> String {
+pub fn container_name<M>(order: &Order<M>, service: &ServiceName) -> String {
     format!(
         "sealift-{}-{}-{}-{}",
         cut(order.target.as_str(), 24),
@@ -120,7 +120,7 @@ pub fn of_project(target: TargetId, project: &ProjectRef) -> Labels {
 
 /// Labels of the container of a service: ours on top of those of the manifest, so that a manifest cannot forge ours.
 pub fn of_container(
-    order: &Order,
+    order: &Order<Manifest>,
     service: &ServiceName,
     spec: &ServiceSpec,
 ) -> Result<Labels, CanonicalError> {

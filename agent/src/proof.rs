@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
+    any_manifest::Described,
     digest::Digest,
     evidence::{
         AgentInfo, Attempt, EngineInfo, EvidenceResult, EvidenceService, Observed, Packet, PacketError,
@@ -40,7 +41,7 @@ pub struct Running {
 pub type Images = BTreeMap<String, Vec<Digest>>;
 
 /// All running containers of a project on a target.
-pub async fn running<H: Host>(host: &H, order: &Order) -> Result<Vec<Running>, HostError> {
+pub async fn running<H: Host, M>(host: &H, order: &Order<M>) -> Result<Vec<Running>, HostError> {
     let wanted = labels::of_project(order.target_id, &order.release.project);
     let mut found = Vec::new();
     for listed in host.list(&wanted).await? {
@@ -96,9 +97,9 @@ pub fn choose(digests: &[Digest], labelled: Option<Digest>) -> Option<Digest> {
 
 /// What is stated about the end of an attempt.
 #[derive(Debug, Clone)]
-pub struct End<'a> {
+pub struct End<'a, M> {
     /// The order.
-    pub order: &'a Order,
+    pub order: &'a Order<M>,
     /// Digest of its envelope.
     pub order_digest: Digest,
     /// The fold of the attempt's records.
@@ -113,22 +114,24 @@ pub struct End<'a> {
     pub engine: EngineInfo,
     /// Digest of the sticker that was written.
     pub sticker: Option<Digest>,
+    /// Digest of the locked compose file, on a compose host.
+    pub compose_lock: Option<Digest>,
     /// When.
     pub at: DateTime<Utc>,
 }
 
 /// The signed packet.
-pub fn packet(identity: &AgentIdentity, end: &End<'_>) -> Result<Vec<u8>, PacketError> {
+pub fn packet<M: Described>(identity: &AgentIdentity, end: &End<'_, M>) -> Result<Vec<u8>, PacketError> {
     let order = end.order;
     let services = order
         .manifest
-        .services
-        .iter()
-        .map(|(name, spec)| {
+        .images()
+        .into_iter()
+        .map(|(name, image)| {
             let found = end.running.iter().find(|running| running.ours.service == *name);
             let observed = found.and_then(observed);
             let health = found.map_or(ContainerHealth::None, |running| running.inspected.health);
-            EvidenceService::of(name, &spec.image, observed, health)
+            EvidenceService::of(name, image, observed, health)
         })
         .collect();
     let mut previous: BTreeMap<ServiceName, Digest> = end.state.previous();
@@ -160,6 +163,7 @@ pub fn packet(identity: &AgentIdentity, end: &End<'_>) -> Result<Vec<u8>, Packet
             services,
             previous,
             sticker_digest: end.sticker,
+            compose_lock: end.compose_lock,
             log_digest: None,
             order_digest: end.order_digest,
             started_at: end.state.began_at.unwrap_or(end.at),
@@ -168,12 +172,7 @@ pub fn packet(identity: &AgentIdentity, end: &End<'_>) -> Result<Vec<u8>, Packet
         },
     );
     let subjects: Vec<PinnedImage> = if end.ending == Ending::Succeeded {
-        order
-            .manifest
-            .services
-            .values()
-            .map(|spec| spec.image.clone())
-            .collect()
+        order.manifest.images().into_values().cloned().collect()
     } else {
         end.running
             .iter()
@@ -181,7 +180,7 @@ pub fn packet(identity: &AgentIdentity, end: &End<'_>) -> Result<Vec<u8>, Packet
             .filter(|image| {
                 known.contains(&image.digest)
                     || end.running.iter().any(|running| {
-                        order.manifest.services.contains_key(&running.ours.service)
+                        order.manifest.images().contains_key(&running.ours.service)
                             && running.digest == Some(image.digest)
                     })
             })

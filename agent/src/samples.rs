@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
+    any_manifest::Described,
     digest::Digest,
     id::{AgentId, JobId, PromotionId, ReleaseId, TargetId, TaskId},
     keys::SigningKey,
     manifest::{Manifest, PinnedImage, RestartPolicy, ServiceSpec},
-    order::{DecisionRef, Fence, Order, ReleaseRef, TargetBinding, sign_order},
+    order::{DecisionRef, Fence, Order, ReleaseRef, TargetBinding, inputs, sign_order},
     strategy::Limits,
     time::{Clock as _, TestClock},
+    variables::Variables,
 };
 
 use crate::journal::AttemptKey;
@@ -97,7 +99,7 @@ pub fn binding() -> TargetBinding {
 }
 
 /// An order with this fencing token (also its task) for services of these versions.
-pub fn order(fence: u64, services: &[(&str, &str)]) -> Order {
+pub fn order(fence: u64, services: &[(&str, &str)]) -> Order<Manifest> {
     let manifest = Manifest {
         services: services
             .iter()
@@ -108,9 +110,11 @@ pub fn order(fence: u64, services: &[(&str, &str)]) -> Order {
     with_manifest(fence, manifest)
 }
 
-pub fn with_manifest(fence: u64, manifest: Manifest) -> Order {
+/// An order with this fencing token (also its task) for any content.
+pub fn with_manifest<M: Described>(fence: u64, manifest: M) -> Order<M> {
     let now = clock().now();
     let binding = binding();
+    let content = manifest.content_digest().unwrap();
     Order {
         tenant: binding.tenant,
         environment: binding.environment,
@@ -135,9 +139,11 @@ pub fn with_manifest(fence: u64, manifest: Manifest) -> Order {
             project: "github.com/acme/shop/api".parse().unwrap(),
             commit: "0".repeat(40),
             number: fence,
-            content: manifest.content_digest().unwrap(),
+            content,
         },
         manifest,
+        variables: Variables::default(),
+        inputs: inputs(content, &Variables::default()).unwrap(),
         limits: Limits {
             min_healthy_ms: 500,
             healthy_deadline_ms: 5_000,
@@ -146,6 +152,6 @@ pub fn with_manifest(fence: u64, manifest: Manifest) -> Order {
     }
 }
 
-pub fn signed(order: &Order) -> Vec<u8> {
+pub fn signed(order: &Order<Manifest>) -> Vec<u8> {
     sign_order(order, &order_key()).unwrap()
 }

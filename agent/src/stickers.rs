@@ -153,7 +153,7 @@ mod tests {
         let stickers = Stickers::new(dir.path());
         let path = stickers.path(&order.target, &order.environment, &order.release.project);
         assert_eq!(Stickers::observe(&path), StickerObservation::Missing);
-        let first = Sticker::of(&order, order.not_before, None).unwrap();
+        let first = Sticker::of(&order, None, order.not_before, None).unwrap();
         Stickers::write(&path, &first.to_file().unwrap()).unwrap();
         assert!(
             matches!(Stickers::observe(&path), StickerObservation::Present { digest, .. } if digest == first.digest().unwrap())

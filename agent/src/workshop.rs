@@ -16,6 +16,7 @@ use std::{
 
 use futures::FutureExt as _;
 use sealift_common::{
+    any_manifest::AnyManifest,
     condition::{Condition, ConditionCode},
     digest::Digest,
     evidence::EngineInfo,
@@ -432,11 +433,11 @@ impl<H: Host> Workshop<H> {
             key,
         };
         let shared = self.shared.clone();
-        let runner = Runner::new(shared.clone(), key, order.clone(), digest, records, stop.clone());
+        let records = records.to_vec();
         self.tracker.spawn(async move {
             // R1 on the host's side: whoever came first, goes first.
             let _lane = lane.lock().await;
-            let result = run_to_end(&shared, runner, &order, digest, &stop).await;
+            let result = run_to_end(&shared, key, records, &order, digest, &stop).await;
             drop(guard);
             if let Err(error) = result {
                 tracing::error!(task.id = %key.task, error = &error as &dyn std::error::Error, "the attempt cannot go on");
@@ -538,18 +539,41 @@ impl<H: Host> Workshop<H> {
     }
 }
 
+/// Carries an attempt out, by the kind of target that the order is for.
+async fn carry<H: Host>(
+    shared: &Arc<Shared<H>>,
+    key: AttemptKey,
+    records: &[Record],
+    order: Order,
+    digest: Digest,
+    stop: &CancellationToken,
+) -> Result<(), JournalError> {
+    match order.narrow(AnyManifest::docker) {
+        Some(order) => {
+            Runner::new(shared.clone(), key, order, digest, records, stop.clone())
+                .run()
+                .await
+        }
+        None => Err(JournalError::Damaged(format!(
+            "task {} is of a kind that was never accepted",
+            key.task
+        ))),
+    }
+}
+
 /// Runs an attempt. A defect that ends the runner is treated as the death of the agent: it goes on from the journal, which counts
 /// how often.
 async fn run_to_end<H: Host>(
     shared: &Arc<Shared<H>>,
-    mut runner: Runner<H>,
+    key: AttemptKey,
+    mut records: Vec<Record>,
     order: &Order,
     digest: Digest,
     stop: &CancellationToken,
 ) -> Result<(), JournalError> {
-    let key = runner.key();
     for _ in 0..MOST_STARTS + MOST_RESTORE_STARTS + 2 {
-        if let Ok(result) = AssertUnwindSafe(runner.run()).catch_unwind().await {
+        let run = carry(shared, key, &records, order.clone(), digest, stop);
+        if let Ok(result) = AssertUnwindSafe(run).catch_unwind().await {
             return result;
         }
         tracing::error!(task.id = %key.task, "a defect ended the attempt's runner; it goes on from the journal");
@@ -560,7 +584,7 @@ async fn run_to_end<H: Host>(
         let Some(stored) = stored else {
             return Err(JournalError::Damaged(format!("task {} is not in it", key.task)));
         };
-        let mut records = stored.records;
+        records = stored.records;
         if !matches!(AttemptState::fold(&records).phase, Phase::Ended(_) | Phase::Done) {
             let record = Record::Resumed {
                 at: shared.clock.now(),
@@ -571,7 +595,6 @@ async fn run_to_end<H: Host>(
                 .await?;
             records.push(record);
         }
-        runner = Runner::new(shared.clone(), key, order.clone(), digest, &records, stop.clone());
     }
     tracing::error!(task.id = %key.task, "the attempt is left as it is until the agent is started again");
     shared.set_condition(

@@ -124,6 +124,24 @@ impl Described for AnyManifest {
     }
 }
 
+impl AnyManifest {
+    /// The content for `docker_host`, if it is one.
+    pub fn docker(self) -> Option<Manifest> {
+        match self {
+            Self::DockerHost(manifest) => Some(manifest),
+            Self::ComposeHost(_) => None,
+        }
+    }
+
+    /// The content for `compose_host`, if it is one.
+    pub fn compose(self) -> Option<ComposeManifest> {
+        match self {
+            Self::ComposeHost(manifest) => Some(manifest),
+            Self::DockerHost(_) => None,
+        }
+    }
+}
+
 impl From<Manifest> for AnyManifest {
     fn from(manifest: Manifest) -> Self {
         Self::DockerHost(manifest)

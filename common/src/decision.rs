@@ -394,6 +394,22 @@ mod tests {
     }
 
     #[test]
+    fn a_release_for_another_kind_of_target_closes_the_gate() {
+        let gate = Gate::TargetsFit;
+        assert_eq!(
+            reason(&evaluate(one(Some(agent()))), gate),
+            ("TARGETS_FIT", Verdict::Pass)
+        );
+        let mut inputs = one(Some(agent()));
+        inputs.release.kind = TargetKind::ComposeHost;
+        let record = evaluate(inputs);
+        assert_eq!(reason(&record, gate), ("KIND_MISMATCH", Verdict::Fail));
+        let answer = record.gates.iter().find(|answer| answer.gate == gate).unwrap();
+        assert!(answer.message.contains("web (docker_host)"), "{}", answer.message);
+        assert!(answer.advice.contains("--kind docker-host"), "{}", answer.advice);
+    }
+
+    #[test]
     fn an_image_for_another_platform_closes_the_gate() {
         let with = |platforms: &[&str]| {
             let mut inputs = one(Some(agent()));

@@ -115,7 +115,7 @@ fn targets_fit(inputs: &Inputs) -> Said {
         format!("the release is for {kind}, not for {}", message.join("; ")),
         format!(
             "make a release of that kind (sealift release create --kind {}), or use an environment whose targets are all {kind}",
-            first.situation.kind
+            first.situation.kind.as_str().replace('_', "-")
         ),
     )
 }

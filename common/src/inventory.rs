@@ -10,6 +10,7 @@ use crate::{
     order::Fence,
     phases,
     role::Role,
+    variables::Variables,
 };
 
 /// Owner of everything below. Every query is scoped by it.
@@ -60,6 +61,8 @@ pub struct Environment {
     pub position: u32,
     /// Production or not.
     pub class: EnvironmentClass,
+    /// What Compose fills into the files of releases for compose hosts. Never secret.
+    pub variables: Variables,
     /// Counts changes; the etag is made of it.
     pub revision: u64,
     /// When it was made.

@@ -205,9 +205,9 @@ pub struct TargetBinding {
 }
 
 impl<M> Order<M> {
-    /// The same order over what `narrow` makes of its manifest.
-    pub fn narrow<N>(self, narrow: impl FnOnce(M) -> N) -> Order<N> {
-        Order {
+    /// The same order over what `narrow` makes of its manifest; `None` when it makes nothing of it.
+    pub fn narrow<N>(self, narrow: impl FnOnce(M) -> Option<N>) -> Option<Order<N>> {
+        Some(Order {
             tenant: self.tenant,
             environment: self.environment,
             target: self.target,
@@ -222,11 +222,11 @@ impl<M> Order<M> {
             expires_at: self.expires_at,
             decision: self.decision,
             release: self.release,
-            manifest: narrow(self.manifest),
+            manifest: narrow(self.manifest)?,
             variables: self.variables,
             inputs: self.inputs,
             limits: self.limits,
-        }
+        })
     }
 }
 

@@ -263,6 +263,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        compose_manifest::{ComposeKind, ComposeManifest, ComposeServicePin},
         id::{ComponentId, ProjectId, TenantId},
         manifest::{Manifest, PinnedImage},
         observation::StickerObservation,
@@ -422,6 +423,56 @@ mod tests {
         }
         let busy = TargetObservation { busy: true, ..good };
         assert!(!plan_one(&release, Some(&busy), Some(&recorded)).no_op, "busy");
+    }
+
+    #[test]
+    fn other_variables_are_another_plan_and_no_no_op_on_compose_hosts_only() {
+        let docker = release(b"1");
+        let images = docker.manifest.images();
+        let pins = images.into_iter().map(|(name, image)| {
+            let pin = ComposeServicePin {
+                image: image.clone(),
+                lifetime: Lifetime::Lasting,
+                probe: None,
+            };
+            (name.clone(), pin)
+        });
+        let manifest = ComposeManifest {
+            kind: ComposeKind::ComposeHost,
+            document: "services: {web: {image: web}}".into(),
+            profiles: BTreeSet::new(),
+            services: pins.collect(),
+        };
+        let compose = Release {
+            content: manifest.content_digest().unwrap(),
+            manifest: manifest.into(),
+            ..docker.clone()
+        };
+        let changed = Variables::try_from(BTreeMap::from([("A".to_owned(), "1".to_owned())])).unwrap();
+        for (release, no_op) in [(&docker, true), (&compose, false)] {
+            let target = TargetId::from(uuid::Uuid::nil());
+            let (recorded, seen) = (recorded(release), observation(target, release));
+            let name = "web-1".parse().unwrap();
+            let place = Place {
+                target_id: target,
+                target: &name,
+                observation: Some(&seen),
+                recorded: Some(&recorded),
+            };
+            let plan = |variables| {
+                Plan::new(
+                    release,
+                    EnvironmentId::new(at(1)),
+                    variables,
+                    Strategy::AllAtOnce {},
+                    Limits::default(),
+                    &[place],
+                )
+            };
+            assert!(plan(&Variables::default()).targets[0].no_op);
+            assert_eq!(plan(&changed).targets[0].no_op, no_op);
+            assert_eq!(plan(&changed).variables.is_empty(), no_op);
+        }
     }
 
     #[test]

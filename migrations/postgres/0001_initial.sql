@@ -30,6 +30,7 @@ CREATE TABLE environments (
     display_name TEXT NOT NULL,
     position BIGINT NOT NULL CHECK (position >= 0),
     class TEXT NOT NULL CHECK (class IN ('production', 'non_production')),
+    variables TEXT NOT NULL,
     revision BIGINT NOT NULL CHECK (revision >= 0),
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
@@ -359,6 +360,7 @@ CREATE TABLE target_current (
     task_id UUID NOT NULL REFERENCES tasks (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     release_id UUID NOT NULL REFERENCES releases (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     fence BIGINT NOT NULL CHECK (fence > 0),
+    inputs TEXT NOT NULL,
     sticker TEXT NOT NULL,
     since TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (target_id, repository, project)

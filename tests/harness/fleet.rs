@@ -28,6 +28,7 @@ use sealift_common::{
     role::Role,
     strategy::{Limits, Strategy},
     time::SystemClock,
+    variables::Variables,
 };
 use sealift_orchestrator::{
     Orchestrator, Running,
@@ -100,6 +101,7 @@ impl Fleet {
             display_name: String::new(),
             position: 1,
             class: EnvironmentClass::NonProduction,
+            variables: Variables::default(),
             revision: 1,
             created_at: now,
             updated_at: now,
@@ -219,7 +221,7 @@ impl Fleet {
         let draft = Draft {
             source: format!("github.com/acme/shop/api@{commit}").parse()?,
             content: manifest.content_digest()?,
-            manifest,
+            manifest: manifest.into(),
         };
         let mut tx = app.db.write().await?;
         let release = create_release(&mut tx, self.tenant, draft, "user/ci", app.clock.now())

@@ -102,7 +102,7 @@ impl<H: Host> Runner<H> {
     /// The bytes of the sticker that follows `before`.
     pub(super) fn sticker(&self, before: Option<&str>) -> Result<Vec<u8>, Failure> {
         let previous = before.map(|text| Stickers::digest(text.as_bytes()));
-        let sticker = Sticker::of(&self.order, self.now(), previous).map_err(internal)?;
+        let sticker = Sticker::of(&self.order, None, self.now(), previous).map_err(internal)?;
         sticker.to_file().map_err(internal)
     }
 
@@ -246,6 +246,7 @@ impl<H: Host> Runner<H> {
             running,
             engine,
             sticker,
+            compose_lock: None,
             at: self.now(),
         };
         Ok(proof::packet(&self.shared.identity, &end).map_err(internal)?)

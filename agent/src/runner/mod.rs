@@ -12,7 +12,7 @@ use sealift_common::{
     digest::Digest,
     evidence::EngineInfo,
     failure::{Failure, FailureCode},
-    manifest::RestartPolicy,
+    manifest::{Manifest, RestartPolicy},
     observation::ContainerState,
     order::Order,
     task::Wanted,
@@ -90,7 +90,7 @@ impl From<JournalError> for Trouble {
 pub(crate) struct Runner<H: Host> {
     shared: Arc<Shared<H>>,
     key: AttemptKey,
-    order: Order,
+    order: Order<Manifest>,
     order_digest: Digest,
     state: AttemptState,
     world: World,
@@ -115,7 +115,7 @@ impl<H: Host> Runner<H> {
     pub(crate) fn new(
         shared: Arc<Shared<H>>,
         key: AttemptKey,
-        order: Order,
+        order: Order<Manifest>,
         order_digest: Digest,
         records: &[Record],
         stop: CancellationToken,
@@ -142,11 +142,6 @@ impl<H: Host> Runner<H> {
             tries: BTreeMap::new(),
             shared,
         }
-    }
-
-    /// The attempt.
-    pub(crate) const fn key(&self) -> AttemptKey {
-        self.key
     }
 
     fn host(&self) -> &H {

@@ -3,6 +3,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sealift_common::{
+    any_manifest::AnyManifest,
     canonical,
     digest::Digest,
     evidence::EngineInfo,
@@ -94,8 +95,12 @@ pub(super) fn check<H: Host>(
             failure,
         }));
     }
-    if let Err(forbidden) = shared.policy.check(&order.manifest) {
-        let failure = Failure::new(FailureCode::OrderRefused, forbidden.to_string());
+    let forbidden = match &order.manifest {
+        AnyManifest::DockerHost(manifest) => shared.policy.check(manifest).map_err(|error| error.to_string()),
+        AnyManifest::ComposeHost(_) => Err("this agent does not serve compose hosts".to_owned()),
+    };
+    if let Err(forbidden) = forbidden {
+        let failure = Failure::new(FailureCode::OrderRefused, forbidden);
         return Ok(Err(Refusal {
             order: Some(Box::new(order)),
             failure,
@@ -129,6 +134,7 @@ pub(super) async fn refuse<H: Host>(
                 platform: facts.platform.clone(),
             },
             sticker: None,
+            compose_lock: None,
             at,
         };
         // An order for somebody else cannot be stated under our name; it is refused without a packet.

@@ -150,7 +150,7 @@ impl Place {
         }
     }
 
-    fn order(&mut self, target: usize, manifest: Manifest) -> Order {
+    fn order(&mut self, target: usize, manifest: Manifest) -> Order<Manifest> {
         self.next += 1;
         let mut order = samples::with_manifest(self.next, manifest);
         let now = SystemClock.now();
@@ -165,12 +165,12 @@ impl Place {
         order
     }
 
-    async fn begin(&self, order: &Order) {
+    async fn begin(&self, order: &Order<Manifest>) {
         let bytes = sign_order(order, &samples::order_key()).unwrap();
         self.workshop.offer(order.task_id, 1, bytes).await;
     }
 
-    async fn end(&self, order: &Order) -> Finished {
+    async fn end(&self, order: &Order<Manifest>) -> Finished {
         let find = || {
             let reports = self.workshop.outbox().pending(0, 10_000).unwrap();
             reports.into_iter().find_map(|report| match report.event {

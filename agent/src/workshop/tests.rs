@@ -8,7 +8,7 @@ use sealift_common::{
     failure::FailureCode,
     id::AgentId,
     keys::SigningKey,
-    manifest::{DependencyCondition, RestartPolicy},
+    manifest::{DependencyCondition, Manifest, RestartPolicy},
     order::{Fence, sign_order},
     spiffe::SpiffeId,
     sticker::Sticker,
@@ -60,7 +60,7 @@ impl Agent {
         }
     }
 
-    async fn offer(&self, order: &Order) {
+    async fn offer(&self, order: &Order<Manifest>) {
         self.workshop
             .offer(order.task_id, order.attempt, samples::signed(order))
             .await;
@@ -73,7 +73,7 @@ impl Agent {
     }
 
     /// The final report about `order`.
-    fn finished(&self, order: &Order) -> Option<Finished> {
+    fn finished(&self, order: &Order<Manifest>) -> Option<Finished> {
         self.reports().into_iter().rev().find_map(|report| {
             let ours = report.task_id == order.task_id.to_string() && report.attempt == order.attempt;
             match report.event {
@@ -87,7 +87,7 @@ impl Agent {
         self.workshop.outbox().pending(0, 10_000).unwrap()
     }
 
-    async fn deploy(&self, order: &Order) -> Finished {
+    async fn deploy(&self, order: &Order<Manifest>) -> Finished {
         self.offer(order).await;
         self.idle().await;
         self.finished(order).unwrap()
@@ -397,7 +397,7 @@ async fn f4_an_engine_that_is_away_for_a_moment_is_waited_for() {
 }
 
 /// Whether a step of `order` was reported.
-fn stepped(agent: &Agent, order: &Order, wanted: &str) -> bool {
+fn stepped(agent: &Agent, order: &Order<Manifest>, wanted: &str) -> bool {
     agent.reports().iter().any(|report| {
         report.task_id == order.task_id.to_string()
             && matches!(&report.event, Some(Event::Progressed(progressed)) if progressed.step == wanted)

@@ -1,10 +1,13 @@
 //! `sealift env`: where releases run.
 
+use std::collections::BTreeMap;
+
 use clap::{Subcommand, ValueEnum};
 use pbjson_types::FieldMask;
 use sealift_proto::v1::{
     ArchiveEnvironmentRequest, CreateEnvironmentRequest, Environment, GetEnvironmentRequest,
     ListEnvironmentsRequest, ListEnvironmentsResponse, UpdateEnvironmentRequest, environment::Class,
+    environment_service_client::EnvironmentServiceClient,
 };
 
 use crate::{
@@ -12,7 +15,7 @@ use crate::{
     client::{client, connect, named, pages, request_id, unary},
     error::{CliError, Exit},
     output::{
-        self, Rows,
+        self, Format, Rows,
         text::{clean, leaf, stamp},
     },
 };
@@ -72,6 +75,23 @@ pub enum EnvCommand {
         /// New name for people.
         #[arg(long)]
         display_name: Option<String>,
+    },
+    /// Set variables that Compose fills into the files of releases for compose hosts. Not for secrets: everybody who may look
+    /// at the environment sees them.
+    SetVariable {
+        /// Its name.
+        name: String,
+        /// NAME=VALUE, one or more.
+        #[arg(required = true, value_name = "NAME=VALUE")]
+        variables: Vec<String>,
+    },
+    /// Take variables away.
+    UnsetVariable {
+        /// Its name.
+        name: String,
+        /// NAME, one or more.
+        #[arg(required = true, value_name = "NAME")]
+        variables: Vec<String>,
     },
     /// Put one without targets away.
     Archive {
@@ -174,6 +194,26 @@ pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError>
                 .into_inner()
                 .environment
         }
+        EnvCommand::SetVariable { name, variables } => {
+            let mut environment = get(&mut client, &name).await?;
+            for variable in &variables {
+                let (variable, value) = assignment(variable)?;
+                environment.variables.insert(variable, value);
+            }
+            set_variables(&mut client, environment).await?
+        }
+        EnvCommand::UnsetVariable { name, variables } => {
+            let mut environment = get(&mut client, &name).await?;
+            for variable in &variables {
+                if environment.variables.remove(variable).is_none() {
+                    return Err(CliError::usage(
+                        format!("{name} has no variable {variable}"),
+                        format!("sealift env get {name}"),
+                    ));
+                }
+            }
+            set_variables(&mut client, environment).await?
+        }
         EnvCommand::Archive { name } => {
             let environment = get(&mut client, &name).await?;
             let request = ArchiveEnvironmentRequest {
@@ -192,7 +232,47 @@ pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError>
     output::write(global.output, &environment, || {
         rows(std::slice::from_ref(&environment))
     })?;
+    if global.output == Format::Table && !environment.variables.is_empty() {
+        output::line("")?;
+        output::write(global.output, &environment, || variables(&environment))?;
+    }
     Ok(Exit::Done)
+}
+
+fn assignment(text: &str) -> Result<(String, String), CliError> {
+    text.split_once('=')
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| {
+            CliError::usage(
+                format!("{text} is not NAME=VALUE"),
+                "for example GREETING=hello; NAME= sets an empty value",
+            )
+        })
+}
+
+/// All variables at once; the etag in `environment` refuses what somebody else has changed meanwhile.
+async fn set_variables(
+    client: &mut EnvironmentServiceClient<tonic::transport::Channel>,
+    environment: Environment,
+) -> Result<Option<Environment>, CliError> {
+    let request = UpdateEnvironmentRequest {
+        request_id: request_id(),
+        environment: Some(environment),
+        update_mask: Some(FieldMask {
+            paths: vec!["variables".to_owned()],
+        }),
+    };
+    let answer = client.update_environment(unary(request)).await?;
+    Ok(answer.into_inner().environment)
+}
+
+fn variables(environment: &Environment) -> Rows {
+    let sorted: BTreeMap<_, _> = environment.variables.iter().collect();
+    Rows::new(&["VARIABLE", "VALUE"]).with(
+        sorted
+            .into_iter()
+            .map(|(name, value)| vec![clean(name), clean(value)]),
+    )
 }
 
 fn rows(environments: &[Environment]) -> Rows {

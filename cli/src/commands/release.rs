@@ -10,12 +10,13 @@ use clap::Subcommand;
 use sealift_common::{bounds, name::SourceRef};
 use sealift_proto::v1::{
     CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, ListReleasesResponse, Release, Source,
-    Variables,
+    Variables, target,
 };
 
 use crate::{
     args::{Global, ListArgs},
     client::{client, connect, named, pages, request_id, unary},
+    commands::target::KindArg,
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
@@ -34,6 +35,12 @@ pub enum ReleaseCommand {
         /// Where it came from: REPOSITORY/PROJECT@COMMIT.
         #[arg(long)]
         source: String,
+        /// What kind of target it is for: with compose-host the file is kept as it is, and the Compose of each host reads it.
+        #[arg(long, value_enum, default_value = "docker-host")]
+        kind: KindArg,
+        /// Switch a profile of the file on (only compose-host; may be repeated).
+        #[arg(long = "profile", value_name = "NAME")]
+        profiles: Vec<String>,
         /// Check and resolve everything, keep nothing.
         #[arg(long)]
         dry_run: bool,
@@ -59,8 +66,10 @@ pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliEr
         ReleaseCommand::Create {
             file,
             source,
+            kind,
+            profiles,
             dry_run,
-        } => create(global, &file, &source, dry_run).await,
+        } => create(global, &file, &source, kind, profiles, dry_run).await,
         ReleaseCommand::Get { release } => {
             let mut client = client!(
                 release_service_client,
@@ -104,7 +113,14 @@ pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliEr
     }
 }
 
-async fn create(global: &Global, file: &Path, source: &str, dry_run: bool) -> Result<Exit, CliError> {
+async fn create(
+    global: &Global,
+    file: &Path,
+    source: &str,
+    kind: KindArg,
+    profiles: Vec<String>,
+    dry_run: bool,
+) -> Result<Exit, CliError> {
     let source: SourceRef = source
         .parse()
         .map_err(|error: sealift_common::name::InvalidName| {
@@ -114,7 +130,11 @@ async fn create(global: &Global, file: &Path, source: &str, dry_run: bool) -> Re
             )
         })?;
     let compose = read_bounded(file, bounds::MANIFEST_BYTES)?;
-    let env_files = env_files(&compose, file.parent().unwrap_or(Path::new(".")))?;
+    let env_files = match kind {
+        KindArg::DockerHost => env_files(&compose, file.parent().unwrap_or(Path::new(".")))?,
+        // Each host has its own; their values never leave it.
+        KindArg::ComposeHost => HashMap::new(),
+    };
     let mut client = client!(
         release_service_client,
         ReleaseServiceClient,
@@ -130,6 +150,8 @@ async fn create(global: &Global, file: &Path, source: &str, dry_run: bool) -> Re
         compose,
         env_files,
         validate_only: dry_run,
+        kind: target::Kind::from(kind).into(),
+        profiles,
     };
     let mut request = tonic::Request::new(request);
     // Resolving many tags at a slow registry takes its time; the orchestrator has its own deadline for each.

@@ -31,6 +31,15 @@ pub enum KindArg {
     ComposeHost,
 }
 
+impl From<KindArg> for Kind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::DockerHost => Self::DockerHost,
+            KindArg::ComposeHost => Self::ComposeHost,
+        }
+    }
+}
+
 /// Verbs.
 #[derive(Debug, Subcommand)]
 pub enum TargetCommand {
@@ -93,17 +102,13 @@ pub async fn run(global: &Global, command: TargetCommand) -> Result<Exit, CliErr
         TargetCommand::Create { name, kind, labels } => {
             let full = target_name(&name)?;
             let (parent, target_id) = full.split_once("/targets/").unwrap_or((&full, ""));
-            let kind = match kind {
-                KindArg::DockerHost => Kind::DockerHost,
-                KindArg::ComposeHost => Kind::ComposeHost,
-            };
             let labels: HashMap<_, _> = labels.into_iter().collect();
             let request = CreateTargetRequest {
                 request_id: request_id(),
                 parent: parent.to_owned(),
                 target_id: target_id.to_owned(),
                 target: Some(Target {
-                    kind: kind.into(),
+                    kind: Kind::from(kind).into(),
                     labels,
                     ..Default::default()
                 }),

@@ -12,6 +12,7 @@ use crate::{
     digest::Digest,
     failure::{Failure, FailureCode},
     id::{AgentId, JobId, PromotionId, ReleaseId, TargetId, TaskId},
+    inventory::TargetKind,
     manifest::PinnedImage,
     name::{Name, ServiceName},
     observation::ContainerHealth,
@@ -315,6 +316,15 @@ impl Predicate {
         }
     }
 
+    /// A compose host that succeeded has locked the file; nobody else has.
+    fn lock_fits(&self, kind: TargetKind) -> bool {
+        match (kind, self.compose_lock) {
+            (TargetKind::ComposeHost, Some(_)) | (TargetKind::DockerHost, None) => true,
+            (TargetKind::ComposeHost, None) => self.result != EvidenceResult::Succeeded,
+            (TargetKind::DockerHost, Some(_)) => false,
+        }
+    }
+
     /// Whether every field that comes from the order says what the order says (T2: an agent may state only what it was told
     /// to do). Gives the first field that does not.
     pub fn check_order<M: Described>(
@@ -352,6 +362,7 @@ impl Predicate {
             ("release", self.release == (&order.release).into()),
             ("services", services.into_iter().eq(ordered)),
             ("inputs", self.inputs == order.inputs),
+            ("composeLock", self.lock_fits(order.manifest.kind())),
             ("orderDigest", self.order_digest == order_digest),
         ];
         checks

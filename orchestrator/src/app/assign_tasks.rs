@@ -2,14 +2,18 @@
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
+    canonical,
+    digest::Digest,
     failure::{Failure, FailureCode},
     id::AgentId,
     inventory::{AgentIntent, Target},
     name::Name,
-    order::{DecisionRef, Order},
+    order::{self, DecisionRef, Order},
+    plan::Plan,
     release::Release,
     strategy::Limits,
     task::{TaskEvent, TaskPhase, TaskState, TaskStep},
+    variables::Variables,
 };
 use sealift_store::{Job, Task, Tx};
 
@@ -24,6 +28,8 @@ pub struct Orders {
     tenant: Name,
     decision: DecisionRef,
     release: Release,
+    variables: Variables,
+    inputs: Digest,
     limits: Limits,
 }
 
@@ -44,6 +50,9 @@ impl Orders {
             .release(job.tenant_id, job.release_id)
             .await?
             .ok_or_else(|| missing("release"))?;
+        // What was decided on, whatever the environment's variables are by now.
+        let plan: Plan = canonical::from_slice(promotion.plan_json.as_bytes()).map_err(ApiError::internal)?;
+        let inputs = order::inputs(release.content, &plan.variables).map_err(ApiError::internal)?;
         Ok(Self {
             tenant: tenant.name,
             decision: DecisionRef {
@@ -53,6 +62,8 @@ impl Orders {
                 requested_by: promotion.requested_by,
             },
             release,
+            variables: plan.variables,
+            inputs,
             limits: promotion.limits,
         })
     }
@@ -167,6 +178,8 @@ async fn assign(
         decision: orders.decision.clone(),
         release: orders.release.reference(),
         manifest: orders.release.manifest.clone(),
+        variables: orders.variables.clone(),
+        inputs: orders.inputs,
         limits: orders.limits,
     };
     let signed = match (core.sign_order)(&order) {

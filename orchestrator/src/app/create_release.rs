@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
+    any_manifest::{AnyManifest, Described},
     bounds, canonical,
-    compose::{self, ComposeErrors, ComposeFile, EnvFiles},
+    compose::{self, ComposeErrors, EnvFiles, hosted},
     digest::Digest,
     error::Reason,
     id::{ComponentId, ProjectId, ReleaseId, TenantId},
     inventory::Component,
-    manifest::{Manifest, PinnedImage},
+    manifest::PinnedImage,
     name::{ComponentName, ServiceName, SourceRef},
     release::{Release, ReleaseComponent, ReleaseState},
 };
@@ -25,9 +26,18 @@ pub struct Draft {
     /// Where it came from.
     pub source: SourceRef,
     /// What to run, every image pinned.
-    pub manifest: Manifest,
+    pub manifest: AnyManifest,
     /// Digest of that.
     pub content: Digest,
+}
+
+/// How a compose file is to be read: by the kind of target that the release is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reading {
+    /// By us, whole, with the contents of the files that it names.
+    DockerHost(EnvFiles),
+    /// By the host's Compose, with these profiles switched on.
+    ComposeHost(BTreeSet<String>),
 }
 
 /// Reads a compose file and resolves its images.
@@ -35,20 +45,24 @@ pub async fn prepare(
     registry: &Registry,
     source: SourceRef,
     compose: &[u8],
-    env_files: &EnvFiles,
+    reading: &Reading,
 ) -> Result<Draft, ApiError> {
     if compose.is_empty() {
         return Err(ApiError::invalid("compose", "is missing"));
     }
     let text = std::str::from_utf8(compose).map_err(|_| ApiError::invalid("compose", "is not UTF-8 text"))?;
-    let file = compose::parse(text, env_files).map_err(|errors| refused(&errors))?;
-    let resolved = resolve(registry, &file).await?;
-    let images: BTreeMap<ServiceName, PinnedImage> = file
-        .images()
-        .into_iter()
-        .filter_map(|(service, image)| Some((service.clone(), resolved.get(image)?.clone())))
-        .collect();
-    let manifest = file.pin(&images).map_err(ApiError::internal)?;
+    let manifest: AnyManifest = match reading {
+        Reading::DockerHost(env_files) => {
+            let file = compose::parse(text, env_files).map_err(|errors| refused(&errors))?;
+            let images = resolve(registry, &file.images()).await?;
+            file.pin(&images).map_err(ApiError::internal)?.into()
+        }
+        Reading::ComposeHost(profiles) => {
+            let file = hosted::parse(text, profiles).map_err(|errors| refused(&errors))?;
+            let images = resolve(registry, &file.images()).await?;
+            file.pin(&images).map_err(ApiError::internal)?.into()
+        }
+    };
     check_size(&manifest)?;
     let content = manifest.content_digest().map_err(ApiError::internal)?;
     Ok(Draft {
@@ -60,7 +74,7 @@ pub async fn prepare(
 
 /// Orders carry the manifest, so one that is too large for them could never be deployed. Files that are small may become large
 /// when they are read: anchors and variable files repeat text.
-fn check_size(manifest: &Manifest) -> Result<(), ApiError> {
+fn check_size(manifest: &AnyManifest) -> Result<(), ApiError> {
     let bytes = canonical::to_vec(manifest).map_err(ApiError::internal)?.len();
     if bytes <= bounds::MANIFEST_BYTES {
         return Ok(());
@@ -74,13 +88,19 @@ fn check_size(manifest: &Manifest) -> Result<(), ApiError> {
     .field("compose", format!("has more than {most} bytes when filled in")))
 }
 
-/// Every image by its text. All that fail are named in one answer, each at its service.
-async fn resolve(registry: &Registry, file: &ComposeFile) -> Result<BTreeMap<String, PinnedImage>, ApiError> {
-    let images = file.images();
+/// The image of every service. All that fail are named in one answer, each at its service.
+async fn resolve(
+    registry: &Registry,
+    images: &BTreeMap<&ServiceName, &str>,
+) -> Result<BTreeMap<ServiceName, PinnedImage>, ApiError> {
     let answers = registry.resolve_all(images.values().copied()).await;
     let mut refusal: Option<ApiError> = None;
+    let mut resolved = BTreeMap::new();
     for (service, image) in images {
-        if let Some(Err(error)) = answers.get(image) {
+        if let Some(Ok(answer)) = answers.get(*image) {
+            resolved.insert((*service).clone(), answer.pinned.clone());
+        }
+        if let Some(Err(error)) = answers.get(*image) {
             let first = refusal.take().unwrap_or_else(|| {
                 ApiError::new(
                     error.reason(),
@@ -93,10 +113,7 @@ async fn resolve(registry: &Registry, file: &ComposeFile) -> Result<BTreeMap<Str
     }
     match refusal {
         Some(refusal) => Err(refusal),
-        None => Ok(answers
-            .into_iter()
-            .filter_map(|(image, answer)| Some((image, answer.ok()?.pinned)))
-            .collect()),
+        None => Ok(resolved),
     }
 }
 
@@ -131,8 +148,7 @@ pub async fn create_release(
         return same_or_refused(existing, &draft);
     }
     let components = components(tx, tenant, &draft.manifest, now).await?;
-    for spec in draft.manifest.services.values() {
-        let image = &spec.image;
+    for image in draft.manifest.images().into_values() {
         if let (Some(component), Some(tag)) = (components.get(&image.repository), &image.tag) {
             tx.record_version(component.id, tag, image.digest, now).await?;
         }
@@ -212,11 +228,11 @@ fn same_or_refused(existing: Release, draft: &Draft) -> Result<Release, ApiError
     .meta("release", existing.id.to_string()))
 }
 
-fn repositories(manifest: &Manifest) -> BTreeSet<String> {
+fn repositories(manifest: &AnyManifest) -> BTreeSet<String> {
     manifest
-        .services
-        .values()
-        .map(|spec| spec.image.repository.clone())
+        .images()
+        .into_values()
+        .map(|image| image.repository.clone())
         .collect()
 }
 
@@ -224,7 +240,7 @@ fn repositories(manifest: &Manifest) -> BTreeSet<String> {
 async fn components(
     tx: &mut Tx,
     tenant: TenantId,
-    manifest: &Manifest,
+    manifest: &AnyManifest,
     now: DateTime<Utc>,
 ) -> Result<BTreeMap<String, Component>, ApiError> {
     let mut components = BTreeMap::new();
@@ -288,14 +304,14 @@ fn assemble(
 ) -> Release {
     let services = draft
         .manifest
-        .services
-        .iter()
-        .filter_map(|(service, spec)| {
-            let component = components.get(&spec.image.repository)?;
+        .images()
+        .into_iter()
+        .filter_map(|(service, image)| {
+            let component = components.get(&image.repository)?;
             let part = ReleaseComponent {
                 component_id: component.id,
                 component: component.name.clone(),
-                digest: spec.image.digest,
+                digest: image.digest,
             };
             Some((service.clone(), part))
         })
@@ -321,7 +337,7 @@ mod tests {
 
     #[test]
     fn r1_a_release_too_large_for_an_order_is_refused_when_it_is_made() {
-        let of_size = |bytes: usize| -> Manifest {
+        let of_size = |bytes: usize| -> AnyManifest {
             let image = serde_json::json!({ "repository": "registry.test/a", "digest": Digest::of(b"a") });
             let service = serde_json::json!({
                 "image": image, "environment": { "A": "x".repeat(bytes) }, "stop_grace_period_ms": 10_000

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sealift_common::{
+    any_manifest::Described,
     canonical,
     decision::{
         self, AgentSituation, DecisionRecord, Inputs, LaneFacts, ReleaseFacts, Requester, Situation, Stage,
@@ -91,7 +92,14 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
             recorded: recorded.get(&target.id),
         })
         .collect();
-    let plan = Plan::new(ask.release, ask.environment.id, ask.strategy, ask.limits, &places);
+    let plan = Plan::new(
+        ask.release,
+        ask.environment.id,
+        &ask.environment.variables,
+        ask.strategy,
+        ask.limits,
+        &places,
+    );
     let plan_bytes = canonical::to_vec(&plan).map_err(ApiError::internal)?;
     let plan_digest = Digest::of(&plan_bytes);
     let no_ops: BTreeMap<TargetId, bool> = plan
@@ -181,6 +189,7 @@ fn release_facts(release: &Release) -> ReleaseFacts {
         number: release.number,
         content: release.content,
         state: release.state,
+        kind: release.manifest.kind(),
         // Images are of several platforms as a rule, and the agent compares the one it pulled with its host before it touches
         // anything: what registries told is not kept with the release.
         platforms: BTreeMap::new(),

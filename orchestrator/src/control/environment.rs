@@ -1,10 +1,13 @@
 //! EnvironmentService: where releases run.
 
+use std::collections::{BTreeMap, HashMap};
+
 use sealift_common::{
     bounds,
     error::Reason,
     id::EnvironmentId,
     inventory::{Environment, EnvironmentClass},
+    variables::Variables,
 };
 use sealift_proto::v1::{
     self, ArchiveEnvironmentRequest, ArchiveEnvironmentResponse, CreateEnvironmentRequest,
@@ -26,7 +29,7 @@ use crate::{
 };
 
 /// What an update may change.
-const UPDATABLE: &[&str] = &["display_name", "position", "class"];
+const UPDATABLE: &[&str] = &["display_name", "position", "class", "variables"];
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -46,6 +49,11 @@ fn encode(environment: &Environment) -> v1::Environment {
         display_name: environment.display_name.clone(),
         position: int32(environment.position),
         class: class.into(),
+        variables: environment
+            .variables
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
         etag: names::etag(environment.revision),
         create_time: timestamp(environment.created_at),
         update_time: timestamp(environment.updated_at),
@@ -75,6 +83,14 @@ fn class(value: i32) -> Result<EnvironmentClass, ApiError> {
     }
 }
 
+fn variables(wanted: &HashMap<String, String>) -> Result<Variables, ApiError> {
+    let sorted: BTreeMap<_, _> = wanted
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    Variables::try_from(sorted).map_err(|error| ApiError::invalid("environment.variables", error.to_string()))
+}
+
 #[tonic::async_trait]
 impl EnvironmentService for Environments {
     async fn create_environment(
@@ -93,6 +109,7 @@ impl EnvironmentService for Environments {
             display_name: text("environment.display_name", &wanted.display_name)?,
             position: position(wanted.position)?,
             class: class(wanted.class)?,
+            variables: variables(&wanted.variables)?,
             revision: 1,
             created_at: now,
             updated_at: now,
@@ -174,6 +191,12 @@ impl EnvironmentService for Environments {
                 "position" => {
                     let value = position(wanted.position)?;
                     changes.push(Box::new(move |environment| environment.position = value));
+                }
+                "variables" => {
+                    let value = variables(&wanted.variables)?;
+                    changes.push(Box::new(move |environment| {
+                        environment.variables.clone_from(&value)
+                    }));
                 }
                 _ => {
                     let value = class(wanted.class)?;

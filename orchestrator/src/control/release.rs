@@ -1,5 +1,7 @@
 //! `sealift.v1.ReleaseService`.
 
+use std::collections::BTreeSet;
+
 use sealift_common::{bounds, compose::EnvFiles};
 use sealift_proto::v1::{
     self as pb, CreateReleaseRequest, CreateReleaseResponse, GetReleaseRequest, GetReleaseResponse,
@@ -9,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     app::{
-        create_release::{create_release, prepare, preview_release},
+        create_release::{Reading, create_release, prepare, preview_release},
         resolve_release::{resolve_project, resolve_release},
     },
     caller::Caller,
@@ -43,7 +45,7 @@ impl Releases {
             .clone()
             .ok_or_else(crate::caller::certificate_missing)?;
         let source = to_source(request.source.as_ref())?;
-        let env_files = to_env_files(&request)?;
+        let reading = to_reading(&request)?;
         caller.about(&format!("releases/{source}"));
         let method = "sealift.v1.ReleaseService/CreateRelease";
         if !request.validate_only
@@ -53,7 +55,7 @@ impl Releases {
             return Ok(known);
         }
         // Registries are asked before any transaction begins: they may take long.
-        let draft = prepare(&self.app.registry, source, &request.compose, &env_files).await?;
+        let draft = prepare(&self.app.registry, source, &request.compose, &reading).await?;
         let actor = caller.actor();
         let now = self.app.clock.now();
         if request.validate_only {
@@ -134,6 +136,52 @@ fn created(made: &sealift_common::release::Release) -> Result<CreateReleaseRespo
     Ok(CreateReleaseResponse {
         release: Some(release(made, true).map_err(ApiError::internal)?),
     })
+}
+
+fn to_reading(request: &CreateReleaseRequest) -> Result<Reading, ApiError> {
+    match pb::target::Kind::try_from(request.kind) {
+        Ok(pb::target::Kind::Unspecified | pb::target::Kind::DockerHost) => {
+            if !request.profiles.is_empty() {
+                return Err(ApiError::invalid(
+                    "profiles",
+                    "only releases for compose hosts have them",
+                ));
+            }
+            Ok(Reading::DockerHost(to_env_files(request)?))
+        }
+        Ok(pb::target::Kind::ComposeHost) => {
+            if !request.env_files.is_empty() {
+                return Err(ApiError::invalid(
+                    "env_files",
+                    "must be empty: on compose hosts they are read from the folder that the host's owner sets aside",
+                ));
+            }
+            Ok(Reading::ComposeHost(to_profiles(&request.profiles)?))
+        }
+        Err(_) => Err(ApiError::invalid("kind", "is not a kind that this version knows")),
+    }
+}
+
+fn to_profiles(profiles: &[String]) -> Result<BTreeSet<String>, ApiError> {
+    let legal = |name: &String| {
+        let begins = name
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric());
+        begins
+            && name.len() <= 63
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    };
+    if profiles.len() > bounds::PROFILES || !profiles.iter().all(legal) {
+        let rule = format!(
+            "at most {} names of letters, digits, '_', '.' and '-', each at most 63 bytes",
+            bounds::PROFILES
+        );
+        return Err(ApiError::invalid("profiles", rule));
+    }
+    Ok(profiles.iter().cloned().collect())
 }
 
 fn to_env_files(request: &CreateReleaseRequest) -> Result<EnvFiles, ApiError> {

@@ -23,7 +23,7 @@ use super::{agent, check_etag, drift, find_environment, find_target, int64, mask
 use crate::{
     caller::Caller,
     config::JOIN_TOKEN_MOST,
-    convert::state,
+    convert::{self, state},
     mutate::{mutate, mutate_secret},
     names,
     paging::{next_token, page_request},
@@ -45,14 +45,10 @@ pub struct Targets {
 }
 
 fn encode(target: &Target) -> v1::Target {
-    let kind = match target.kind {
-        TargetKind::DockerHost => Kind::DockerHost,
-        TargetKind::ComposeHost => Kind::ComposeHost,
-    };
     v1::Target {
         name: names::of_target(&target.environment, &target.name),
         uid: target.id.to_string(),
-        kind: kind.into(),
+        kind: convert::release::kind(target.kind).into(),
         labels: target.labels.clone().into_iter().collect(),
         agent: target.agent_id.map(names::of_agent).unwrap_or_default(),
         agent_status: String::new(),

@@ -18,6 +18,11 @@ pub fn plan(plan: &Plan, digest: Digest, environment: &Name) -> pb::Plan {
             .iter()
             .map(|planned| target(planned, environment))
             .collect(),
+        variables: plan
+            .variables
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
     }
 }
 

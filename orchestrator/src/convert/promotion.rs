@@ -72,7 +72,7 @@ fn planned(promotion: &Promotion, whole: bool) -> Result<Option<pb::Plan>, ApiEr
     if !whole {
         return Ok(Some(pb::Plan {
             digest: promotion.plan_digest.to_string(),
-            targets: Vec::new(),
+            ..pb::Plan::default()
         }));
     }
     let stored: Plan = serde_json::from_str(&promotion.plan_json).map_err(ApiError::internal)?;

@@ -1,11 +1,13 @@
 //! Releases.
 
 use sealift_common::{
+    any_manifest::{AnyManifest, Described},
     canonical::{self, CanonicalError},
+    inventory::TargetKind,
     name::{ProjectRef, SourceRef},
     release::{Release, ReleaseState},
 };
-use sealift_proto::v1::{self as pb, release::State as Wire};
+use sealift_proto::v1::{self as pb, release::State as Wire, target::Kind};
 
 use crate::{convert::time, names, status::ApiError};
 
@@ -58,6 +60,8 @@ pub fn release(release: &Release, whole: bool) -> Result<pb::Release, CanonicalE
         source: Some(source(&release.source)),
         number: i64::try_from(release.number).unwrap_or(i64::MAX),
         state: state(release.state).into(),
+        kind: kind(release.manifest.kind()).into(),
+        profiles: profiles(release),
         content_digest: release.content.to_string(),
         components: components(release),
         manifest_json,
@@ -67,11 +71,12 @@ pub fn release(release: &Release, whole: bool) -> Result<pb::Release, CanonicalE
 }
 
 fn components(release: &Release) -> Vec<pb::ReleaseComponent> {
+    let images = release.manifest.images();
     release
         .components
         .iter()
         .map(|(service, component)| {
-            let image = release.manifest.services.get(service).map(|spec| &spec.image);
+            let image = images.get(service);
             pb::ReleaseComponent {
                 service: service.to_string(),
                 component: names::of_component(&component.component),
@@ -81,6 +86,21 @@ fn components(release: &Release) -> Vec<pb::ReleaseComponent> {
             }
         })
         .collect()
+}
+
+/// Writes a kind of target.
+pub const fn kind(kind: TargetKind) -> Kind {
+    match kind {
+        TargetKind::DockerHost => Kind::DockerHost,
+        TargetKind::ComposeHost => Kind::ComposeHost,
+    }
+}
+
+fn profiles(release: &Release) -> Vec<String> {
+    match &release.manifest {
+        AnyManifest::ComposeHost(manifest) => manifest.profiles.iter().cloned().collect(),
+        AnyManifest::DockerHost(_) => Vec::new(),
+    }
 }
 
 const fn state(state: ReleaseState) -> Wire {

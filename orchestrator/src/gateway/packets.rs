@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use sealift_common::{
     canonical,
     digest::Digest,
-    evidence::{EvidenceResult, Packet},
+    evidence::{EvidenceResult, Packet, Predicate},
     failure::{Failure, FailureCode},
     id::{EnvironmentId, PacketId, ReleaseId},
     keys::{PublicKey, SigningKey},
@@ -29,6 +29,8 @@ pub struct Proof {
     pub project: ProjectRef,
     /// The release of the order.
     pub release: ReleaseId,
+    /// Digest over content and variables of the order.
+    pub inputs: Digest,
     /// The limits of the order.
     pub limits: Limits,
 }
@@ -143,7 +145,7 @@ fn prove(
             "the evidence packet does not say what the report says",
         ));
     }
-    let sticker = sticker(finished, order, predicate.sticker_digest)?;
+    let sticker = sticker(finished, order, predicate)?;
     // The payload is the statement's canonical form: opening it has checked that.
     let digest = canonical::digest(&statement)
         .map_err(|error| Refusal::Internal(format!("the packet's statement has no digest: {error}")))?;
@@ -168,6 +170,7 @@ fn prove(
         sticker,
         project: order.release.project.clone(),
         release: order.release.id,
+        inputs: order.inputs,
         limits: order.limits,
     })
 }
@@ -175,8 +178,9 @@ fn prove(
 fn sticker(
     finished: &Finished,
     order: &Order,
-    stated: Option<Digest>,
+    predicate: &Predicate,
 ) -> Result<Option<WrittenSticker>, Refusal> {
+    let stated = predicate.sticker_digest;
     if finished.sticker.is_empty() {
         return match (stated, finished.result) {
             (Some(_), _) => Err(Refusal::violation("the packet names a sticker that was not sent")),
@@ -189,9 +193,15 @@ fn sticker(
     let digest = sticker
         .digest()
         .map_err(|error| Refusal::violation(format!("the sticker has no digest: {error}")))?;
-    // All but two fields follow from the order, so the whole sticker can be made again and compared.
-    let expected = Sticker::of(order, sticker.written_at, sticker.previous)
-        .map_err(|error| Refusal::Internal(format!("the order has no sticker: {error}")))?;
+    // All but three fields follow from the order, so the whole sticker can be made again and compared. What a host's Compose made
+    // of the order only the host can say; it says the same twice.
+    let expected = Sticker::of(
+        order,
+        predicate.compose_lock,
+        sticker.written_at,
+        sticker.previous,
+    )
+    .map_err(|error| Refusal::Internal(format!("the order has no sticker: {error}")))?;
     if stated != Some(digest) || sticker != expected {
         return Err(Refusal::violation(
             "the sticker is not that of the order and the packet",

@@ -297,6 +297,7 @@ async fn apply_finished(
                     task.id,
                     proof.release,
                     task.fence,
+                    proof.inputs,
                     sticker.digest,
                     now,
                 )

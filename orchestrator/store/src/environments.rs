@@ -12,18 +12,18 @@ use uuid::Uuid;
 use crate::{
     Cursor, Page, PageRequest, Result, StoreError, Tx,
     engine::{on, statements},
-    rows::{At, all, int, one},
+    rows::{At, all, canonical_text, int, one},
 };
 
 macro_rules! columns {
     () => {
-        "id, tenant_id, name, display_name, position, class, revision, created_at, updated_at, archived_at"
+        "id, tenant_id, name, display_name, position, class, variables, revision, created_at, updated_at, archived_at"
     };
 }
 
 statements! {
     INSERT = {
-        "INSERT INTO environments (", columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+        "INSERT INTO environments (", columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
     };
     BY_ID = { "SELECT ", columns!(), " FROM environments WHERE tenant_id = $1 AND id = $2" };
     BY_NAME = {
@@ -34,7 +34,7 @@ statements! {
         "AND (position, name) > ($2, $3) ORDER BY position, name LIMIT $4"
     };
     UPDATE = {
-        "UPDATE environments SET display_name = $4, position = $5, class = $6, updated_at = $7, ",
+        "UPDATE environments SET display_name = $4, position = $5, class = $6, variables = $7, updated_at = $8, ",
         "revision = revision + 1 WHERE tenant_id = $1 AND id = $2 AND revision = $3 AND archived_at IS NULL ",
         "RETURNING ", columns!()
     };
@@ -52,6 +52,7 @@ struct EnvironmentRow {
     display_name: String,
     position: i64,
     class: String,
+    variables: String,
     revision: i64,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -70,6 +71,7 @@ impl TryFrom<EnvironmentRow> for Environment {
             display_name: row.display_name,
             position: at.small("position", row.position)?,
             class: at.parse("class", &row.class)?,
+            variables: at.json("variables", &row.variables)?,
             revision: at.number("revision", row.revision)?,
             created_at: row.created_at,
             updated_at: row.updated_at,
@@ -82,6 +84,7 @@ impl Tx {
     /// Makes an environment.
     pub async fn insert_environment(&mut self, environment: &Environment) -> Result<()> {
         let revision = int(environment.revision)?;
+        let variables = canonical_text(&environment.variables)?;
         on!(self, |conn| sqlx::query(INSERT)
             .bind(environment.id.uuid())
             .bind(environment.tenant_id.uuid())
@@ -89,6 +92,7 @@ impl Tx {
             .bind(environment.display_name.as_str())
             .bind(i64::from(environment.position))
             .bind(environment.class.as_str())
+            .bind(variables)
             .bind(revision)
             .bind(environment.created_at)
             .bind(environment.updated_at)
@@ -142,7 +146,7 @@ impl Tx {
         }))
     }
 
-    /// Writes display name, position and class, if the stored revision is still that of `environment`; otherwise
+    /// Writes display name, position, class and variables, if the stored revision is still that of `environment`; otherwise
     /// [`StoreError::Conflict`].
     pub async fn update_environment(
         &mut self,
@@ -150,6 +154,7 @@ impl Tx {
         now: DateTime<Utc>,
     ) -> Result<Environment> {
         let revision = int(environment.revision)?;
+        let variables = canonical_text(&environment.variables)?;
         let row: Option<EnvironmentRow> = on!(self, |conn| sqlx::query_as(UPDATE)
             .bind(environment.tenant_id.uuid())
             .bind(environment.id.uuid())
@@ -157,6 +162,7 @@ impl Tx {
             .bind(environment.display_name.as_str())
             .bind(i64::from(environment.position))
             .bind(environment.class.as_str())
+            .bind(variables)
             .bind(now)
             .fetch_optional(conn)
             .await)?;

@@ -37,16 +37,16 @@ statements! {
         "SELECT digest, content FROM stickers WHERE target_id = $1 AND project = $2 ORDER BY id DESC LIMIT 1"
     };
     CURRENT = {
-        "SELECT c.repository, c.project, c.fence, c.sticker, r.manifest, c.release_id, r.number, c.job_id, ",
+        "SELECT c.repository, c.project, c.fence, c.inputs, c.sticker, r.manifest, c.release_id, r.number, c.job_id, ",
         "c.task_id, j.promotion_id, p.requested_by, c.since FROM target_current c ",
         "JOIN releases r ON r.id = c.release_id JOIN jobs j ON j.id = c.job_id ",
         "JOIN promotions p ON p.id = j.promotion_id WHERE c.target_id = $1 ORDER BY c.repository, c.project"
     };
     SET_CURRENT = {
-        "INSERT INTO target_current (target_id, repository, project, job_id, task_id, release_id, fence, sticker, since) ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (target_id, repository, project) DO UPDATE SET ",
+        "INSERT INTO target_current (target_id, repository, project, job_id, task_id, release_id, fence, inputs, sticker, since) ",
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (target_id, repository, project) DO UPDATE SET ",
         "job_id = excluded.job_id, task_id = excluded.task_id, release_id = excluded.release_id, ",
-        "fence = excluded.fence, sticker = excluded.sticker, since = excluded.since ",
+        "fence = excluded.fence, inputs = excluded.inputs, sticker = excluded.sticker, since = excluded.since ",
         "WHERE target_current.fence < excluded.fence"
     };
 }
@@ -59,6 +59,7 @@ struct CurrentRow {
     repository: String,
     project: String,
     fence: i64,
+    inputs: String,
     sticker: String,
     manifest: String,
     release_id: Uuid,
@@ -79,6 +80,7 @@ impl TryFrom<CurrentRow> for Current {
             recorded: Recorded {
                 fence: Fence(at.number("fence", row.fence)?),
                 manifest: at.json("manifest", &row.manifest)?,
+                inputs: at.parse("inputs", &row.inputs)?,
                 sticker: at.parse("sticker", &row.sticker)?,
             },
             project: ProjectRef {
@@ -211,6 +213,7 @@ impl Tx {
         task: TaskId,
         release: ReleaseId,
         fence: Fence,
+        inputs: Digest,
         sticker: Digest,
         now: DateTime<Utc>,
     ) -> Result<()> {
@@ -223,6 +226,7 @@ impl Tx {
             .bind(task.uuid())
             .bind(release.uuid())
             .bind(fence)
+            .bind(inputs.to_string())
             .bind(sticker.to_string())
             .bind(now)
             .execute(conn)

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
+    any_manifest::AnyManifest,
     id::{ProjectId, ReleaseId, TenantId},
-    manifest::Manifest,
     name::{ProjectRef, ServiceName, SourceRef},
     release::{Release, ReleaseComponent},
 };
@@ -91,7 +91,7 @@ fn release(row: ReleaseRow, components: Components) -> Result<Release> {
         number: at.number("number", row.number)?,
         state: at.parse("state", &row.state)?,
         content: at.parse("content", &row.content)?,
-        manifest: at.json::<Manifest>("manifest", &row.manifest)?,
+        manifest: at.json::<AnyManifest>("manifest", &row.manifest)?,
         source: SourceRef {
             project: ProjectRef {
                 repository: row.repository,

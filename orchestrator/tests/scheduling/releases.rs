@@ -93,10 +93,12 @@ async fn components_are_registered_with_the_shortest_free_name() {
     let world = World::new(0).await;
     let first = world.release("v1").await;
     let mut other = World::draft("elsewhere");
-    for spec in other.manifest.services.values_mut() {
+    let mut manifest = other.manifest.docker().unwrap();
+    for spec in manifest.services.values_mut() {
         spec.image.repository = "other.example.com/shop/api".into();
     }
-    other.content = other.manifest.content_digest().unwrap();
+    other.content = manifest.content_digest().unwrap();
+    other.manifest = manifest.into();
     let mut tx = world.core.db.write().await.unwrap();
     let second = create_release(&mut tx, world.tenant, other, "user/ci", world.clock.now())
         .await

@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use sealift_common::{
+    any_manifest::Described,
     decision::{DecisionRecord, Verdict},
     failure::FailureCode,
     inventory::AgentIntent,
@@ -27,7 +28,7 @@ async fn a_promotion_becomes_tasks_and_the_release_becomes_active() {
     assert_eq!(world.phases(job).await, [TaskPhase::Assigned; 3]);
     assert_eq!(world.finish(job).await, JobPhase::Succeeded);
     assert_eq!(world.state(job).await, PromotionState::Deployed);
-    let digest = release.manifest.services.values().next().unwrap().image.digest;
+    let digest = release.manifest.images().values().next().unwrap().digest;
     assert_eq!(world.active().await, [("shop/api".to_owned(), digest)].into());
 }
 
@@ -129,7 +130,7 @@ async fn r2_a_success_supersedes_what_was_active() {
         let release = world.release(content).await;
         let job = world.promote(&release).await;
         assert_eq!(world.finish(job).await, JobPhase::Succeeded);
-        let digest = release.manifest.services.values().next().unwrap().image.digest;
+        let digest = release.manifest.images().values().next().unwrap().digest;
         assert_eq!(world.active().await, [("shop/api".to_owned(), digest)].into());
     }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta};
 use sealift_common::{
+    any_manifest::Described,
     decision::Requester,
     digest::Digest,
     failure::{Failure, FailureCode},
@@ -25,13 +26,14 @@ use sealift_common::{
         ContainerHealth, ContainerObservation, ContainerState, ProjectObservation, StickerObservation,
         TargetObservation,
     },
-    order::{Fence, sign_order},
+    order::{Fence, inputs, sign_order},
     promotion::PromotionState,
     release::Release,
     role::Role,
     strategy::{Limits, Strategy},
     task::{TaskEvent, TaskPhase, TaskStep},
     time::{Clock, TestClock},
+    variables::Variables,
 };
 use sealift_orchestrator::{
     app::{
@@ -220,7 +222,7 @@ impl World {
                 .parse()
                 .unwrap(),
             content: manifest.content_digest().unwrap(),
-            manifest,
+            manifest: manifest.into(),
         }
     }
 
@@ -443,6 +445,7 @@ impl World {
                 task.id,
                 release.id,
                 task.fence,
+                inputs(release.content, &Variables::default()).unwrap(),
                 sticker,
                 now,
             )
@@ -494,6 +497,7 @@ pub fn environment(tenant: &Tenant, name: &str, now: DateTime<chrono::Utc>) -> E
         display_name: String::new(),
         position: 1,
         class: EnvironmentClass::NonProduction,
+        variables: Variables::default(),
         revision: 1,
         created_at: now,
         updated_at: now,
@@ -510,15 +514,15 @@ fn observation(
 ) -> TargetObservation {
     let containers = release
         .manifest
-        .services
-        .iter()
-        .map(|(service, spec)| ContainerObservation {
+        .images()
+        .into_iter()
+        .map(|(service, image)| ContainerObservation {
             id: task.id.to_string(),
             service: service.clone(),
             fence: task.fence,
             image_id: "image".into(),
-            digest: Some(spec.image.digest),
-            config: Some(spec.config_digest().unwrap()),
+            digest: Some(image.digest),
+            config: release.manifest.config_of(service).unwrap(),
             unchanged: true,
             state: ContainerState::Running,
             health: ContainerHealth::Healthy,

@@ -1,6 +1,7 @@
 //! Final reports with their packets, as an agent would make them: good ones and refusals.
 
 use sealift_common::{
+    any_manifest::Described,
     digest::Digest,
     evidence::{
         AgentInfo, Attempt, EngineInfo, EvidenceFailure, EvidenceResult, EvidenceService, Observed, Packet,
@@ -38,7 +39,7 @@ pub fn succeeded(
     previous: Option<Digest>,
     key: &SigningKey,
 ) -> (Finished, Digest) {
-    let sticker = Sticker::of(order, order.not_before, previous).unwrap();
+    let sticker = Sticker::of(order, None, order.not_before, previous).unwrap();
     let digest = sticker.digest().unwrap();
     let finished = Finished {
         result: finished::Result::Succeeded.into(),
@@ -60,15 +61,15 @@ fn packet(
     let now = order.not_before;
     let services = order
         .manifest
-        .services
-        .iter()
-        .map(|(name, spec)| {
+        .images()
+        .into_iter()
+        .map(|(name, image)| {
             let observed = failure.is_none().then(|| Observed {
                 container_id: format!("container of {name}"),
                 image_id: "an image".to_owned(),
-                digest: spec.image.digest,
+                digest: image.digest,
             });
-            EvidenceService::of(name, &spec.image, observed, ContainerHealth::None)
+            EvidenceService::of(name, image, observed, ContainerHealth::None)
         })
         .collect();
     let attempt = Attempt {
@@ -92,13 +93,14 @@ fn packet(
         services,
         previous: std::collections::BTreeMap::new(),
         sticker_digest,
+        compose_lock: None,
         log_digest: None,
         order_digest: Digest::of(order_bytes),
         started_at: now,
         finished_at: now,
         steps: Vec::new(),
     };
-    let running = order.manifest.services.values().map(|spec| &spec.image);
+    let running = order.manifest.images().into_values();
     let running: Vec<_> = running.filter(|_| failure.is_none()).collect();
     let statement = Statement::new(Predicate::of(order, attempt), running);
     Packet::sign(&statement, key).unwrap()

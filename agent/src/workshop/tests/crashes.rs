@@ -23,7 +23,7 @@ async fn f21_an_attempt_that_always_kills_the_agent_is_given_up() {
 }
 
 /// An agent that gets `order` and dies at its `at`-th effect. Answers whether it came to that.
-fn killed(dir: &Path, host: &FakeHost, order: &Order, at: u64, after: bool) -> bool {
+fn killed(dir: &Path, host: &FakeHost, order: &Order<Manifest>, at: u64, after: bool) -> bool {
     let (runtime_dir, order, host_in) = (dir.to_owned(), order.clone(), host.clone());
     // A runtime of its own, so that dropping it ends everything at once, as a kill does.
     std::thread::spawn(move || {
@@ -47,7 +47,7 @@ fn killed(dir: &Path, host: &FakeHost, order: &Order, at: u64, after: bool) -> b
 }
 
 /// What became of `order` in spite of deaths.
-async fn survive(dir: &Path, host: &FakeHost, order: &Order, deaths: &[(u64, bool)]) -> Finished {
+async fn survive(dir: &Path, host: &FakeHost, order: &Order<Manifest>, deaths: &[(u64, bool)]) -> Finished {
     for (at, after) in deaths {
         killed(dir, host, order, *at, *after);
     }

@@ -1,6 +1,6 @@
 //! Tenants, users, environments, targets.
 
-use sealift_common::{inventory::EnvironmentClass, order::Fence, role::Role};
+use sealift_common::{inventory::EnvironmentClass, order::Fence, role::Role, variables::Variables};
 use sealift_store::{Cursor, PageRequest, StoreError};
 
 use crate::{
@@ -96,8 +96,11 @@ async fn environments_change_under_their_revision(world: World) {
     "Production".clone_into(&mut wanted.display_name);
     wanted.class = EnvironmentClass::Production;
     wanted.position = 10;
+    let variables = std::collections::BTreeMap::from([("GREETING".to_owned(), "hello $you\n".to_owned())]);
+    wanted.variables = Variables::try_from(variables).unwrap();
     let new = tx.update_environment(&wanted, at(3)).await.unwrap();
     assert_eq!((new.revision, new.updated_at, new.position), (2, at(3), 10));
+    assert_eq!(new.variables, wanted.variables);
     assert_eq!(tx.environment(acme.id, old.id).await.unwrap(), Some(new));
     let stale = tx.update_environment(&wanted, at(4)).await;
     assert!(matches!(stale, Err(StoreError::Conflict)), "{stale:?}");

@@ -102,6 +102,7 @@ async fn what_is_recorded_follows_the_highest_fence(world: World) {
             task,
             release,
             Fence(fence),
+            digest("inputs"),
             digest(text),
             at(2),
         )
@@ -116,6 +117,7 @@ async fn what_is_recorded_follows_the_highest_fence(world: World) {
         (Fence(7), digest("b"))
     );
     assert_eq!(recorded[0].1.manifest, new.release.manifest);
+    assert_eq!(recorded[0].1.inputs, digest("inputs"));
 }
 
 async fn r2_one_active_release_per_component(world: World) {

@@ -1,5 +1,6 @@
 //! Components, versions, projects, releases.
 
+use sealift_common::any_manifest::Described as _;
 use sealift_store::{PageRequest, StoreError};
 
 use crate::{

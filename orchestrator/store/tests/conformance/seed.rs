@@ -23,6 +23,7 @@ use sealift_common::{
     role::Role,
     strategy::{Limits, Strategy},
     task::{TaskState, Wanted},
+    variables::Variables,
 };
 use sealift_store::{Db, Job, Promotion, Result, Task, Tx};
 
@@ -67,6 +68,7 @@ pub fn environment(tenant: &Tenant, text: &str, position: u32) -> Environment {
         display_name: format!("The {text}"),
         position,
         class: EnvironmentClass::NonProduction,
+        variables: Variables::default(),
         revision: 1,
         created_at: at(0),
         updated_at: at(0),
@@ -215,7 +217,7 @@ impl Seed {
             number,
             state: ReleaseState::Ready,
             content: manifest.content_digest().unwrap(),
-            manifest,
+            manifest: manifest.into(),
             components: BTreeMap::from([
                 ("api".parse().unwrap(), component.clone()),
                 ("worker".parse().unwrap(), component),
