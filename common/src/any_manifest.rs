@@ -10,7 +10,7 @@ use crate::{
     compose_manifest::{ComposeManifest, Lifetime},
     digest::Digest,
     inventory::TargetKind,
-    manifest::{Manifest, PinnedImage},
+    manifest::{Manifest, PinnedImage, ServiceSpec},
     name::ServiceName,
 };
 
@@ -49,7 +49,7 @@ impl Described for Manifest {
     fn config_of(&self, service: &ServiceName) -> Result<Option<Digest>, CanonicalError> {
         self.services
             .get(service)
-            .map(|spec| spec.config_digest())
+            .map(ServiceSpec::config_digest)
             .transpose()
     }
 
@@ -203,13 +203,13 @@ mod tests {
                 content
                     .services
                     .values_mut()
-                    .for_each(|pin| pin.image.digest = Digest::of(b"2"))
+                    .for_each(|pin| pin.image.digest = Digest::of(b"2"));
             },
             |content| {
                 content
                     .services
                     .values_mut()
-                    .for_each(|pin| pin.lifetime = Lifetime::MayEnd)
+                    .for_each(|pin| pin.lifetime = Lifetime::MayEnd);
             },
         ];
         for change in changes {

@@ -459,7 +459,7 @@ mod tests {
                 observation: Some(&seen),
                 recorded: Some(&recorded),
             };
-            let plan = |variables| {
+            let plan = |variables: &Variables| {
                 Plan::new(
                     release,
                     EnvironmentId::new(at(1)),

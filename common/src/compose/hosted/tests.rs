@@ -155,16 +155,16 @@ fn profiles_decide_what_runs() {
 
 #[test]
 fn a_file_that_blows_up_is_refused() {
-    let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    let mut lines = vec!["a: &a [x, x, x, x, x, x, x, x, x, x]".to_owned()];
     for (new, old) in ["b", "c", "d", "e", "f", "g"]
         .iter()
         .zip(["a", "b", "c", "d", "e", "f"])
     {
         let items = vec![format!("*{old}"); 10].join(", ");
-        bomb.push_str(&format!("{new}: &{new} [{items}]\n"));
+        lines.push(format!("{new}: &{new} [{items}]"));
     }
-    bomb.push_str("services: {a: {image: a}}\n");
-    assert!(read_with(&bomb, &[]).is_err());
+    lines.push("services: {a: {image: a}}".to_owned());
+    assert!(read_with(&lines.join("\n"), &[]).is_err());
     assert!(read_with(&"#".repeat(bounds::MANIFEST_BYTES + 1), &[]).is_err());
     let deep = format!(
         "services: {{a: {{image: a, x: {}{}}}}}",
@@ -172,10 +172,10 @@ fn a_file_that_blows_up_is_refused() {
         "]".repeat(40)
     );
     assert!(read_with(&deep, &[]).is_err());
-    let many: String = (0..=bounds::SERVICES)
-        .map(|n| format!("  s{n}: {{image: a}}\n"))
+    let many: Vec<_> = (0..=bounds::SERVICES)
+        .map(|number| format!("  s{number}: {{image: a}}"))
         .collect();
-    assert!(read_with(&format!("services:\n{many}"), &[]).is_err());
+    assert!(read_with(&format!("services:\n{}", many.join("\n")), &[]).is_err());
 }
 
 #[test]
