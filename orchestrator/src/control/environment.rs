@@ -195,7 +195,7 @@ impl EnvironmentService for Environments {
                 "variables" => {
                     let value = variables(&wanted.variables)?;
                     changes.push(Box::new(move |environment| {
-                        environment.variables.clone_from(&value)
+                        environment.variables.clone_from(&value);
                     }));
                 }
                 _ => {
