@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sealift_common::{
+    any_manifest::Described,
     digest::Digest,
     drift::Finding,
     id::{AgentId, TargetId, TenantId},
@@ -13,8 +14,10 @@ use sealift_common::{
         ContainerHealth, ContainerObservation, ContainerState, EngineEvent, ProjectObservation,
         StickerObservation, TargetObservation,
     },
+    order::inputs,
     release::Release,
     task::{TaskEvent, TaskStep},
+    variables::Variables,
 };
 use sealift_orchestrator::{
     app::create_release::{Draft, create_release},
@@ -136,7 +139,7 @@ impl<'w> Host<'w> {
         let draft = Draft {
             source: format!("{PROJECT}@{commit}").parse().unwrap(),
             content: manifest.content_digest().unwrap(),
-            manifest,
+            manifest: manifest.into(),
         };
         let mut tx = self.write().await;
         let now = self.world.running.app.clock.now();
@@ -211,6 +214,7 @@ impl<'w> Host<'w> {
             task.id,
             release.id,
             task.fence,
+            inputs(release.content, &Variables::default()).unwrap(),
             sticker,
             now,
         )
@@ -259,14 +263,14 @@ impl<'w> Host<'w> {
         events: &[EngineEvent],
     ) {
         let now = self.world.running.app.clock.now();
-        let containers = release.manifest.services.iter();
-        let containers = containers.map(|(service, spec)| ContainerObservation {
+        let containers = release.manifest.images().into_iter();
+        let containers = containers.map(|(service, image)| ContainerObservation {
             id: format!("container-of-{}", task.fence),
             service: service.clone(),
             fence: task.fence,
             image_id: "image".to_owned(),
-            digest: Some(spec.image.digest),
-            config: Some(spec.config_digest().unwrap()),
+            digest: Some(image.digest),
+            config: release.manifest.config_of(service).unwrap(),
             unchanged: true,
             state: ContainerState::Running,
             health: ContainerHealth::Healthy,

@@ -5,7 +5,7 @@ use super::*;
 const ENOUGH: Duration = Duration::from_secs(2);
 
 /// Deploys `first`, then records the calls that `second` takes until nothing is left to do.
-async fn calls(first: &Order, second: &Order) -> Vec<&'static str> {
+async fn calls(first: &Order<Manifest>, second: &Order<Manifest>) -> Vec<&'static str> {
     let (host, dir) = (engine(), tempfile::tempdir().unwrap());
     let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
     assert_eq!(agent.deploy(first).await.result(), Wire::Succeeded);
