@@ -54,11 +54,12 @@ impl AttemptLog {
             let end = text.floor_char_boundary(bounds::LOG_LINE_BYTES);
             text.truncate(end);
         }
-        let before = self.counters.bytes.fetch_add(text.len() + 1, Ordering::Relaxed);
+        let counts = text.len() + bounds::LOG_LINE_OVERHEAD;
+        let before = self.counters.bytes.fetch_add(counts, Ordering::Relaxed);
         if before >= bounds::ATTEMPT_LOG_BYTES {
             return;
         }
-        if before + text.len() >= bounds::ATTEMPT_LOG_BYTES {
+        if before + counts >= bounds::ATTEMPT_LOG_BYTES {
             "the log of this attempt is longer than 1 MiB; the rest is left out".clone_into(&mut text);
         }
         let dropped = self.counters.dropped.swap(0, Ordering::Relaxed);

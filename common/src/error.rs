@@ -69,6 +69,8 @@ reasons! {
     SessionReplaced = "SESSION_REPLACED";
     /// The peer broke the agent protocol.
     ProtocolViolation = "PROTOCOL_VIOLATION";
+    /// The orchestrator has no method of that name.
+    UnknownMethod = "UNKNOWN_METHOD";
     /// Too much of something at once: try later.
     Overloaded = "OVERLOADED";
     /// The call took longer than its deadline.

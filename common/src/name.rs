@@ -189,6 +189,11 @@ impl FromStr for ProjectRef {
 }
 
 impl ProjectRef {
+    /// Whether a project can end with this text.
+    pub fn is_ending(text: &str) -> bool {
+        is_path(text, 512)
+    }
+
     /// Whether `wanted` (for example `shop/api`) names this project by its last whole segments.
     pub fn ends_with(&self, wanted: &str) -> bool {
         let full = self.to_string();

@@ -196,6 +196,7 @@ pub static RULES: &[Rule] = &[
     reads("/sealift.v1.EvidenceService/ListPackets", USERS),
     reads("/sealift.v1.EvidenceService/GetTrustFile", USERS),
     reads("/sealift.v1.AuditService/ListAuditEvents", USERS),
+    reads("/sealift.v1.AuditService/VerifyAuditEvents", LOCAL),
     mutates("/sealift.agent.v1.GatewayService/Enroll", Roles::ANONYMOUS),
     mutates("/sealift.agent.v1.GatewayService/RenewCertificate", Roles::AGENT),
     streams("/sealift.agent.v1.GatewayService/Connect", Roles::AGENT),

@@ -1,8 +1,11 @@
 //! Who calls: put into each request by the authentication layer, read by handlers. Never read from headers by anybody else.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -44,7 +47,11 @@ pub enum Principal {
 pub struct CallNotes {
     resource: Mutex<String>,
     recorded: AtomicBool,
+    proven: AtomicBool,
 }
+
+/// Longest name of a resource in an audit event, in characters: more than any legal one has.
+const RESOURCE_CHARS: usize = 512;
 
 /// One authenticated call.
 #[derive(Debug, Clone)]
@@ -120,10 +127,33 @@ impl Caller {
         }
     }
 
-    /// Notes which resource the call is about, for its audit event.
+    /// How long the client certificate still counts; `None` without one.
+    pub fn certificate_life(&self, now: DateTime<Utc>) -> Option<Duration> {
+        self.certificate_not_after
+            .map(|end| (end - now).to_std().unwrap_or_default())
+    }
+
+    /// Notes which resource the call is about, for its audit event. Cut and without control characters: it may be a text of the
+    /// caller that nobody has checked, and the audit log keeps it for ever.
     pub fn about(&self, resource: &str) {
-        let mut noted = self.notes.resource.lock().unwrap_or_else(PoisonError::into_inner);
-        resource.clone_into(&mut noted);
+        let clean = resource
+            .chars()
+            .take(RESOURCE_CHARS)
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+            .collect();
+        *self.notes.resource.lock().unwrap_or_else(PoisonError::into_inner) = clean;
+    }
+
+    /// As [`Caller::about`], for a caller without identity that has shown the resource's secret: its denial names the resource,
+    /// whatever else is refused at the same time.
+    pub fn about_proven(&self, resource: &str) {
+        self.about(resource);
+        self.notes.proven.store(true, Ordering::Release);
+    }
+
+    /// Whether the caller has shown the secret of the resource that was noted.
+    pub fn is_proven(&self) -> bool {
+        self.notes.proven.load(Ordering::Acquire)
     }
 
     /// The resource that was noted; empty when none was.
@@ -192,6 +222,15 @@ mod tests {
         );
         assert!(anonymous.agent_id().is_err());
         assert!(Caller::of(&tonic::Request::new(())).is_err());
+    }
+
+    #[test]
+    fn r13_what_a_caller_calls_a_resource_is_cut_and_cleaned() {
+        let caller = caller(Principal::Local);
+        caller.about(&format!("a\0b\n{}", "x".repeat(5_000_000)));
+        let noted = caller.resource();
+        assert!(noted.starts_with("a\u{fffd}b\u{fffd}x"), "{noted}");
+        assert_eq!(noted.chars().count(), RESOURCE_CHARS);
     }
 
     #[test]

@@ -132,6 +132,15 @@ where
     }
 }
 
+/// The path is not echoed: it is the caller's to choose, and the caller knows it.
+fn unknown_method() -> ApiError {
+    ApiError::new(
+        Reason::UnknownMethod,
+        "this orchestrator has no such method",
+        "use a client of the orchestrator's version, or list what there is with gRPC reflection",
+    )
+}
+
 /// The caller's own id for the call when it is a harmless one, else a fresh one.
 fn request_id(request: &Request<Body>, app: &App) -> String {
     let given = request
@@ -167,9 +176,7 @@ impl Shared {
 
         let refusal = match (refusal, rule) {
             (Some(error), _) => Some(Status::from(error)),
-            (None, None) => Some(Status::unimplemented(format!(
-                "{path} is no method of this orchestrator; list what there is with gRPC reflection"
-            ))),
+            (None, None) => Some(unknown_method().into()),
             (None, Some(rule)) => authz::check(rule, &caller).err().map(Status::from),
         };
         let response = if let Some(status) = refusal {
@@ -178,6 +185,7 @@ impl Shared {
             request.extensions_mut().insert(caller.clone());
             self.call(inner, request).await
         };
+        let response = respond::with_reason(response);
         let failed = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok);
         tracing::debug!(
             code = ?failed.as_ref().map_or(Code::Ok, Status::code),
@@ -188,9 +196,11 @@ impl Shared {
             self.record(&caller, &path, rule, status).await;
         }
         let response = match (failed, rule) {
-            (None, Some(rule)) if rule.streams => {
-                respond::until_revoked(response, self.app.revocations.watch(&caller))
-            }
+            (None, Some(rule)) if rule.streams => respond::while_certified(
+                response,
+                self.app.revocations.watch(&caller),
+                caller.certificate_life(self.app.clock.now()),
+            ),
             _ => response,
         };
         respond::with_request_id(response, &id)
@@ -243,12 +253,19 @@ impl Shared {
         let method: String = path.chars().take(200).collect();
         let entry = mutate::entry(caller, &method, &caller.resource(), outcome, &reason);
         if matches!(caller.principal, Principal::Anonymous) {
-            let key = rule.map_or_else(|| denials::UNKNOWN.to_owned(), |_| method);
+            // Whoever has shown a secret is named: as many keys as there are join tokens, not as callers like.
+            let key = match rule {
+                Some(_) if caller.is_proven() => format!("{method} {}", caller.resource()),
+                Some(_) => method.clone(),
+                None => denials::UNKNOWN.to_owned(),
+            };
             if !self.denials.is_first(&key) {
                 return;
             }
             let shared = Arc::clone(self);
-            self.app.tasks.spawn(shared.count_denials(key, entry.clone()));
+            self.app
+                .tasks
+                .spawn(shared.count_denials(key, method, entry.clone()));
         }
         let shared = Arc::clone(self);
         // On the tracker: the event is written even when the caller hangs up first.
@@ -259,18 +276,22 @@ impl Shared {
     }
 
     /// Records once per window how many callers without identity were refused after `first`, until there were none.
-    async fn count_denials(self: Arc<Self>, method: String, first: AuditEntry) {
+    async fn count_denials(self: Arc<Self>, key: String, method: String, first: AuditEntry) {
+        let of = match first.resource.as_str() {
+            "" => String::new(),
+            resource => format!("{resource}/"),
+        };
         loop {
             tokio::select! {
                 () = tokio::time::sleep(denials::WINDOW) => {}
                 () = self.app.shutdown.cancelled() => {}
             }
-            let Some(more) = self.denials.more(&method) else {
+            let Some(more) = self.denials.more(&key) else {
                 return;
             };
             let entry = AuditEntry {
                 action: method.trim_start_matches('/').to_owned(),
-                resource: format!("calls/{more}"),
+                resource: format!("{of}calls/{more}"),
                 request_id: String::new(),
                 ..first.clone()
             };
@@ -279,8 +300,8 @@ impl Shared {
     }
 
     async fn write(&self, entry: &AuditEntry) {
-        let _room = Arc::clone(&self.audits).acquire_owned().await;
         let work = async {
+            let _room = self.audits.acquire().await;
             let mut tx = self.app.db.write().await?;
             tx.append_audit(entry, self.app.clock.now()).await?;
             tx.commit().await

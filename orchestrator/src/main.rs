@@ -82,7 +82,7 @@ async fn serve(flags: &cli::ServeFlags) -> anyhow::Result<ExitCode> {
     tokio::select! {
         _ = terminate.recv() => tracing::info!("asked to go down (SIGTERM)"),
         _ = interrupt.recv() => tracing::info!("asked to go down (SIGINT)"),
-        () = running.ended() => tracing::error!("a listener ended by itself"),
+        () = running.ended() => tracing::error!("a listener or a loop ended by itself"),
     }
     let failed = running.has_ended();
     let clean = running.stop().await;

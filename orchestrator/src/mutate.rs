@@ -147,7 +147,7 @@ where
     let mut tries = 0;
     loop {
         tries += 1;
-        match attempt(app, caller, &key, resource, keep, &mut work).await {
+        match attempt(app, caller, &key, keep, &mut work).await {
             Err(error) if error.reason() == Reason::Conflict && tries < TRIES => {}
             result => return result,
         }
@@ -194,7 +194,6 @@ async fn attempt<'e, Resp, F>(
     app: &App,
     caller: &Caller,
     key: &Key,
-    resource: &str,
     keep: Keep,
     work: &mut F,
 ) -> Result<Resp, ApiError>
@@ -227,7 +226,7 @@ where
             other => other?,
         }
     }
-    let entry = entry(caller, key.method, resource, AuditOutcome::Success, "");
+    let entry = entry(caller, key.method, &caller.resource(), AuditOutcome::Success, "");
     tx.append_audit(&entry, now).await?;
     tx.commit().await?;
     caller.set_recorded();

@@ -22,7 +22,7 @@ use crate::{
     gateway::presence::Presence,
     health::Health,
     identity::{self, Ca, IdentityError, OrchestratorKeys, ServerCertificate},
-    loops::{self, health::LoopHealth, heartbeats},
+    loops::{self, health::LoopHealth, heartbeats, supervisor::Supervisor},
     registry::{Registry, RegistryConfig, RegistryError},
     server::{self, AdminSocket, ReflectionError},
     state::{App, Identity},
@@ -139,16 +139,23 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
     let identity = Arc::new(open_identity(&config, &clock).await?);
     ensure_default_tenant(&db, clock.as_ref()).await?;
     turn::take_over(&db, clock.now()).await?;
+    let supervisor = Supervisor {
+        tasks: TaskTracker::new(),
+        health: LoopHealth::default(),
+        shutdown: CancellationToken::new(),
+        failed: CancellationToken::new(),
+    };
     let app = App {
         db,
         identity,
         presence: Presence::new(Arc::clone(&clock)),
         registry: Arc::new(open_registry(&config)?),
-        loops: LoopHealth::default(),
+        loops: supervisor.health.clone(),
         config: Arc::new(config),
         revocations: Arc::default(),
-        shutdown: CancellationToken::new(),
-        tasks: TaskTracker::new(),
+        shutdown: supervisor.shutdown.clone(),
+        tasks: supervisor.tasks.clone(),
+        supervisor,
         replica: ReplicaId::new(clock.now()),
         clock,
     };
@@ -157,7 +164,7 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
     let health = Health::default();
     let (routes, names) = server::services(&app, &health)?;
     let accept = CancellationToken::new();
-    let failed = CancellationToken::new();
+    let failed = app.supervisor.failed.clone();
     let mut servers = Vec::new();
 
     let path = app.config.admin_socket();
@@ -211,15 +218,16 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
 
 /// Everything that runs beside calls. One line each.
 fn spawn_loops(app: &App) {
-    let tasks = &app.tasks;
-    tasks.spawn(heartbeats::run(app.clone()));
-    tasks.spawn(Arc::clone(&app.identity.server).keep_fresh(Arc::clone(&app.clock), app.shutdown.clone()));
+    let (clock, stop) = (Arc::clone(&app.clock), app.shutdown.clone());
+    let supervisor = &app.supervisor;
+    supervisor.spawn("heartbeats", heartbeats::run(app.clone()));
+    supervisor.spawn(
+        "server_certificate",
+        Arc::clone(&app.identity.server).keep_fresh(Arc::clone(&clock), stop.clone()),
+    );
     loops::start(app, &Core::of(app));
-    tasks.spawn(Arc::clone(&app.revocations).run(
-        app.db.clone(),
-        Arc::clone(&app.clock),
-        app.shutdown.clone(),
-    ));
+    let revocations = Arc::clone(&app.revocations);
+    supervisor.spawn("revocations", revocations.run(app.db.clone(), clock, stop));
 }
 
 async fn report(
@@ -291,12 +299,12 @@ async fn ensure_default_tenant(db: &Db, clock: &dyn Clock) -> Result<(), StartEr
 }
 
 impl Running {
-    /// Waits until a listener ends by itself, which it should not.
+    /// Waits until a listener or a loop ends by itself, which it should not.
     pub async fn ended(&self) {
         self.failed.cancelled().await;
     }
 
-    /// Whether a listener ended by itself.
+    /// Whether a listener or a loop ended by itself.
     pub fn has_ended(&self) -> bool {
         self.failed.is_cancelled()
     }

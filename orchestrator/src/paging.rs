@@ -47,7 +47,11 @@ fn cursor(token: &str, bound_to: &[&str]) -> Option<Cursor> {
     if *bound != binding(bound_to) {
         return None;
     }
-    String::from_utf8(text.to_vec()).ok().map(Cursor::from_text)
+    // No ordering column holds control characters, and PostgreSQL takes no zero.
+    String::from_utf8(text.to_vec())
+        .ok()
+        .filter(|text| !text.chars().any(char::is_control))
+        .map(Cursor::from_text)
 }
 
 /// The error of a token that this list did not give.
@@ -98,6 +102,7 @@ mod tests {
         for (token, bound_to) in [
             (token.as_str(), &["ListTargets", "environments/staging"][..]),
             (token.as_str(), &["ListTargets", "environments", "/prod"][..]),
+            (next_token(Some(Cursor::from_text("a\0")), LIST).as_str(), LIST),
             ("!", LIST),
             ("AAAA", LIST),
             (&"A".repeat(TOKEN_BYTES + 1), LIST),

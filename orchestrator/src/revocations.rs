@@ -15,13 +15,19 @@ use sealift_common::{
     time::Clock,
 };
 use sealift_store::{CertificateSubject, Change, Db, StoreError};
-use tokio::{sync::broadcast::error::RecvError, time::MissedTickBehavior};
+use tokio::{
+    sync::broadcast::error::RecvError,
+    time::{MissedTickBehavior, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::{Caller, Principal};
 
 /// How often the store is looked at for revocations by other replicas.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a look may take: with it, and the next one, a stream still ends soon after the store is back.
+const LOOK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How far back each look goes: covers the clocks of replicas that differ and transactions that were slow.
 const LOOK_BACK: TimeDelta = TimeDelta::seconds(60);
@@ -88,7 +94,10 @@ impl Revocations {
                 },
             }
             let now = clock.now();
-            match self.look(&db, since).await {
+            let looked = timeout(LOOK_DEADLINE, self.look(&db, since))
+                .await
+                .unwrap_or_else(|_| Err(StoreError::out_of_time()));
+            match looked {
                 Ok(()) => since = now - LOOK_BACK,
                 // Calls cannot be authenticated either while the store is away; the next look goes back as far as this one.
                 Err(error) => {

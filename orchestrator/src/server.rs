@@ -185,6 +185,8 @@ pub async fn serve_tls(
         connections: app.config.limits.connections,
         handshakes: app.config.limits.handshakes,
         handshake_deadline: Duration::from_secs(app.config.limits.handshake_seconds),
+        anonymous: app.config.limits.anonymous_connections,
+        anonymous_life: Duration::from_secs(app.config.limits.anonymous_seconds),
         ..AcceptLimits::default()
     };
     let incoming = identity::incoming(listener, tls, limits);

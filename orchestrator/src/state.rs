@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     gateway::presence::Presence,
     identity::{Ca, OrchestratorKeys, ServerCertificate},
-    loops::health::LoopHealth,
+    loops::{health::LoopHealth, supervisor::Supervisor},
     registry::Registry,
     revocations::Revocations,
 };
@@ -47,6 +47,8 @@ pub struct App {
     pub revocations: Arc<Revocations>,
     /// Cancelled when the orchestrator goes down.
     pub shutdown: CancellationToken,
+    /// Starts what must not end by itself.
+    pub supervisor: Supervisor,
     /// Everything that runs beside calls; waited for at the end.
     pub tasks: TaskTracker,
     /// This process.

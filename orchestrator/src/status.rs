@@ -53,6 +53,7 @@ pub const fn code(reason: Reason) -> Code {
             Code::Unauthenticated
         }
         Reason::RoleMissing => Code::PermissionDenied,
+        Reason::UnknownMethod => Code::Unimplemented,
         Reason::Overloaded => Code::ResourceExhausted,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::RegistryUnavailable | Reason::StoreUnavailable | Reason::ShuttingDown => Code::Unavailable,
@@ -244,6 +245,14 @@ impl From<StoreError> for ApiError {
                 format!("the number {number} is too large"),
                 "use a smaller number",
             ),
+            full if full.is_disk_full() => Self::new(
+                Reason::StoreUnavailable,
+                "the disk of the orchestrator's database is full",
+                "make room on it; nothing of this call was stored",
+            )
+            .retry_after(Duration::from_secs(30))
+            .meta("disk", "full")
+            .caused_by(full),
             StoreError::Unavailable(_) | StoreError::Locked(_) => Self::new(
                 Reason::StoreUnavailable,
                 "the orchestrator's database does not answer",
@@ -264,6 +273,32 @@ impl From<ApiError> for Status {
         }
         Self::with_error_details(code, error.to_string(), error.details())
     }
+}
+
+/// A refusal of the transport (it names no reason) with what ours have. What the caller sent and nobody can read is the caller's.
+pub fn explained(status: &Status) -> Status {
+    let text = status.message();
+    let unreadable = status.code() == Code::Internal && text.starts_with("failed to decode");
+    let (code, reason, hint) = match status.code() {
+        _ if unreadable => (
+            Code::InvalidArgument,
+            Reason::InvalidArgument,
+            "send a message of the method's type; client and orchestrator may be of different versions",
+        ),
+        Code::NotFound => (Code::NotFound, Reason::NotFound, "check the name"),
+        code @ Code::OutOfRange => (code, Reason::InvalidArgument, "send less at once"),
+        code @ (Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented) => {
+            (code, Reason::InvalidArgument, "correct the call")
+        }
+        code @ (Code::DeadlineExceeded | Code::Cancelled) => (
+            code,
+            Reason::DeadlineExceeded,
+            "look at the present state before you call again: it may have worked",
+        ),
+        _ => return ApiError::internal(text.to_owned()).into(),
+    };
+    let error = ApiError::new(reason, text, hint);
+    Status::with_error_details(code, error.to_string(), error.details())
 }
 
 /// Prints an error with all its causes on one line; for logs.

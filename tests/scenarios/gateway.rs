@@ -21,6 +21,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
+#[path = "gateway/ended.rs"]
+mod ended;
 #[path = "gateway/facts.rs"]
 mod facts_told;
 #[path = "gateway/proof.rs"]

@@ -1,7 +1,7 @@
 //! `sealift status`: the board, environments × components.
 
 use clap::Args;
-use sealift_proto::v1::{GetBoardRequest, GetBoardResponse};
+use sealift_proto::v1::{GetBoardRequest, GetBoardResponse, GetServerInfoRequest};
 
 use crate::{
     args::Global,
@@ -21,7 +21,9 @@ pub struct StatusArgs {
 }
 
 pub async fn run(global: &Global, args: StatusArgs) -> Result<Exit, CliError> {
-    let mut client = client!(status_service_client, StatusServiceClient, connect(global).await?);
+    let channel = connect(global).await?;
+    let mut server = client!(server_service_client, ServerServiceClient, channel.clone());
+    let mut client = client!(status_service_client, StatusServiceClient, channel);
     let environment = args
         .environment
         .map(|env| named("environments", &env))
@@ -34,6 +36,14 @@ pub async fn run(global: &Global, args: StatusArgs) -> Result<Exit, CliError> {
     if global.output == Format::Table {
         output::line("")?;
         output::write(global.output, &board, || components(&board))?;
+    }
+    let info = server.get_server_info(unary(GetServerInfoRequest {})).await?;
+    for (name, error) in info.into_inner().troubles {
+        anstream::eprintln!(
+            "warning: the orchestrator's {} fails: {}",
+            clean(&name),
+            clean(&error)
+        );
     }
     Ok(Exit::Done)
 }

@@ -21,8 +21,9 @@ use sealift_orchestrator::{
 };
 use sealift_proto::v1::{
     CreateTenantRequest, GetTrustFileRequest, IssueUserCertificateRequest, ListTenantsRequest,
-    RevokeUserRequest, evidence_service_client::EvidenceServiceClient,
-    tenant_service_client::TenantServiceClient, user_service_client::UserServiceClient,
+    RevokeUserRequest, VerifyAuditEventsRequest, audit_service_client::AuditServiceClient,
+    evidence_service_client::EvidenceServiceClient, tenant_service_client::TenantServiceClient,
+    user_service_client::UserServiceClient,
 };
 use tokio::net::UnixStream;
 use tonic::{
@@ -60,6 +61,9 @@ enum AdminCommand {
     /// Tenants.
     #[command(subcommand)]
     Tenant(TenantCommand),
+    /// The audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Writes the trust file: the public keys with which evidence is verified offline.
     TrustFile {
         /// Tenant.
@@ -101,6 +105,12 @@ enum TenantCommand {
     },
     /// Lists tenants.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Checks the whole chain: no event is missing, none was changed. Fails at the first that does not fit.
+    Verify,
 }
 
 /// A connection to the orchestrator, or to the part of one that was started for the command.
@@ -164,6 +174,7 @@ pub async fn run(admin: Admin) -> anyhow::Result<()> {
         AdminCommand::Revoke { user, tenant, reason } => revoke(&local.channel, &user, &tenant, reason).await,
         AdminCommand::Tenant(TenantCommand::Create { name }) => create_tenant(&local.channel, &name).await,
         AdminCommand::Tenant(TenantCommand::List) => list_tenants(&local.channel).await,
+        AdminCommand::Audit(AuditCommand::Verify) => verify_audit(&local.channel).await,
         AdminCommand::TrustFile { tenant, out } => trust_file(&local.channel, &tenant, out).await,
     };
     local.close().await;
@@ -308,6 +319,28 @@ async fn list_tenants(channel: &Channel) -> anyhow::Result<()> {
             return Ok(());
         }
         request.page_token = page.next_page_token;
+    }
+}
+
+async fn verify_audit(channel: &Channel) -> anyhow::Result<()> {
+    let mut client = AuditServiceClient::new(channel.clone());
+    let mut request = VerifyAuditEventsRequest::default();
+    loop {
+        let piece = client
+            .verify_audit_events(request)
+            .await
+            .map_err(said)?
+            .into_inner();
+        anyhow::ensure!(
+            piece.problem.is_empty(),
+            "the audit log was changed, or its database is damaged: {}",
+            piece.problem
+        );
+        if piece.next_seq == 0 {
+            println!("{} audit events: the chain is whole", piece.last_seq);
+            return Ok(());
+        }
+        request.first_seq = piece.next_seq;
     }
 }
 

@@ -16,6 +16,10 @@ pub struct LimitsConfig {
     pub handshakes: usize,
     /// How long a TLS handshake may take.
     pub handshake_seconds: u64,
+    /// Most connections at the same time of peers without a certificate: hosts that enrol.
+    pub anonymous_connections: usize,
+    /// How long such a connection may last.
+    pub anonymous_seconds: u64,
     /// Most calls at the same time that are worked on, over all connections. Live streams do not count once they run.
     pub calls: usize,
     /// Most calls at the same time that are worked on, for one connection.
@@ -44,6 +48,8 @@ impl Default for LimitsConfig {
             connections: 16_384,
             handshakes: 256,
             handshake_seconds: 10,
+            anonymous_connections: 256,
+            anonymous_seconds: 60,
             calls: 512,
             calls_per_connection: 64,
             streams_per_connection: 128,
@@ -63,6 +69,13 @@ impl LimitsConfig {
         within("limits.connections", self.connections, 1, 1_000_000)?;
         within("limits.handshakes", self.handshakes, 1, 100_000)?;
         within("limits.handshake_seconds", self.handshake_seconds, 1, 300)?;
+        within(
+            "limits.anonymous_connections",
+            self.anonymous_connections,
+            1,
+            1_000_000,
+        )?;
+        within("limits.anonymous_seconds", self.anonymous_seconds, 1, 3600)?;
         within("limits.calls", self.calls, 1, 100_000)?;
         within(
             "limits.calls_per_connection",

@@ -2,9 +2,10 @@
 
 use sealift_common::audit::{AuditEvent, AuditOutcome};
 use sealift_proto::v1::{
-    self, ListAuditEventsRequest, ListAuditEventsResponse, audit_event::Outcome,
-    audit_service_server::AuditService,
+    self, ListAuditEventsRequest, ListAuditEventsResponse, VerifyAuditEventsRequest,
+    VerifyAuditEventsResponse, audit_event::Outcome, audit_service_server::AuditService,
 };
+use sealift_store::StoreError;
 use tonic::{Request, Response, Status};
 
 use super::{int64, timestamp};
@@ -14,6 +15,9 @@ use crate::{
     state::App,
     status::ApiError,
 };
+
+/// Events that one call of VerifyAuditEvents checks.
+const VERIFIED: u32 = 2_000;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -59,5 +63,28 @@ impl AuditService for Audit {
             events: page.items.iter().map(encode).collect::<Result<_, _>>()?,
             next_page_token: next_token(page.next, bound_to),
         }))
+    }
+
+    async fn verify_audit_events(
+        &self,
+        request: Request<VerifyAuditEventsRequest>,
+    ) -> Result<Response<VerifyAuditEventsResponse>, Status> {
+        let first = u64::try_from(request.get_ref().first_seq)
+            .map_err(|_| ApiError::invalid("first_seq", "must not be negative"))?
+            .max(1);
+        let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
+        let mut answer = VerifyAuditEventsResponse::default();
+        match tx.verify_audit_chain(first, VERIFIED).await {
+            Ok(events) => {
+                let last = first + events - 1;
+                answer.last_seq = int64(last);
+                if events == u64::from(VERIFIED) {
+                    answer.next_seq = int64(last);
+                }
+            }
+            Err(error @ StoreError::Corrupt { .. }) => answer.problem = error.to_string(),
+            Err(error) => return Err(ApiError::from(error).into()),
+        }
+        Ok(Response::new(answer))
     }
 }

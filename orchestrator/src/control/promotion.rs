@@ -84,7 +84,7 @@ impl Promotions {
         request: CreatePromotionRequest,
     ) -> Result<CreatePromotionResponse, ApiError> {
         let tenant = tenant_of(caller)?;
-        let resource = request.environment.clone();
+        let resource = names::of_environment(&names::environment("environment", &request.environment)?);
         let method = "sealift.v1.PromotionService/CreatePromotion";
         mutate(
             &self.app,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sealift_common::{bounds, compose::EnvFiles};
+use sealift_common::{bounds, compose::EnvFiles, name::ProjectRef};
 use sealift_proto::v1::{
     self as pb, CreateReleaseRequest, CreateReleaseResponse, GetReleaseRequest, GetReleaseResponse,
     ListReleasesRequest, ListReleasesResponse, release_service_server::ReleaseService,
@@ -113,6 +113,10 @@ impl Releases {
         let project = if request.project.is_empty() {
             None
         } else {
+            if !ProjectRef::is_ending(&request.project) {
+                let rule = "wanted the last segments of a project's name, for example shop/api";
+                return Err(ApiError::invalid("project", rule));
+            }
             let found = resolve_project(&mut tx, tenant, &request.project).await?;
             let (id, _) = found.ok_or_else(|| {
                 ApiError::not_found(format!("project {}", request.project), "sealift release list")

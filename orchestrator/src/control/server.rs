@@ -35,6 +35,13 @@ impl ServerService for Server {
             database: database.to_owned(),
             time: timestamp(self.app.clock.now()),
             features: FEATURES.iter().map(ToString::to_string).collect(),
+            troubles: self
+                .app
+                .loops
+                .report()
+                .into_iter()
+                .map(|(name, error)| (name.to_owned(), error))
+                .collect(),
         }))
     }
 

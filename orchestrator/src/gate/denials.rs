@@ -13,7 +13,8 @@ pub(super) const WINDOW: Duration = Duration::from_mins(1);
 /// What methods that do not exist are counted under: their names are the caller's to choose.
 pub(super) const UNKNOWN: &str = "unknown method";
 
-/// How many refused calls are not recorded yet, by method. As many entries as there are methods, and [`UNKNOWN`].
+/// How many refused calls are not recorded yet, by method. As many entries as there are methods, [`UNKNOWN`], and one for each
+/// join token whose secret was shown and refused.
 #[derive(Debug, Default)]
 pub(super) struct Denials(Mutex<HashMap<String, u64>>);
 

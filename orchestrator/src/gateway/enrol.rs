@@ -14,7 +14,7 @@ use sealift_common::{
     name::Name,
 };
 use sealift_proto::agent::v1::{Binding, EnrollRequest, EnrollResponse};
-use sealift_store::{Certificate, CertificateSubject, Tx};
+use sealift_store::{Certificate, CertificateSubject, JoinToken as JoinTokenRow, Tx};
 
 use crate::{
     caller::Caller,
@@ -48,19 +48,44 @@ pub async fn enroll(app: &App, caller: &Caller, request: EnrollRequest) -> Resul
         .and_then(|text| text.parse::<JoinToken>().ok())
         .ok_or_else(refused)?;
 
+    // Anyone may call this: whoever has no good token does not get as far as the store's writer.
+    let mut tx = app.db.read().await?;
+    good_token(&mut tx, app, caller, &token).await?;
+    drop(tx);
     let mut tries = 0;
     loop {
         tries += 1;
         match attempt(app, caller, &token, &csr_pem, &key, &facts).await {
             Err(error) if error.reason() == Reason::Conflict && tries < 3 => {}
-            Err(error) if error.reason() == Reason::JoinTokenRefused => {
-                tracing::warn!(join_token.id = %token.id(), "a join token was refused");
-                caller.about(&format!("joinTokens/{}", token.id()));
-                return Err(error);
-            }
             result => return result,
         }
     }
+}
+
+/// The row of a token that counts. One whose secret is right and that was used or has expired is named in the denial's audit
+/// event (T3): its second use is an alarm.
+async fn good_token(
+    tx: &mut Tx,
+    app: &App,
+    caller: &Caller,
+    token: &JoinToken,
+) -> Result<JoinTokenRow, ApiError> {
+    let resource = format!("joinTokens/{}", token.id());
+    let row = tx.join_token(token.id()).await?;
+    // Compared even when there is no such token, so that the time does not tell.
+    let stored = row.as_ref().map_or([0; 32], |row| row.secret_hash);
+    let matches = SecretHash::from_bytes(stored).matches(&token.secret_hash());
+    let Some(row) = row.filter(|_| matches) else {
+        tracing::warn!(join_token.id = %token.id(), "a join token was refused: there is none of this secret");
+        caller.about(&resource);
+        return Err(refused());
+    };
+    if row.used_at.is_some() || row.expires_at <= app.clock.now() {
+        tracing::warn!(join_token.id = %row.id, used = row.used_at.is_some(), "a join token was shown that does not count any more");
+        caller.about_proven(&resource);
+        return Err(refused());
+    }
+    Ok(row)
 }
 
 async fn attempt(
@@ -73,14 +98,7 @@ async fn attempt(
 ) -> Result<EnrollResponse, ApiError> {
     let now = app.clock.now();
     let mut tx = app.db.write().await?;
-    let row = tx.join_token(token.id()).await?;
-    // Compared even when there is no such token, so that the time does not tell.
-    let stored = row.as_ref().map_or([0; 32], |row| row.secret_hash);
-    let matches = SecretHash::from_bytes(stored).matches(&token.secret_hash());
-    let row = row.filter(|_| matches).ok_or_else(refused)?;
-    if row.used_at.is_some() || row.expires_at <= now {
-        return Err(refused());
-    }
+    let row = good_token(&mut tx, app, caller, token).await?;
     let tenant = tx
         .tenant(row.tenant_id)
         .await?

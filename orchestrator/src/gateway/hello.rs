@@ -9,7 +9,6 @@ use sealift_proto::{
 use tonic::Streaming;
 
 use super::{
-    observations,
     refusal::Refusal,
     session::{HELLO_DEADLINE, Session},
     writer::Item,
@@ -70,11 +69,6 @@ pub async fn check(session: &mut Session, hello: Hello) -> Result<Known, Refusal
         .ok_or_else(|| Refusal::Internal(format!("agent {id} was authenticated and is not in the store")))?;
     let acknowledged = tx.acknowledged_report(id).await?;
     let targets = tx.targets_of_agent(id).await?;
-    for target in &targets {
-        if let Some(seen) = tx.observation(target.id).await? {
-            session.seen.insert(target.id, observations::content(&seen));
-        }
-    }
     drop(tx);
 
     for target in &targets {

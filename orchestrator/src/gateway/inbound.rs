@@ -1,7 +1,7 @@
 //! What an agent says after Hello: read strictly and bounded here, stored by the writer.
 
 use sealift_common::{
-    bounds::{LOG_LINE_BYTES, TEXT_BYTES},
+    bounds::LOG_LINE_BYTES,
     digest::Digest,
     evidence::EvidenceResult,
     id::{AgentId, JobId, TargetId, TaskId},
@@ -24,6 +24,8 @@ use super::{
 };
 use crate::state::App;
 
+/// Longest name of a log's source: the agent, or a service.
+const SOURCE_BYTES: usize = 128;
 /// Most lines in one batch.
 const LOG_LINES: usize = 1_024;
 
@@ -231,7 +233,7 @@ fn read_logs(batch: LogBatch) -> Result<(TaskId, u32, Vec<LogLine>), Malformed> 
             }
             Ok(LogLine {
                 seq: line.seq,
-                source: bounded("logs.lines[].source", line.source, TEXT_BYTES)?,
+                source: bounded("logs.lines[].source", line.source, SOURCE_BYTES)?,
                 text: bounded("logs.lines[].text", line.text, LOG_LINE_BYTES)?,
                 at: time("logs.lines[].time", line.time.as_ref())?,
             })

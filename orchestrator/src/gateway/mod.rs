@@ -1,7 +1,8 @@
 //! Gateway: what agents call. Agents dial in; nothing here dials out.
 //!
 //! - `enrol`, `renew`: identities.
-//! - `session`: one connection, with `hello` (its beginning), `inbound` (what the agent says), `assignments` (what it is told).
+//! - `session`: one connection, with `hello` (its beginning), `inbound` (what the agent says), `assignments`
+//!   and `outgoing` (what it is told).
 //! - `reports`, `packets`, `observations`: what becomes of what agents say; `writer` stores it in groups.
 //! - `presence`: who is connected; memory only.
 
@@ -10,6 +11,7 @@ mod enrol;
 mod hello;
 mod inbound;
 pub mod observations;
+mod outgoing;
 pub mod packets;
 pub mod presence;
 mod refusal;
@@ -34,7 +36,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::{
-    session::{OUTGOING, Peer, Session},
+    session::{Peer, Session},
     writer::Writer,
 };
 use crate::{caller::Caller, state::App, status::ApiError};
@@ -52,10 +54,11 @@ pub struct Gateway {
 impl Gateway {
     /// The service. Starts the loops that it needs on the app's tracker.
     pub fn start(app: &App) -> Self {
-        app.tasks.spawn(follow_changes(app.clone()));
+        app.supervisor
+            .spawn("gateway_changes", follow_changes(app.clone()));
         Self {
             app: app.clone(),
-            writer: Writer::start(&app.db, &app.clock, &app.tasks),
+            writer: Writer::start(&app.db, &app.clock, &app.supervisor),
         }
     }
 }
@@ -84,23 +87,20 @@ impl gateway_service_server::GatewayService for Gateway {
         request: Request<Streaming<ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let caller = Caller::of(&request)?;
-        let now = self.app.clock.now();
         let peer = Peer {
             tenant: caller.tenant_name()?,
             agent: caller.agent_id()?,
             request_id: caller.request_id.clone(),
-            certificate_life: caller
-                .certificate_not_after
-                .map(|end| (end - now).to_std().unwrap_or_default()),
+            certificate_life: caller.certificate_life(self.app.clock.now()),
         };
         if self.app.shutdown.is_cancelled() {
             return Err(refusal::Refusal::ShuttingDown.into());
         }
-        let (out, outgoing) = mpsc::channel(OUTGOING);
+        let (out, stream) = mpsc::channel(outgoing::BUFFERED);
         let revoked = self.app.revocations.watch(&caller);
         let session = Session::new(self.app.clone(), self.writer.clone(), peer, out, revoked);
         self.app.tasks.spawn(session.run(request.into_inner()));
-        Ok(Response::new(ReceiverStream::new(outgoing)))
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 

@@ -22,6 +22,9 @@ pub enum Refusal {
     /// The agent has done more than the database knows (F16): a person has to look.
     #[error("{0}")]
     Ahead(String),
+    /// The agent was revoked: nothing that it says counts any more.
+    #[error("the agent was revoked")]
+    Revoked,
     /// The process is going down.
     #[error("the orchestrator is going down")]
     ShuttingDown,
@@ -41,6 +44,7 @@ impl Refusal {
             Self::Store(StoreError::Unavailable(_)) => Reason::StoreUnavailable,
             Self::Store(_) | Self::Internal(_) => Reason::Internal,
             Self::Ahead(_) => Reason::WrongState,
+            Self::Revoked => Reason::CertificateRefused,
             Self::ShuttingDown => Reason::ShuttingDown,
         }
     }
@@ -69,6 +73,13 @@ impl From<Refusal> for Status {
             )
             .into(),
             Refusal::Internal(what) => ApiError::internal(what).into(),
+            Refusal::Revoked => ApiError::new(
+                Reason::CertificateRefused,
+                "the agent was revoked",
+                "enrol the host again with a new join token (sealift target token)",
+            )
+            .meta("holder", "revoked")
+            .into(),
             Refusal::ShuttingDown => ApiError::new(
                 Reason::ShuttingDown,
                 "the orchestrator is going down",

@@ -286,7 +286,11 @@ async fn apply_finished(
             return Err(Refusal::violation("a failure without a reason"));
         }
     };
-    let task = tx.apply_task_event(task, &event, actor, now).await?;
+    let ended = tx.apply_task_event(task, &event, actor, now).await?;
+    if ended.version == task.version {
+        // The task had ended before: cancelled, or given up as lost. The packet tells what the host did, and nothing follows from it.
+        return Ok(());
+    }
     match &event {
         TaskEvent::Succeeded => {
             if let Some(sticker) = &proof.sticker {
@@ -308,7 +312,7 @@ async fn apply_finished(
             let (target, project) = (task.target_id, proof.project.to_string());
             observations::set_drift(tx, target, &project, findings, Some(task.job_id), &[], now).await?;
         }
-        TaskEvent::AttemptFailed { .. } => wait_for_next(tx, &task, actor, now).await?,
+        TaskEvent::AttemptFailed { .. } => wait_for_next(tx, &ended, actor, now).await?,
         _ => {}
     }
     Ok(())

@@ -1,5 +1,5 @@
 //! Session: one connection of one agent, from Hello to Goodbye. One loop, one `select!`; at most one thing of the agent is worked
-//! on at a time, which is the back-pressure; what goes out is bounded, and an agent that does not read is cut.
+//! on at a time, which is the back-pressure; what goes out is in `outgoing`.
 
 use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
 
@@ -19,16 +19,17 @@ use sealift_proto::{
     convert,
 };
 use tokio::{
-    sync::mpsc::{self, error::TrySendError},
+    sync::mpsc,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{
     assignments::Told,
     hello,
     inbound::{self, Done},
+    outgoing::Outgoing,
     presence::{Farewell, SILENT_INTERVALS, Seat, schedule_differs},
     refusal::Refusal,
     writer::Writer,
@@ -37,8 +38,6 @@ use crate::{state::App, status::ApiError};
 
 /// How long an agent may take to say Hello.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(10);
-/// Messages that wait for a slow reader before it is cut.
-pub const OUTGOING: usize = 16;
 /// Assignments are looked at this often even when nobody says that they changed; stretched with the fleet.
 const REFRESH: Duration = Duration::from_secs(10);
 /// Looked at again this soon when the store did not answer.
@@ -72,12 +71,13 @@ pub struct Session {
     pub(super) writer: Writer,
     pub(super) peer: Peer,
     pub(super) id: SessionId,
-    out: mpsc::Sender<Result<ConnectResponse, Status>>,
+    out: Outgoing,
     revoked: CancellationToken,
     told: Told,
     /// Tasks that the agent has, for its log lines.
     pub(super) tasks: HashMap<TaskId, (JobId, u32)>,
-    /// What was last stored of each target, so that the same is not stored again.
+    /// What was last judged of each target in this session, so that the same is not stored and judged again. Never what the store
+    /// has from before: that may be of a time when it was not judged.
     pub(super) seen: HashMap<TargetId, Digest>,
     interval: Duration,
 }
@@ -98,7 +98,7 @@ impl Session {
             writer,
             peer,
             id,
-            out,
+            out: Outgoing::new(out),
             revoked,
             told: Told::default(),
             tasks: HashMap::new(),
@@ -118,12 +118,11 @@ impl Session {
                     reason: reason.as_str().to_owned(),
                     r#final: is_final,
                 };
-                // Full: the agent does not read, and finds the stream at its end.
-                drop(self.out.try_send(Ok(response(Message::Goodbye(goodbye)))));
+                self.out.last(Ok(Message::Goodbye(goodbye)));
             }
             Err(status) => {
                 tracing::warn!(agent.id = %agent, code = ?status.code(), message = status.message(), "session cut");
-                drop(self.out.try_send(Err(status)));
+                self.out.last(Err(status));
             }
         }
     }
@@ -149,13 +148,14 @@ impl Session {
         let known = hello::check(self, hello).await?;
         let seat = self.app.presence.open(self.peer.agent, self.id);
         self.interval = self.app.presence.interval();
-        self.send(Message::Welcome(Welcome {
-            session_id: self.id.to_string(),
-            acknowledged_report: known.acknowledged,
-            heartbeat_interval: Some(convert::duration(self.interval)),
-            time: Some(convert::timestamp(self.app.clock.now())),
-        }))
-        .map_err(|status| Refusal::Internal(status.message().to_owned()))?;
+        self.out
+            .say(Message::Welcome(Welcome {
+                session_id: self.id.to_string(),
+                acknowledged_report: known.acknowledged,
+                heartbeat_interval: Some(convert::duration(self.interval)),
+                time: Some(convert::timestamp(self.app.clock.now())),
+            }))
+            .map_err(|status| Refusal::Internal(status.message().to_owned()))?;
         Ok((seat, known.evidence_key))
     }
 
@@ -200,9 +200,12 @@ impl Session {
                         Err(refusal) => return Err(self.blame(refusal).await),
                     }
                 }
+                flushed = self.out.flush(), if self.out.is_waiting() => flushed?,
                 message = inbound.message(), if work.is_none() => {
-                    let Some(message) = message? else {
-                        return Ok(Ended::ByAgent);
+                    let message = match message {
+                        Ok(Some(message)) => message,
+                        Ok(None) => return Ok(Ended::ByAgent),
+                        Err(status) => return Err(self.unheard(status).await),
                     };
                     silent_at = self.silent_at();
                     seat.heard();
@@ -225,7 +228,7 @@ impl Session {
                     }
                 }
                 () = sleep_until(silent_at), if work.is_none() => {
-                    return Err(Status::deadline_exceeded("the agent was silent for too long"));
+                    return Err(silent());
                 }
             }
         }
@@ -233,6 +236,10 @@ impl Session {
 
     /// Tells the agent what changed in its assignments; answers when to look again.
     async fn refresh(&mut self, seat: &Seat, full: &mut bool) -> Result<Instant, Status> {
+        if self.out.is_waiting() {
+            // It has not taken what it was told last.
+            return Ok(Instant::now() + REFRESH_AGAIN);
+        }
         let tasks = match Box::pin(self.live_tasks()).await {
             Ok(tasks) => tasks,
             Err(error) => {
@@ -252,7 +259,7 @@ impl Session {
             .map(|task| (task.id, (task.job_id, task.attempt)))
             .collect();
         for message in messages {
-            self.send(Message::Assignments(message))?;
+            self.out.say(Message::Assignments(message))?;
         }
         Ok(Instant::now() + REFRESH.max(self.interval * 2))
     }
@@ -264,7 +271,7 @@ impl Session {
 
     fn finish(&mut self, done: Done) -> Result<(), Status> {
         match done {
-            Done::Acknowledged(number) => self.send(Message::ReportAck(ReportAck { number })),
+            Done::Acknowledged(number) => self.out.say(Message::ReportAck(ReportAck { number })),
             Done::Seen(target, content) => {
                 self.seen.insert(target, content);
                 Ok(())
@@ -273,12 +280,12 @@ impl Session {
         }
     }
 
-    fn tell_time(&self, wanted: bool) -> Result<(), Status> {
+    fn tell_time(&mut self, wanted: bool) -> Result<(), Status> {
         if !wanted {
             return Ok(());
         }
         let time = Some(convert::timestamp(self.app.clock.now()));
-        self.send(Message::ServerTime(ServerTime { time }))
+        self.out.say(Message::ServerTime(ServerTime { time }))
     }
 
     fn tell_schedule(&mut self) -> Result<(), Status> {
@@ -286,24 +293,25 @@ impl Session {
         if schedule_differs(self.interval, interval) {
             self.interval = interval;
             let interval = Some(convert::duration(interval));
-            self.send(Message::HeartbeatSchedule(HeartbeatSchedule { interval }))?;
+            self.out
+                .say(Message::HeartbeatSchedule(HeartbeatSchedule { interval }))?;
         }
         Ok(())
     }
 
-    /// Never waits: an agent that does not read must not hold up anything (F19).
-    fn send(&self, message: Message) -> Result<(), Status> {
-        self.out
-            .try_send(Ok(response(message)))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => ApiError::new(
-                    Reason::Overloaded,
-                    "the agent does not read what it is sent",
-                    "it connects again by itself",
-                )
-                .into(),
-                TrySendError::Closed(_) => Status::cancelled("the agent is gone"),
-            })
+    /// What cannot be read is a breach of the protocol; what did not arrive is nobody's fault.
+    async fn unheard(&self, status: Status) -> Status {
+        match status.code() {
+            Code::OutOfRange => {
+                self.blame(Refusal::violation("a message that is too large"))
+                    .await
+            }
+            Code::Internal if status.message().starts_with("failed to decode") => {
+                self.blame(Refusal::violation("a message that cannot be read"))
+                    .await
+            }
+            _ => status,
+        }
     }
 
     /// Turns a refusal into the status that ends the session; a breach of the protocol is audited first (R12, R13).
@@ -328,10 +336,13 @@ async fn next(work: &mut Option<Work>) -> Result<Done, Refusal> {
     }
 }
 
-fn response(message: Message) -> ConnectResponse {
-    ConnectResponse {
-        message: Some(message),
-    }
+fn silent() -> Status {
+    ApiError::new(
+        Reason::DeadlineExceeded,
+        "the agent was silent for too long",
+        "it connects again by itself",
+    )
+    .into()
 }
 
 fn far() -> Instant {

@@ -16,9 +16,9 @@ use tokio::{
     sync::{Mutex, mpsc, oneshot},
     time::{Instant, timeout_at},
 };
-use tokio_util::task::TaskTracker;
 
 use super::{observations, refusal::Refusal, reports, reports::AgentReport};
+use crate::loops::supervisor::Supervisor;
 
 /// Most items in one transaction.
 const GROUP: usize = 64;
@@ -80,8 +80,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the loops on `tracker`; they end when the last handle is gone.
-    pub fn start(db: &Db, clock: &Arc<dyn Clock>, tracker: &TaskTracker) -> Self {
+    /// Starts the loops; they end when the last handle is gone.
+    pub fn start(db: &Db, clock: &Arc<dyn Clock>, supervisor: &Supervisor) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let waiting = Arc::new(Mutex::new(waiting));
         let loops = match db.engine() {
@@ -89,7 +89,8 @@ impl Writer {
             Engine::Postgres => POSTGRES_WRITERS,
         };
         for _ in 0..loops {
-            tracker.spawn(run(db.clone(), Arc::clone(clock), Arc::clone(&waiting)));
+            let work = run(db.clone(), Arc::clone(clock), Arc::clone(&waiting));
+            supervisor.spawn("writer", work);
         }
         Self { queue }
     }
@@ -185,6 +186,10 @@ async fn alone(db: &Db, submission: &Submission, now: DateTime<Utc>) -> Result<O
 
 async fn apply(tx: &mut Tx, submission: &Submission, now: DateTime<Utc>) -> Result<Outcome, Refusal> {
     let agent = submission.agent;
+    // Asked here, where what it says is stored: the session that carries it may not have heard yet.
+    if !tx.agent_is_live(agent).await? {
+        return Err(Refusal::Revoked);
+    }
     match &submission.item {
         Item::Reports(reports) => {
             let number = reports::apply(tx, agent, reports, now).await?;

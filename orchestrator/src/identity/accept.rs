@@ -18,7 +18,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
@@ -34,6 +34,10 @@ pub struct AcceptLimits {
     pub handshakes: usize,
     /// How long a handshake may take.
     pub handshake_deadline: Duration,
+    /// Most connections at the same time of peers without a certificate: they enrol and go.
+    pub anonymous: usize,
+    /// How long such a connection may last.
+    pub anonymous_life: Duration,
     /// Pause after an error of the listener itself (no file descriptors left).
     pub back_off: Duration,
 }
@@ -44,6 +48,8 @@ impl Default for AcceptLimits {
             connections: 16_384,
             handshakes: 256,
             handshake_deadline: Duration::from_secs(10),
+            anonymous: 256,
+            anonymous_life: Duration::from_mins(1),
             back_off: Duration::from_millis(250),
         }
     }
@@ -65,7 +71,34 @@ pub struct PeerInfo {
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: PeerInfo,
+    anonymous: Option<Anonymous>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What bounds a connection whose peer showed no certificate.
+#[derive(Debug)]
+struct Anonymous {
+    ends: Pin<Box<Sleep>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The room for connections without a certificate.
+#[derive(Debug, Clone)]
+struct AnonymousRoom {
+    permits: Arc<Semaphore>,
+    life: Duration,
+}
+
+impl AnonymousRoom {
+    fn enter(&self) -> Result<Anonymous, HandshakeError> {
+        let permit = Arc::clone(&self.permits)
+            .try_acquire_owned()
+            .map_err(|_| HandshakeError::Crowded)?;
+        Ok(Anonymous {
+            ends: Box::pin(sleep(self.life)),
+            _permit: permit,
+        })
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +109,8 @@ enum HandshakeError {
     Io(#[source] io::Error),
     #[error("the peer did not agree on HTTP/2")]
     Protocol,
+    #[error("there are as many connections without a certificate as there may be")]
+    Crowded,
     #[error("the peer's certificate is refused")]
     Peer(#[source] super::IdentityError),
 }
@@ -85,6 +120,7 @@ async fn handshake(
     tcp: TcpStream,
     remote: SocketAddr,
     deadline: Duration,
+    room: AnonymousRoom,
     permit: OwnedSemaphorePermit,
 ) -> Result<Connection, HandshakeError> {
     // Small frames (heartbeats, acknowledgements) must not wait for more. An error here shows up at the next read.
@@ -108,6 +144,10 @@ async fn handshake(
         .map(|leaf| PeerIdentity::from_der(leaf).map(Arc::new))
         .transpose()
         .map_err(HandshakeError::Peer)?;
+    let anonymous = match identity {
+        Some(_) => None,
+        None => Some(room.enter()?),
+    };
     Ok(Connection {
         stream,
         peer: PeerInfo {
@@ -115,6 +155,7 @@ async fn handshake(
             identity,
             certificates,
         },
+        anonymous,
         _permit: permit,
     })
 }
@@ -124,6 +165,7 @@ struct Loop {
     acceptor: TlsAcceptor,
     limits: AcceptLimits,
     permits: Arc<Semaphore>,
+    room: AnonymousRoom,
     handshakes: JoinSet<Result<Connection, (SocketAddr, HandshakeError)>>,
     paused_until: Option<Instant>,
 }
@@ -140,6 +182,10 @@ pub fn incoming(
         acceptor: TlsAcceptor::from(config),
         limits,
         permits: Arc::new(Semaphore::new(limits.connections)),
+        room: AnonymousRoom {
+            permits: Arc::new(Semaphore::new(limits.anonymous)),
+            life: limits.anonymous_life,
+        },
         handshakes: JoinSet::new(),
         paused_until: None,
     };
@@ -171,6 +217,7 @@ impl Loop {
                             tcp,
                             remote,
                             self.limits.handshake_deadline,
+                            self.room.clone(),
                             permit,
                         );
                         self.handshakes.spawn(async move { work.await.map_err(|error| (remote, error)) });
@@ -216,6 +263,13 @@ impl Connected for Connection {
 }
 
 impl Connection {
+    /// Whether a peer without a certificate has been here for long enough.
+    fn poll_is_over(&mut self, context: &mut Context<'_>) -> bool {
+        self.anonymous
+            .as_mut()
+            .is_some_and(|anonymous| anonymous.ends.as_mut().poll(context).is_ready())
+    }
+
     /// Who is at the other end.
     pub const fn peer(&self) -> &PeerInfo {
         &self.peer
@@ -228,6 +282,10 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // A server reads for as long as a connection lives, so it hears of the end here.
+        if self.poll_is_over(context) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -196,13 +196,16 @@ async fn serve(clock: Arc<dyn Clock>, limits: AcceptLimits) -> Server {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut connections = pin!(incoming(listener, config, limits));
+        let mut echoes = JoinSet::new();
         while let Some(Ok(mut connection)) = connections.next().await {
             sender.send(connection.peer().clone()).await.unwrap();
-            let mut byte = [0];
-            if connection.read_exact(&mut byte).await.is_ok() {
-                connection.write_all(&byte).await.unwrap();
-                connection.flush().await.unwrap();
-            }
+            echoes.spawn(async move {
+                let mut byte = [0];
+                if connection.read_exact(&mut byte).await.is_ok() {
+                    connection.write_all(&byte).await.unwrap();
+                    connection.flush().await.unwrap();
+                }
+            });
         }
     });
     Server {
@@ -236,11 +239,15 @@ fn client(ca: &Ca, identity: Option<(String, String)>) -> ClientConfig {
     config
 }
 
-/// Connects and exchanges one byte, so that a refusal after the client's part of the handshake is seen too.
-async fn exchange(server: &Server, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+async fn dial(server: &Server, config: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(server.address).await?;
     let name = ServerName::try_from("localhost").unwrap();
-    let mut stream = TlsConnector::from(config).connect(name, tcp).await?;
+    TlsConnector::from(Arc::clone(config)).connect(name, tcp).await
+}
+
+/// Connects and exchanges one byte, so that a refusal after the client's part of the handshake is seen too.
+async fn exchange(server: &Server, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let mut stream = dial(server, &config).await?;
     stream.write_all(b"x").await?;
     stream.flush().await?;
     let mut byte = [0];
@@ -401,4 +408,31 @@ async fn connections_are_bounded() {
         exchange(&server, Arc::clone(&config)).await.unwrap();
         server.peers.recv().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn t17_connections_without_a_certificate_are_few_and_short_and_take_no_place_of_others() {
+    let limits = AcceptLimits {
+        anonymous: 1,
+        anonymous_life: Duration::from_millis(300),
+        ..AcceptLimits::default()
+    };
+    let mut server = serve(Arc::new(SystemClock), limits).await;
+    let anonymous = Arc::new(client(&server.ca, None));
+    let mut idle = dial(&server, &anonymous).await.unwrap();
+    server.peers.recv().await.unwrap();
+    // The second one is turned away while the first one is there.
+    assert!(exchange(&server, Arc::clone(&anonymous)).await.is_err());
+    assert_eq!(
+        idle.read(&mut [0]).await.unwrap_or(0),
+        0,
+        "the idle one was ended"
+    );
+    let (agent, identity) = agent_certificate(&server.ca, now());
+    exchange(&server, Arc::new(client(&server.ca, Some(identity))))
+        .await
+        .unwrap();
+    let peer = server.peers.recv().await.unwrap();
+    assert_eq!(peer.identity.unwrap().spiffe, SpiffeId::agent(acme(), agent));
+    exchange(&server, anonymous).await.unwrap();
 }

@@ -8,7 +8,7 @@ use sealift_common::error::Reason;
 use sealift_store::Change;
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError, error::TryRecvError},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,17 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// Longest wait after errors.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
+/// How long an activation may take. Each statement has a deadline of its own; a connection that died without a word has none.
+const DEADLINE: Duration = Duration::from_mins(2);
+
+fn out_of_time(name: &str) -> ApiError {
+    ApiError::new(
+        Reason::StoreUnavailable,
+        format!("{name} did not come to an end within {} s", DEADLINE.as_secs()),
+        "it begins anew by itself; look at the database server when it repeats",
+    )
+}
+
 /// What an activation found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -32,7 +43,7 @@ pub enum Outcome {
 }
 
 /// One background loop.
-pub trait Activity: Send {
+pub trait Activity: Send + Sync {
     /// Its name, in logs and health.
     fn name(&self) -> &'static str;
     /// How often it looks even when nothing changed.
@@ -43,8 +54,19 @@ pub trait Activity: Send {
     fn activate(&mut self) -> impl Future<Output = Result<Outcome, ApiError>> + Send;
 }
 
-/// Runs `activity` until shutdown. An activation that has begun is never cut off: it ends with its transaction.
-pub async fn drive<A: Activity>(
+/// Runs `activity` until shutdown, which waits for the activation under way. One that takes too long is cut off and rolled back
+/// with its transaction (R14).
+pub async fn drive(
+    activity: impl Activity,
+    changes: Receiver<Change>,
+    shutdown: CancellationToken,
+    health: LoopHealth,
+) {
+    drive_within(DEADLINE, activity, changes, shutdown, health).await;
+}
+
+async fn drive_within<A: Activity>(
+    deadline: Duration,
     mut activity: A,
     mut changes: Receiver<Change>,
     shutdown: CancellationToken,
@@ -55,7 +77,10 @@ pub async fn drive<A: Activity>(
         // What changed before this point is seen by the activation itself.
         drain(&mut changes);
         let begun = Instant::now();
-        let wait = match activity.activate().await {
+        let activated = timeout(deadline, activity.activate())
+            .await
+            .unwrap_or_else(|_| Err(out_of_time(activity.name())));
+        let wait = match activated {
             Ok(outcome) => {
                 errors = 0;
                 health.well(activity.name());
@@ -214,6 +239,55 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), driven.join_all())
             .await
             .unwrap();
+    }
+
+    /// Hangs the first time.
+    struct Hanging(tokio::sync::mpsc::Sender<()>);
+
+    impl Activity for Hanging {
+        fn name(&self) -> &'static str {
+            "hanging"
+        }
+        fn period(&self) -> Duration {
+            Duration::from_hours(1)
+        }
+        fn wants(&self, _: &Change) -> bool {
+            false
+        }
+        async fn activate(&mut self) -> Result<Outcome, ApiError> {
+            if self.0.try_send(()).is_ok() && self.0.capacity() == 1 {
+                std::future::pending::<()>().await;
+            }
+            Ok(Outcome::Idle)
+        }
+    }
+
+    #[tokio::test]
+    async fn r14_an_activation_that_hangs_is_cut_off_and_begun_anew() {
+        let (_sender, changes) = tokio::sync::broadcast::channel(4);
+        let (begun, mut runs) = tokio::sync::mpsc::channel(2);
+        let (shutdown, health) = (CancellationToken::new(), LoopHealth::default());
+        let mut driven = tokio::task::JoinSet::new();
+        let deadline = Duration::from_millis(20);
+        let activity = Hanging(begun);
+        driven.spawn(drive_within(
+            deadline,
+            activity,
+            changes,
+            shutdown.clone(),
+            health,
+        ));
+        let twice = async {
+            while runs.len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), twice)
+            .await
+            .unwrap();
+        assert!(runs.recv().await.is_some());
+        shutdown.cancel();
+        driven.join_all().await;
     }
 
     #[test]

@@ -64,6 +64,7 @@ statements! {
     COUNT_LIVE_TOKENS = {
         "SELECT COUNT(*) FROM join_tokens WHERE target_id = $1 AND used_at IS NULL AND expires_at > $2"
     };
+    IS_LIVE = { "SELECT COUNT(*) FROM agents WHERE id = $1 AND revoked_at IS NULL" };
     ACKNOWLEDGED = { "SELECT acknowledged FROM agent_reports WHERE agent_id = $1" };
     ACKNOWLEDGE = {
         "INSERT INTO agent_reports (agent_id, acknowledged) VALUES ($1, $2) ON CONFLICT (agent_id) ",
@@ -368,6 +369,15 @@ impl Tx {
             .fetch_one(conn)
             .await)?;
         Ok(count(live))
+    }
+
+    /// Whether the agent exists and was not revoked.
+    pub async fn agent_is_live(&mut self, agent: AgentId) -> Result<bool> {
+        let live: i64 = on!(self, |conn| sqlx::query_scalar(IS_LIVE)
+            .bind(agent.uuid())
+            .fetch_one(conn)
+            .await)?;
+        Ok(live == 1)
     }
 
     /// Highest report number of an agent that was acknowledged; 0 before the first.

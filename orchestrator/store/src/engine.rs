@@ -241,6 +241,7 @@ impl Tx {
 }
 
 async fn open_sqlite(path: &Path, config: &StoreConfig) -> Result<Pools> {
+    let path = &spelled_out(path);
     let lock = lock(path)?;
     let options = SqliteConnectOptions::new()
         .filename(path)
@@ -274,6 +275,22 @@ async fn open_sqlite(path: &Path, config: &StoreConfig) -> Result<Pools> {
         readers,
         _lock: Arc::new(lock),
     })
+}
+
+/// The one path that all spellings of a database's path lead to, through links and dots: two spellings must not be two locks.
+fn spelled_out(path: &Path) -> PathBuf {
+    if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    // There is no file yet. A folder that is not there either is told when the lock is made.
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
 }
 
 /// Takes the lock file next to the database, or says who is in the way.

@@ -168,6 +168,18 @@ impl StoreError {
         Self::Unavailable(sqlx::Error::PoolTimedOut)
     }
 
+    /// Whether the database says that its disk is full: a kind of [`StoreError::Unavailable`] that waiting does not end.
+    pub fn is_disk_full(&self) -> bool {
+        let Self::Unavailable(error) = self else {
+            return false;
+        };
+        // SQLITE_FULL; SQLSTATE "disk full".
+        error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code)
+            .is_some_and(|code| code == "13" || code == "53100")
+    }
+
     /// Sorts the rest by SQLSTATE (five characters) or SQLite's extended result code (a number).
     fn by_code(code: String, error: sqlx::Error) -> Self {
         if code.len() == 5 {
@@ -187,5 +199,23 @@ impl StoreError {
             8 => Self::ReadOnly,
             _ => Self::Driver(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection, SqliteConnection};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn f7_a_full_disk_is_told_from_a_database_that_is_away() {
+        let mut full = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        let fill = "CREATE TABLE t (x TEXT); PRAGMA max_page_count = 2; INSERT INTO t VALUES (hex(zeroblob(100000)));";
+        let error = sqlx::raw_sql(fill).execute(&mut full).await.unwrap_err();
+        let error = StoreError::from(error);
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        assert!(error.is_disk_full());
+        assert!(!StoreError::out_of_time().is_disk_full());
     }
 }

@@ -99,12 +99,15 @@ fn fitting(lines: BTreeMap<i64, &LogLine>, mut state: LogState) -> (Vec<NewLine>
         if state.truncated {
             break;
         }
-        let room = (bounds::ATTEMPT_LOG_BYTES as u64).saturating_sub(state.bytes) as usize;
+        let room = (bounds::ATTEMPT_LOG_BYTES as u64)
+            .saturating_sub(state.bytes)
+            .saturating_sub(bounds::LOG_LINE_OVERHEAD as u64) as usize;
         let whole = storable(&line.text);
         let text = cut(&whole, room.min(bounds::LOG_LINE_BYTES));
         // A line that is too long by itself is cut; only a full log ends the log.
-        state.truncated = room < whole.len().min(bounds::LOG_LINE_BYTES);
-        state.bytes += text.len() as u64;
+        state.truncated = room == 0 || room < whole.len().min(bounds::LOG_LINE_BYTES);
+        let counts = (text.len() + bounds::LOG_LINE_OVERHEAD) as u64;
+        state.bytes = (state.bytes + counts).min(bounds::ATTEMPT_LOG_BYTES as u64);
         kept.push(NewLine {
             seq,
             source: storable(&line.source),
@@ -247,6 +250,25 @@ impl Tx {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn t17_empty_lines_are_not_free() {
+        let empty = LogLine {
+            seq: 1,
+            source: "web".into(),
+            text: String::new(),
+            at: DateTime::default(),
+        };
+        let lines = (1..=100_000).map(|seq| (seq, &empty)).collect();
+        let start = LogState {
+            bytes: 0,
+            truncated: false,
+        };
+        let (kept, state) = fitting(lines, start);
+        assert!(kept.len() <= bounds::ATTEMPT_LOG_BYTES / bounds::LOG_LINE_OVERHEAD);
+        assert!(state.truncated && kept.last().unwrap().truncated);
+        assert_eq!(state.bytes, bounds::ATTEMPT_LOG_BYTES as u64);
+    }
 
     #[test]
     fn a_cut_never_splits_a_character() {

@@ -6,6 +6,7 @@ mod agents;
 mod authorization;
 mod drift;
 mod host;
+mod hostile;
 mod inventory;
 mod process;
 mod support;

@@ -162,6 +162,23 @@ mod on_sqlite_only {
     }
 
     #[tokio::test]
+    async fn another_spelling_of_the_path_is_the_same_database() {
+        on_sqlite(async |world: World| {
+            let path = world.config.url.strip_prefix("sqlite:").unwrap();
+            let path = std::path::Path::new(path);
+            let folder = path.parent().unwrap();
+            let link = folder.join("link.db");
+            std::os::unix::fs::symlink(path, &link).unwrap();
+            for spelled in [link, folder.join(".").join("sealift.db")] {
+                let config = crate::harness::config(format!("sqlite:{}", spelled.display()));
+                let refused = Db::open(&config).await;
+                assert!(matches!(refused, Err(StoreError::Locked(_))), "{refused:?}");
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn a_folder_that_does_not_exist_is_named() {
         let config = crate::harness::config("sqlite:/nonexistent-folder/sealift.db".to_owned());
         let refused = Db::open(&config).await;
