@@ -34,7 +34,6 @@ pub const ENVELOPE_BYTES: usize = 2 * 1024 * 1024;
 pub const OBSERVED_CONTAINERS: usize = 512;
 /// Most events of the engine in one observation of a target; of more, the newest are kept.
 pub const OBSERVED_EVENTS: usize = 32;
-/// Most log bytes kept of one attempt; what is over is marked as truncated.
 /// Most log bytes kept of one attempt, [`LOG_LINE_OVERHEAD`] for each line among them; what is over is marked as truncated.
 pub const ATTEMPT_LOG_BYTES: usize = 1024 * 1024;
 /// What each line of a log counts for beside its text, so that empty lines are not free.

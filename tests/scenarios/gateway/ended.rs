@@ -91,6 +91,7 @@ async fn r8_what_was_seen_while_a_task_was_under_way_is_judged_when_it_is_said_a
                 sticker: Some(Sticker::StickerMissing(StickerMissing {})),
                 containers: Vec::new(),
             }],
+            events: Vec::new(),
         })
     };
     raw.say(seen()).await;
