@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 16] = [
+const FILES: &[&str] = &[
     "sealift/agent/v1/gateway.proto",
     "sealift/v1/agent.proto",
     "sealift/v1/audit.proto",
@@ -13,9 +13,12 @@ const FILES: [&str; 16] = [
     "sealift/v1/drift.proto",
     "sealift/v1/environment.proto",
     "sealift/v1/evidence.proto",
+    "sealift/v1/hold.proto",
     "sealift/v1/job.proto",
     "sealift/v1/promotion.proto",
+    "sealift/v1/recipe.proto",
     "sealift/v1/release.proto",
+    "sealift/v1/rollback.proto",
     "sealift/v1/server.proto",
     "sealift/v1/state.proto",
     "sealift/v1/status.proto",

@@ -59,6 +59,8 @@ pub struct ListArgs {
 pub enum Command {
     /// Bring a release to an environment.
     Promote(commands::promote::PromoteArgs),
+    /// Go back to what is known to be good.
+    Rollback(commands::rollback::RollbackArgs),
     /// What runs where, since when, and where it drifted.
     Status(commands::status::StatusArgs),
     /// Where recorded, sticker and runtime disagree.
@@ -86,6 +88,9 @@ pub enum Command {
     /// Jobs: the execution of promotions.
     #[command(subcommand)]
     Job(commands::job::JobCommand),
+    /// Holds: what keeps new promotions of a project away from an environment.
+    #[command(subcommand)]
+    Hold(commands::hold::HoldCommand),
     /// Evidence: signed statements of what happened.
     #[command(subcommand)]
     Evidence(commands::evidence::EvidenceCommand),

@@ -7,6 +7,7 @@ mod context;
 mod error;
 mod output;
 mod progress;
+mod recipe;
 
 use std::process::ExitCode;
 

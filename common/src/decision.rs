@@ -10,20 +10,22 @@ use crate::{
     canonical::{self, CanonicalError, decimal},
     digest::Digest,
     gates,
-    id::{EnvironmentId, PromotionId, ReleaseId, TenantId},
+    id::{EnvironmentId, HoldId, PromotionId, ReleaseId, TenantId},
     inventory::{AgentIntent, AgentStatus, TargetKind},
     name::{Name, ProjectRef, ServiceName},
     phases,
+    promotion::PromotionKind,
+    recipe::OfflinePolicy,
     release::ReleaseState,
     role::Role,
+    rollback,
 };
 
 phases! {
     /// The checks of a promotion, in the order in which they answer.
     Gate {
         ReleaseReady = "release_ready", TargetsPresent = "targets_present", TargetsFit = "targets_fit",
-        AgentsPresent = "agents_present",
-        PlanUnchanged = "plan_unchanged", Lane = "lane",
+        AgentsPresent = "agents_present", PlanUnchanged = "plan_unchanged", Hold = "hold", Lane = "lane",
     }
 }
 
@@ -138,6 +140,18 @@ pub struct LaneFacts {
     pub queue_limit: u32,
 }
 
+/// A hold on the project's promotions in the environment when the decision is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HoldFacts {
+    /// Which.
+    pub id: HoldId,
+    /// Who put it there.
+    pub placed_by: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// Everything that a decision is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,6 +161,11 @@ pub struct Inputs {
     /// The promotion; `None` for a plan that nobody asked to carry out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promotion: Option<PromotionId>,
+    /// What it is for.
+    pub kind: PromotionKind,
+    /// Why the release of a rollback was chosen, and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<rollback::Choice>,
     /// When in the promotion's life.
     pub stage: Stage,
     /// The instant of the decision.
@@ -168,6 +187,11 @@ pub struct Inputs {
     pub targets: Vec<TargetGroup>,
     /// Most targets that one job may address.
     pub target_limit: u32,
+    /// What is done about agents that take no orders.
+    pub offline: OfflinePolicy,
+    /// The hold on the project, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldFacts>,
     /// The lane.
     pub lane: LaneFacts,
 }
@@ -274,6 +298,8 @@ mod tests {
         Inputs {
             tenant: TenantId::from(uuid::Uuid::from_u128(1)),
             promotion: Some(PromotionId::from(uuid::Uuid::from_u128(2))),
+            kind: PromotionKind::Deploy,
+            choice: None,
             stage: Stage::Request,
             at: DateTime::from_timestamp(1_000, 0).unwrap(),
             requester: Requester {
@@ -295,6 +321,8 @@ mod tests {
             plan_seen: None,
             targets: group(targets),
             target_limit: 100,
+            offline: OfflinePolicy::Fail {},
+            hold: None,
             lane: LaneFacts {
                 running: 0,
                 ahead: 0,

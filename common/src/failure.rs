@@ -106,6 +106,16 @@ failure_codes! {
     Cancelled = "CANCELLED", Cancelled, false, "nothing: it was asked for";
     /// An earlier wave failed, so this one never began.
     EarlierWaveFailed = "EARLIER_WAVE_FAILED", Cancelled, false, "correct what failed in the earlier wave, then promote again";
+    /// No further target became healthy for too long.
+    ProgressDeadline = "PROGRESS_DEADLINE", Timeout, false, "see which targets did not become healthy (sealift job get), mend them or raise --progress-deadline, then promote again";
+    /// Somebody ended the job before its time and had it undone.
+    Aborted = "ABORTED", Cancelled, false, "nothing: it was asked for";
+    /// A canary was healthy and then was not any more.
+    CanaryFailed = "CANARY_FAILED", Workload, false, "read what the canary logged (sealift job logs) and its drift (sealift drift), correct and make a new release";
+    /// There is no release that a rollback could go back to.
+    NoRollbackTarget = "NO_ROLLBACK_TARGET", Policy, false, "see why (sealift rollback --explain), then promote a release that is known to be good";
+    /// A rollback did not succeed everywhere.
+    RollbackFailed = "ROLLBACK_FAILED", Infrastructure, false, "look at the targets of the rollback's job (sealift job get): some run what was to be undone";
     /// A gate that passed at approval no longer passes.
     GateClosed = "GATE_CLOSED", Policy, false, "see the newest decision of the promotion, mend what it names, then promote again";
     /// The agent's own state cannot be trusted (journal damaged, restored from a copy).

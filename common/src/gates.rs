@@ -6,6 +6,8 @@ use crate::{
     decision::{AgentSituation, Gate, GateAnswer, Inputs, Situation, TargetGroup, Verdict},
     inventory::{AgentIntent, AgentStatus},
     name::Name,
+    promotion::PromotionKind,
+    recipe::OfflinePolicy,
     release::ReleaseState,
 };
 
@@ -20,6 +22,7 @@ pub fn answer(gate: Gate, inputs: &Inputs) -> GateAnswer {
         Gate::TargetsFit => targets_fit(inputs),
         Gate::AgentsPresent => agents_present(inputs),
         Gate::PlanUnchanged => plan_unchanged(inputs),
+        Gate::Hold => hold(inputs),
         Gate::Lane => lane(inputs),
     };
     GateAnswer {
@@ -152,6 +155,7 @@ fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
             "make a join token (sealift target token) and enrol an agent on the host",
         )];
     };
+    let refuses = inputs.offline == (OfflinePolicy::Fail {});
     let mut found = Vec::new();
     match agent.intent {
         AgentIntent::Revoked => found.push(fail(
@@ -159,23 +163,24 @@ fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
             "its agent is revoked",
             "enrol a new agent for the target",
         )),
-        AgentIntent::Paused => found.push(fail(
+        // Whoever skips or waits for absent agents needs none that takes orders now.
+        AgentIntent::Paused if refuses => found.push(fail(
             "AGENT_PAUSED",
             "its agent is paused",
             "see why (sealift agent get), then give it orders again (sealift agent resume)",
         )),
-        AgentIntent::Draining => found.push(fail(
+        AgentIntent::Draining if refuses => found.push(fail(
             "AGENT_DRAINING",
             "its agent is being drained",
             "wait until the host is back (sealift agent resume), or move the target to another host",
         )),
-        AgentIntent::Active => {}
+        AgentIntent::Paused | AgentIntent::Draining | AgentIntent::Active => {}
     }
-    if agent.intent.is_live() && agent.status == AgentStatus::Offline {
+    if agent.intent.is_live() && agent.status == AgentStatus::Offline && refuses {
         found.push(fail(
             "AGENT_OFFLINE",
             "its agent is offline",
-            "start the agent on the host, or see why it cannot reach the orchestrator",
+            "start the agent on the host, see why it cannot reach the orchestrator, or choose what to do about it (--offline skip, --offline 30m)",
         ));
     }
     let capability = situation.kind.as_str();
@@ -231,6 +236,29 @@ fn plan_unchanged(inputs: &Inputs) -> Said {
                 seen.short()
             ),
             "look at the plan again (sealift promote --plan) and promote with its digest",
+        ),
+    }
+}
+
+/// After a rollback nothing new of the project goes to the environment until a person has said so; going back always may.
+fn hold(inputs: &Inputs) -> Said {
+    let Some(hold) = &inputs.hold else {
+        return pass("NOT_HELD", "nothing holds the project back");
+    };
+    let (project, environment) = (&inputs.release.project, &inputs.environment_name);
+    let held = format!(
+        "{project} is held in {environment} by {}: {}",
+        hold.placed_by, hold.reason
+    );
+    match inputs.kind {
+        PromotionKind::Rollback => pass("HOLD_NOT_FOR_ROLLBACKS", held),
+        PromotionKind::Deploy => fail(
+            "LANE_HELD",
+            held,
+            format!(
+                "see that the cause is mended, then lift it: sealift hold lift {}",
+                hold.id
+            ),
         ),
     }
 }

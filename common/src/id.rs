@@ -96,6 +96,8 @@ ids! {
     PacketId, "packet";
     /// A drift observation.
     DriftId, "drift";
+    /// A hold on a project in an environment.
+    HoldId, "hold";
     /// An orchestrator process.
     ReplicaId, "replica";
 }

@@ -1,22 +1,48 @@
-//! DeploymentJob: the execution of one approved promotion. State machine, and what its tasks say about it.
+//! DeploymentJob: the execution of one approved promotion or rollback. The state machine and nothing else; what a running job does
+//! next is [`crate::rollout`]. `docs/job-states.md` is printed from [`JobState::apply`] by a test.
 
-use crate::{
-    failure::{Failure, FailureCode},
-    phases,
-    task::{IllegalTransition, TaskPhase},
-};
+use crate::{failure::Failure, phases, task::IllegalTransition};
 
 phases! {
     /// The state without its data.
     JobPhase {
-        Queued = "queued", Running = "running", Succeeded = "succeeded", Failed = "failed", Cancelled = "cancelled",
+        Queued = "queued", Running = "running", Paused = "paused", RollingBack = "rolling_back",
+        Succeeded = "succeeded", Failed = "failed", Cancelled = "cancelled", RolledBack = "rolled_back",
+        RollbackFailed = "rollback_failed",
     }
+}
+
+phases! {
+    /// Why a job does not go on by itself.
+    PauseReason { Operator = "operator", Canary = "canary", Failures = "failures" }
+}
+
+phases! {
+    /// How somebody, or a deadline, wants a job to end before its time.
+    StopWish { Cancel = "cancel", RollBack = "roll_back", Fail = "fail" }
+}
+
+/// The wish that a job ends before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// How.
+    pub wish: StopWish,
+    /// Why, as it becomes the failure of whatever it ends.
+    pub failure: Failure,
 }
 
 impl JobPhase {
     /// Whether nothing follows any more.
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::RolledBack | Self::RollbackFailed
+        )
+    }
+
+    /// Whether it takes up room in its lane. One that is being rolled back does not: the rollback does.
+    pub const fn occupies_lane(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
     }
 }
 
@@ -27,15 +53,35 @@ pub enum JobState {
     Queued,
     /// Its waves are being worked on.
     Running,
-    /// Every task succeeded or needed nothing.
+    /// Nothing new begins until a person says so; what is under way ends.
+    Paused {
+        /// Why.
+        reason: PauseReason,
+    },
+    /// Its own tasks have ended; a rollback undoes what they changed.
+    RollingBack {
+        /// Why it is undone.
+        failure: Failure,
+    },
+    /// Every task succeeded or needed nothing, but for failures that the recipe tolerates.
     Succeeded,
-    /// At least one task failed.
+    /// Too many tasks failed.
     Failed {
         /// The first failure.
         failure: Failure,
     },
     /// It was cancelled; nothing of it is still running.
     Cancelled,
+    /// What it changed was undone.
+    RolledBack {
+        /// Why.
+        failure: Failure,
+    },
+    /// What it changed could not be undone everywhere: a person has to look.
+    RollbackFailed {
+        /// Why undoing failed.
+        failure: Failure,
+    },
 }
 
 /// What happened to a job.
@@ -43,15 +89,34 @@ pub enum JobState {
 pub enum JobEvent {
     /// Its turn in the lane came and its gates passed again.
     Started,
+    /// It is not to go on by itself.
+    Paused {
+        /// Why.
+        reason: PauseReason,
+    },
+    /// A person lets it go on.
+    Resumed,
     /// The last wave is healthy.
     Completed,
-    /// A task failed and all others have ended; or its gates no longer pass.
+    /// Too many tasks failed and all others have ended; or its gates no longer pass.
     Failed {
         /// Why.
         failure: Failure,
     },
     /// Cancelled, and every task has ended.
     Cancelled,
+    /// Every task has ended, and what succeeded is to be undone.
+    RollbackStarted {
+        /// Why.
+        failure: Failure,
+    },
+    /// The rollback succeeded.
+    RolledBack,
+    /// The rollback ended otherwise.
+    RollbackFailed {
+        /// Why.
+        failure: Failure,
+    },
 }
 
 impl JobEvent {
@@ -59,9 +124,14 @@ impl JobEvent {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Started => "started",
+            Self::Paused { .. } => "paused",
+            Self::Resumed => "resumed",
             Self::Completed => "completed",
             Self::Failed { .. } => "failed",
             Self::Cancelled => "cancelled",
+            Self::RollbackStarted { .. } => "rollback_started",
+            Self::RolledBack => "rolled_back",
+            Self::RollbackFailed { .. } => "rollback_failed",
         }
     }
 }
@@ -72,9 +142,39 @@ impl JobState {
         match self {
             Self::Queued => JobPhase::Queued,
             Self::Running => JobPhase::Running,
+            Self::Paused { .. } => JobPhase::Paused,
+            Self::RollingBack { .. } => JobPhase::RollingBack,
             Self::Succeeded => JobPhase::Succeeded,
             Self::Failed { .. } => JobPhase::Failed,
             Self::Cancelled => JobPhase::Cancelled,
+            Self::RolledBack { .. } => JobPhase::RolledBack,
+            Self::RollbackFailed { .. } => JobPhase::RollbackFailed,
+        }
+    }
+
+    /// What went wrong, in the states that know.
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::RollingBack { failure }
+            | Self::Failed { failure }
+            | Self::RolledBack { failure }
+            | Self::RollbackFailed { failure } => Some(failure),
+            Self::Queued | Self::Running | Self::Paused { .. } | Self::Succeeded | Self::Cancelled => None,
+        }
+    }
+
+    /// Why it is paused, when it is.
+    pub const fn pause_reason(&self) -> Option<PauseReason> {
+        match self {
+            Self::Paused { reason } => Some(*reason),
+            Self::Queued
+            | Self::Running
+            | Self::RollingBack { .. }
+            | Self::Succeeded
+            | Self::Failed { .. }
+            | Self::Cancelled
+            | Self::RolledBack { .. }
+            | Self::RollbackFailed { .. } => None,
         }
     }
 
@@ -87,89 +187,50 @@ impl JobState {
         };
         let next = match (self, event) {
             (Self::Queued, E::Started) => Self::Running,
-            (Self::Queued | Self::Running, E::Cancelled) => Self::Cancelled,
-            (Self::Queued | Self::Running, E::Failed { failure }) => Self::Failed {
+            (Self::Queued, E::Cancelled) => Self::Cancelled,
+            (Self::Queued, E::Failed { failure }) => Self::Failed {
                 failure: failure.clone(),
             },
-            (Self::Queued, E::Completed) => return Err(illegal()),
+            (Self::Queued, _) => return Err(illegal()),
 
-            (Self::Running, E::Completed) => Self::Succeeded,
-            (Self::Running, E::Started) => return Ok(None),
+            (Self::Running, E::Started | E::Resumed) => return Ok(None),
+            // A second reason does not hide the first one; the scheduler finds it again when the job goes on.
+            (Self::Paused { .. }, E::Paused { .. }) => return Ok(None),
+            (Self::Running, E::Paused { reason }) => Self::Paused { reason: *reason },
+            (Self::Paused { .. }, E::Resumed) => Self::Running,
+            (Self::Running | Self::Paused { .. }, E::Completed) => Self::Succeeded,
+            (Self::Running | Self::Paused { .. }, E::Failed { failure }) => Self::Failed {
+                failure: failure.clone(),
+            },
+            (Self::Running | Self::Paused { .. }, E::Cancelled) => Self::Cancelled,
+            (Self::Running | Self::Paused { .. }, E::RollbackStarted { failure }) => Self::RollingBack {
+                failure: failure.clone(),
+            },
+            (Self::Running | Self::Paused { .. }, _) => return Err(illegal()),
+
+            (Self::RollingBack { .. }, E::RollbackStarted { .. }) => return Ok(None),
+            (Self::RollingBack { failure }, E::RolledBack) => Self::RolledBack {
+                failure: failure.clone(),
+            },
+            (Self::RollingBack { .. }, E::RollbackFailed { failure }) => Self::RollbackFailed {
+                failure: failure.clone(),
+            },
+            (Self::RollingBack { .. }, _) => return Err(illegal()),
 
             (Self::Succeeded, E::Completed)
             | (Self::Failed { .. }, E::Failed { .. })
-            | (Self::Cancelled, E::Cancelled) => return Ok(None),
-            (Self::Succeeded | Self::Failed { .. } | Self::Cancelled, _) => return Err(illegal()),
+            | (Self::Cancelled, E::Cancelled)
+            | (Self::RolledBack { .. }, E::RolledBack)
+            | (Self::RollbackFailed { .. }, E::RollbackFailed { .. }) => return Ok(None),
+            (
+                Self::Succeeded
+                | Self::Failed { .. }
+                | Self::Cancelled
+                | Self::RolledBack { .. }
+                | Self::RollbackFailed { .. },
+                _,
+            ) => return Err(illegal()),
         };
         Ok(Some(next))
     }
-}
-
-/// What a job needs next, as its tasks tell. Lost tasks keep the job from ending: only the host knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JobNext {
-    /// Nothing: tasks are under way.
-    Wait,
-    /// Make orders for the pending tasks of this wave.
-    OpenWave(u32),
-    /// A task failed or was cancelled (or the job is to stop): the pending tasks of all later waves are skipped or withdrawn first.
-    CloseRest,
-    /// All has ended: this is how.
-    End(JobEvent),
-}
-
-/// One task as its job sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskSummary {
-    /// Which wave it belongs to.
-    pub wave: u32,
-    /// Its phase.
-    pub phase: TaskPhase,
-    /// Why it failed, when it did.
-    pub failure: Option<Failure>,
-}
-
-/// What a running job needs next. `stop` is the operator's wish to cancel it.
-pub fn next(tasks: &[TaskSummary], stop: bool) -> JobNext {
-    let failure = tasks.iter().find_map(|task| task.failure.clone());
-    let failed = tasks.iter().any(|task| task.phase == TaskPhase::Failed);
-    // A task that an agent stopped by itself counts like one that the operator cancelled: its target runs the set before it.
-    let cancelled = tasks.iter().any(|task| task.phase == TaskPhase::Cancelled);
-    let pending = tasks.iter().any(|task| task.phase == TaskPhase::Pending);
-    let live = tasks.iter().any(|task| task.phase.is_live());
-
-    if (stop || failed || cancelled) && pending {
-        return JobNext::CloseRest;
-    }
-    if live {
-        // A wave opens whole: members that are still pending belong to it and wait for their target.
-        return tasks
-            .iter()
-            .filter(|task| !task.phase.is_terminal())
-            .map(|task| task.wave)
-            .min()
-            .filter(|wave| {
-                tasks
-                    .iter()
-                    .any(|task| task.wave == *wave && task.phase == TaskPhase::Pending)
-            })
-            .map_or(JobNext::Wait, JobNext::OpenWave);
-    }
-    if let Some(wave) = tasks
-        .iter()
-        .filter(|task| task.phase == TaskPhase::Pending)
-        .map(|task| task.wave)
-        .min()
-    {
-        return JobNext::OpenWave(wave);
-    }
-    if failed {
-        let failure =
-            failure.unwrap_or_else(|| Failure::new(FailureCode::Internal, "a task failed without a cause"));
-        return JobNext::End(JobEvent::Failed { failure });
-    }
-    if cancelled {
-        return JobNext::End(JobEvent::Cancelled);
-    }
-    JobNext::End(JobEvent::Completed)
 }

@@ -13,13 +13,14 @@ use crate::{
     drift::{self, Recorded},
     id::{EnvironmentId, ReleaseId, TargetId},
     inventory::TargetKind,
-    name::{ComponentName, Name, ServiceName},
+    name::{ComponentName, Labels, Name, ServiceName},
     observation::{
         ContainerHealth, ContainerObservation, ContainerState, ProjectObservation, TargetObservation,
     },
     order, phases,
+    recipe::Recipe,
     release::Release,
-    strategy::{self, Limits, Strategy},
+    strategy::{self, Then},
     variables::Variables,
 };
 
@@ -76,10 +77,10 @@ pub struct Plan {
     pub variables: Variables,
     /// Where it is to run.
     pub environment: EnvironmentId,
-    /// How targets are ordered into waves.
-    pub strategy: Strategy,
-    /// The limits that hold meanwhile.
-    pub limits: Limits,
+    /// In which way.
+    pub recipe: Recipe,
+    /// What follows each wave, by ordinal.
+    pub waves: Vec<Then>,
     /// By wave, then by name.
     pub targets: Vec<PlanTarget>,
 }
@@ -91,6 +92,8 @@ pub struct Place<'a> {
     pub target_id: TargetId,
     /// Its name.
     pub target: &'a Name,
+    /// Its labels.
+    pub labels: &'a Labels,
     /// What its agent last saw; `None` when it never said anything.
     pub observation: Option<&'a TargetObservation>,
     /// What is recorded for the release's project: the last success that was to activate.
@@ -103,8 +106,7 @@ impl Plan {
         release: &Release,
         environment: EnvironmentId,
         variables: &Variables,
-        strategy: Strategy,
-        limits: Limits,
+        recipe: &Recipe,
         places: &[Place<'_>],
     ) -> Self {
         let variables = match release.manifest.kind() {
@@ -122,12 +124,16 @@ impl Plan {
         let to_do: Vec<_> = places
             .iter()
             .filter(|place| !no_ops.contains(&place.target_id))
-            .map(|place| (place.target.clone(), place.target_id))
+            .map(|place| strategy::Place {
+                name: place.target,
+                id: place.target_id,
+                labels: place.labels,
+            })
             .collect();
-        let waves: BTreeMap<TargetId, u32> = strategy::waves(strategy, &to_do)
-            .into_iter()
-            .zip(0_u32..)
-            .flat_map(|(members, wave)| members.into_iter().map(move |target| (target, wave)))
+        let planned = strategy::waves(&recipe.strategy, &to_do);
+        let waves: BTreeMap<TargetId, u32> = (0_u32..)
+            .zip(&planned)
+            .flat_map(|(ordinal, wave)| wave.targets.iter().map(move |target| (*target, ordinal)))
             .collect();
         let mut targets: Vec<_> = places
             .iter()
@@ -148,8 +154,8 @@ impl Plan {
             content: release.content,
             variables,
             environment,
-            strategy,
-            limits,
+            recipe: recipe.clone(),
+            waves: planned.iter().map(|wave| wave.then).collect(),
             targets,
         }
     }
@@ -360,6 +366,7 @@ mod tests {
         let place = Place {
             target_id: TargetId::from(uuid::Uuid::nil()),
             target: &name,
+            labels: &Labels::new(),
             observation,
             recorded,
         };
@@ -367,8 +374,7 @@ mod tests {
             release,
             EnvironmentId::new(at(1)),
             &Variables::default(),
-            Strategy::AllAtOnce {},
-            Limits::default(),
+            &Recipe::default(),
             &[place],
         );
         plan.targets.into_iter().next().unwrap()
@@ -456,6 +462,7 @@ mod tests {
             let place = Place {
                 target_id: target,
                 target: &name,
+                labels: &Labels::new(),
                 observation: Some(&seen),
                 recorded: Some(&recorded),
             };
@@ -464,8 +471,7 @@ mod tests {
                     release,
                     EnvironmentId::new(at(1)),
                     variables,
-                    Strategy::AllAtOnce {},
-                    Limits::default(),
+                    &Recipe::default(),
                     &[place],
                 )
             };
@@ -507,12 +513,14 @@ mod tests {
             .map(|n| TargetId::from(uuid::Uuid::from_u128(n)))
             .collect();
         let seen = observation(ids[0], &release);
+        let labels = Labels::new();
         let mut places: Vec<_> = names
             .iter()
             .zip(&ids)
             .map(|(target, id)| Place {
                 target_id: *id,
                 target,
+                labels: &labels,
                 observation: None,
                 recorded: None,
             })
@@ -520,16 +528,16 @@ mod tests {
         places[0].observation = Some(&seen);
         places[0].recorded = Some(&recorded);
         let environment = EnvironmentId::new(at(1));
-        let make = |places: &[Place<'_>]| {
-            Plan::new(
-                &release,
-                environment,
-                &Variables::default(),
-                Strategy::Rolling { max_parallel: 2 },
-                Limits::default(),
-                places,
-            )
+        let recipe = Recipe {
+            strategy: strategy::Strategy::Rolling {
+                max_parallel: strategy::Share::Count(2),
+                by: None,
+                pause_ms: 0,
+            },
+            ..Recipe::default()
         };
+        let variables = Variables::default();
+        let make = |places: &[Place<'_>]| Plan::new(&release, environment, &variables, &recipe, places);
         let plan = make(&places);
         let waves: Vec<_> = plan
             .targets

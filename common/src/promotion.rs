@@ -6,8 +6,13 @@ phases! {
     /// The state of a promotion.
     PromotionState {
         PendingGate = "pending_gate", Approved = "approved", Deploying = "deploying", Deployed = "deployed",
-        Rejected = "rejected", Cancelled = "cancelled", Failed = "failed",
+        Rejected = "rejected", Cancelled = "cancelled", Failed = "failed", RolledBack = "rolled_back",
     }
+}
+
+phases! {
+    /// What a promotion is for. Derived from what it undoes, never chosen.
+    PromotionKind { Deploy = "deploy", Rollback = "rollback" }
 }
 
 phases! {
@@ -15,6 +20,7 @@ phases! {
     PromotionEvent {
         GatesPassed = "gates_passed", GatesRefused = "gates_refused", JobStarted = "job_started",
         JobSucceeded = "job_succeeded", JobFailed = "job_failed", JobCancelled = "job_cancelled",
+        JobRolledBack = "job_rolled_back",
     }
 }
 
@@ -23,7 +29,7 @@ impl PromotionState {
     pub const fn is_terminal(self) -> bool {
         matches!(
             self,
-            Self::Deployed | Self::Rejected | Self::Cancelled | Self::Failed
+            Self::Deployed | Self::Rejected | Self::Cancelled | Self::Failed | Self::RolledBack
         )
     }
 
@@ -37,17 +43,19 @@ impl PromotionState {
             (Self::Approved, E::JobStarted) => Self::Deploying,
             (Self::Approved | Self::Deploying, E::JobFailed) => Self::Failed,
             (Self::Deploying, E::JobSucceeded) => Self::Deployed,
+            (Self::Deploying, E::JobRolledBack) => Self::RolledBack,
             (Self::Deploying, E::JobStarted)
             | (Self::Deployed, E::JobSucceeded)
             | (Self::Failed, E::JobFailed)
-            | (Self::Cancelled, E::JobCancelled) => return Ok(None),
+            | (Self::Cancelled, E::JobCancelled)
+            | (Self::RolledBack, E::JobRolledBack) => return Ok(None),
             (Self::PendingGate | Self::Approved | Self::Deploying, _) => {
                 return Err(IllegalTransition {
                     from: self.as_str(),
                     event: event.as_str(),
                 });
             }
-            (Self::Deployed | Self::Rejected | Self::Cancelled | Self::Failed, _) => {
+            (Self::Deployed | Self::Rejected | Self::Cancelled | Self::Failed | Self::RolledBack, _) => {
                 return Err(IllegalTransition {
                     from: self.as_str(),
                     event: event.as_str(),

@@ -28,7 +28,8 @@ phases! {
 phases! {
     /// Why a target was left alone.
     SkipReason {
-        AlreadyRunning = "already_running", EarlierWaveFailed = "earlier_wave_failed",
+        AlreadyRunning = "already_running", EarlierWaveFailed = "earlier_wave_failed", Offline = "offline",
+        Operator = "operator",
     }
 }
 

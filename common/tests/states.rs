@@ -10,7 +10,7 @@ use golden::golden;
 use proptest::prelude::*;
 use sealift_common::{
     failure::{Failure, FailureCode},
-    job::{JobEvent, JobPhase, JobState},
+    job::{JobEvent, JobPhase, JobState, PauseReason},
     promotion::{PromotionEvent, PromotionState},
     task::{IllegalTransition, SkipReason, TaskEvent, TaskPhase, TaskState, TaskStep},
 };
@@ -73,18 +73,34 @@ fn job_states() -> Vec<(&'static str, JobState)> {
     vec![
         ("queued", JobState::Queued),
         ("running", JobState::Running),
+        (
+            "paused",
+            JobState::Paused {
+                reason: PauseReason::Operator,
+            },
+        ),
+        ("rolling_back", JobState::RollingBack { failure: failure() }),
         ("succeeded", JobState::Succeeded),
         ("failed", JobState::Failed { failure: failure() }),
         ("cancelled", JobState::Cancelled),
+        ("rolled_back", JobState::RolledBack { failure: failure() }),
+        ("rollback_failed", JobState::RollbackFailed { failure: failure() }),
     ]
 }
 
 fn job_events() -> Vec<(&'static str, JobEvent)> {
     let events = vec![
         JobEvent::Started,
+        JobEvent::Paused {
+            reason: PauseReason::Canary,
+        },
+        JobEvent::Resumed,
         JobEvent::Completed,
         JobEvent::Failed { failure: failure() },
         JobEvent::Cancelled,
+        JobEvent::RollbackStarted { failure: failure() },
+        JobEvent::RolledBack,
+        JobEvent::RollbackFailed { failure: failure() },
     ];
     events.into_iter().map(|event| (event.name(), event)).collect()
 }
@@ -241,11 +257,12 @@ proptest! {
     }
 
     #[test]
-    fn a_job_never_leaves_a_terminal_phase(picks in prop::collection::vec(0..4_usize, 0..30)) {
+    fn a_job_never_leaves_a_terminal_phase(picks in prop::collection::vec(any::<prop::sample::Index>(), 0..30)) {
         let mut state = JobState::Queued;
         let mut history = Vec::new();
         for pick in picks {
-            let event = job_events().remove(pick).1;
+            let mut events = job_events();
+            let event = events.remove(pick.index(events.len())).1;
             if let Ok(Some(next)) = state.apply(&event) {
                 prop_assert!(!state.phase().is_terminal());
                 history.push(event);

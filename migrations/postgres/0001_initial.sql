@@ -189,6 +189,17 @@ CREATE TABLE release_components (
 );
 CREATE INDEX release_components_of_component ON release_components (component_id);
 
+-- What people think of a release: the newest mark counts.
+CREATE TABLE quality_marks (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    release_id UUID NOT NULL REFERENCES releases (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    mark TEXT NOT NULL CHECK (mark IN ('stable', 'unstable', 'deprecated')),
+    reason TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    at TIMESTAMPTZ NOT NULL
+);
+CREATE INDEX quality_marks_newest ON quality_marks (release_id, id);
+
 -- Promotions, jobs, tasks.
 
 CREATE TABLE promotions (
@@ -197,11 +208,15 @@ CREATE TABLE promotions (
     environment_id UUID NOT NULL,
     environment TEXT COLLATE "C" NOT NULL,
     release_id UUID NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('pending_gate', 'approved', 'deploying', 'deployed', 'rejected', 'cancelled', 'failed')),
+    state TEXT NOT NULL CHECK (state IN ('pending_gate', 'approved', 'deploying', 'deployed', 'rejected', 'cancelled', 'failed', 'rolled_back')),
     plan_json TEXT NOT NULL,
     plan_digest TEXT NOT NULL,
-    strategy JSONB NOT NULL,
-    limits JSONB NOT NULL,
+    recipe JSONB NOT NULL,
+    -- The targets that it is restricted to; null is all of the environment.
+    scope JSONB,
+    -- The job that it undoes, and the one that it repeats. Jobs refer to promotions, so neither is a foreign key.
+    rollback_of UUID,
+    rerun_of UUID,
     change_summary TEXT NOT NULL,
     requested_by TEXT NOT NULL,
     requester_role TEXT NOT NULL CHECK (requester_role IN ('observer', 'ci', 'deployer', 'approver', 'admin')),
@@ -209,7 +224,8 @@ CREATE TABLE promotions (
     version BIGINT NOT NULL CHECK (version >= 0),
     created_at TIMESTAMPTZ NOT NULL,
     finished_at TIMESTAMPTZ,
-    CHECK ((finished_at IS NOT NULL) = (state IN ('deployed', 'rejected', 'cancelled', 'failed'))),
+    CHECK ((finished_at IS NOT NULL) = (state IN ('deployed', 'rejected', 'cancelled', 'failed', 'rolled_back'))),
+    CHECK (rollback_of IS NULL OR rerun_of IS NULL),
     CONSTRAINT promotion_tenant UNIQUE (tenant_id, id),
     FOREIGN KEY (tenant_id, environment_id, environment) REFERENCES environments (tenant_id, id, name) ON DELETE RESTRICT ON UPDATE RESTRICT,
     FOREIGN KEY (tenant_id, release_id) REFERENCES releases (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
@@ -240,17 +256,23 @@ CREATE TABLE jobs (
     environment_id UUID NOT NULL,
     environment TEXT COLLATE "C" NOT NULL,
     release_id UUID NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'paused', 'rolling_back', 'succeeded', 'failed', 'cancelled', 'rolled_back', 'rollback_failed')),
+    pause_reason TEXT CHECK (pause_reason IN ('operator', 'canary', 'failures')),
     failure TEXT,
-    stop BOOLEAN NOT NULL,
-    stop_reason TEXT NOT NULL,
+    rollback_of UUID REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    stop TEXT CHECK (stop IN ('cancel', 'roll_back', 'fail')),
+    stop_failure TEXT,
     ticket BIGINT NOT NULL CHECK (ticket > 0),
+    accepted_failures BIGINT NOT NULL CHECK (accepted_failures >= 0),
+    resumed_at TIMESTAMPTZ,
     version BIGINT NOT NULL CHECK (version >= 0),
     created_at TIMESTAMPTZ NOT NULL,
     started_at TIMESTAMPTZ,
     finished_at TIMESTAMPTZ,
-    CHECK ((failure IS NOT NULL) = (state = 'failed')),
-    CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'cancelled'))),
+    CHECK ((stop IS NULL) = (stop_failure IS NULL)),
+    CHECK ((pause_reason IS NOT NULL) = (state = 'paused')),
+    CHECK ((failure IS NOT NULL) = (state IN ('rolling_back', 'failed', 'rolled_back', 'rollback_failed'))),
+    CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'cancelled', 'rolled_back', 'rollback_failed'))),
     CONSTRAINT job_of_promotion UNIQUE (promotion_id),
     CONSTRAINT job_ticket UNIQUE (environment_id, ticket),
     CONSTRAINT job_tenant UNIQUE (tenant_id, id),
@@ -259,8 +281,20 @@ CREATE TABLE jobs (
     FOREIGN KEY (tenant_id, release_id) REFERENCES releases (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
 );
 CREATE INDEX jobs_queued ON jobs (environment_id, ticket) WHERE state = 'queued';
-CREATE INDEX jobs_running ON jobs (environment_id, ticket) WHERE state = 'running';
+CREATE INDEX jobs_in_motion ON jobs (environment_id, ticket) WHERE state IN ('running', 'paused');
+CREATE INDEX jobs_of_rollback ON jobs (rollback_of) WHERE rollback_of IS NOT NULL;
 CREATE INDEX jobs_finished ON jobs (environment_id, finished_at) WHERE state = 'succeeded';
+
+-- Written with the tasks, before the first order; only the three times change.
+CREATE TABLE waves (
+    job_id UUID NOT NULL REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    ordinal BIGINT NOT NULL CHECK (ordinal >= 0),
+    what_then JSONB NOT NULL,
+    opened_at TIMESTAMPTZ,
+    settled_at TIMESTAMPTZ,
+    passed_at TIMESTAMPTZ,
+    PRIMARY KEY (job_id, ordinal)
+);
 
 CREATE TABLE tasks (
     id UUID NOT NULL PRIMARY KEY,
@@ -273,7 +307,7 @@ CREATE TABLE tasks (
     wave BIGINT NOT NULL CHECK (wave >= 0),
     state TEXT NOT NULL CHECK (state IN ('pending', 'assigned', 'accepted', 'running', 'lost', 'succeeded', 'failed', 'skipped', 'cancelled')),
     step TEXT CHECK (step IN ('received', 'pulling', 'verifying', 'creating', 'switching', 'starting', 'health_wait', 'committing', 'restoring', 'retry_wait')),
-    skip_reason TEXT CHECK (skip_reason IN ('already_running', 'earlier_wave_failed')),
+    skip_reason TEXT CHECK (skip_reason IN ('already_running', 'earlier_wave_failed', 'offline', 'operator')),
     failure TEXT,
     wanted TEXT NOT NULL CHECK (wanted IN ('run', 'stop')),
     attempt BIGINT NOT NULL CHECK (attempt >= 0),
@@ -335,6 +369,22 @@ CREATE TABLE transitions (
     CONSTRAINT transition_seq UNIQUE (entity_kind, entity_id, seq)
 );
 
+-- After a rollback nothing new of the project goes to the environment until a person lifts this.
+CREATE TABLE holds (
+    id UUID NOT NULL PRIMARY KEY,
+    tenant_id UUID NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    environment_id UUID NOT NULL REFERENCES environments (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    project_id UUID NOT NULL REFERENCES projects (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    reason TEXT NOT NULL,
+    placed_by TEXT NOT NULL,
+    placed_at TIMESTAMPTZ NOT NULL,
+    lifted_by TEXT,
+    lifted_at TIMESTAMPTZ,
+    CHECK ((lifted_by IS NULL) = (lifted_at IS NULL))
+);
+CREATE UNIQUE INDEX one_open_hold ON holds (environment_id, project_id) WHERE lifted_at IS NULL;
+CREATE INDEX holds_of_tenant ON holds (tenant_id, id);
+
 -- What runs where.
 
 -- R2: at most one active row per environment and component.
@@ -342,6 +392,7 @@ CREATE TABLE active_components (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     environment_id UUID NOT NULL REFERENCES environments (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     component_id UUID NOT NULL REFERENCES components (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    project_id UUID NOT NULL REFERENCES projects (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     digest TEXT NOT NULL,
     release_id UUID NOT NULL REFERENCES releases (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     job_id UUID NOT NULL REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
@@ -351,6 +402,7 @@ CREATE TABLE active_components (
     CHECK ((superseded_at IS NULL) = (superseded_by IS NULL))
 );
 CREATE UNIQUE INDEX one_active_release_per_component ON active_components (environment_id, component_id) WHERE superseded_at IS NULL;
+CREATE INDEX active_components_of_project ON active_components (environment_id, project_id, id);
 
 CREATE TABLE target_current (
     target_id UUID NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
@@ -536,4 +588,6 @@ CREATE TRIGGER version_entries_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE O
 CREATE TRIGGER releases_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON releases
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER release_components_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON release_components
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER quality_marks_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON quality_marks
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();

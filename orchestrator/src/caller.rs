@@ -108,13 +108,13 @@ impl Caller {
     }
 
     /// The tenant that scopes everything the call does.
-    pub fn tenant_id(&self) -> Result<TenantId, Status> {
+    pub fn tenant_id(&self) -> Result<TenantId, ApiError> {
         self.tenant_name().map(|(id, _)| id)
     }
 
     /// The tenant with its name.
-    pub fn tenant_name(&self) -> Result<(TenantId, Name), Status> {
-        self.tenant.clone().ok_or_else(|| certificate_missing().into())
+    pub fn tenant_name(&self) -> Result<(TenantId, Name), ApiError> {
+        self.tenant.clone().ok_or_else(certificate_missing)
     }
 
     /// The agent that calls.
@@ -217,7 +217,7 @@ mod tests {
     fn without_identity_there_is_no_tenant_and_no_agent() {
         let anonymous = caller(Principal::Anonymous);
         assert_eq!(
-            anonymous.tenant_id().unwrap_err().code(),
+            Status::from(anonymous.tenant_id().unwrap_err()).code(),
             tonic::Code::Unauthenticated
         );
         assert!(anonymous.agent_id().is_err());

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use sealift_common::{
-    id::{AgentId, DriftId, JobId, PacketId, PromotionId, ReleaseId, TaskId},
+    id::{AgentId, DriftId, HoldId, JobId, PacketId, PromotionId, ReleaseId, TaskId},
     name::{ComponentName, Name, ReleaseAlias},
 };
 
@@ -92,6 +92,8 @@ macro_rules! by_id {
 by_id! {
     /// `agents/<uid>`
     agent, "agents", AgentId;
+    /// `holds/<uid>`
+    hold, "holds", HoldId;
     /// `promotions/<uid>`
     promotion, "promotions", PromotionId;
     /// `jobs/<uid>`
@@ -189,6 +191,11 @@ pub fn of_job(id: JobId) -> String {
 /// `jobs/<job>/tasks/<uid>`
 pub fn of_task(job: JobId, task: TaskId) -> String {
     format!("jobs/{job}/tasks/{task}")
+}
+
+/// `holds/<uid>`
+pub fn of_hold(id: HoldId) -> String {
+    format!("holds/{id}")
 }
 
 /// `packets/<uid>`

@@ -14,8 +14,9 @@ use sealift_proto::v1::{
     agent_service_server::AgentServiceServer, audit_service_server::AuditServiceServer,
     component_service_server::ComponentServiceServer, drift_service_server::DriftServiceServer,
     environment_service_server::EnvironmentServiceServer, evidence_service_server::EvidenceServiceServer,
-    job_service_server::JobServiceServer, promotion_service_server::PromotionServiceServer,
-    release_service_server::ReleaseServiceServer, server_service_server::ServerServiceServer,
+    hold_service_server::HoldServiceServer, job_service_server::JobServiceServer,
+    promotion_service_server::PromotionServiceServer, release_service_server::ReleaseServiceServer,
+    rollback_service_server::RollbackServiceServer, server_service_server::ServerServiceServer,
     status_service_server::StatusServiceServer, target_service_server::TargetServiceServer,
     tenant_service_server::TenantServiceServer, user_service_server::UserServiceServer,
 };
@@ -116,7 +117,17 @@ pub fn services(app: &App, health: &Health) -> Result<(Routes, Vec<&'static str>
         PromotionServiceServer,
         control::promotion::Promotions::new(app(), core.clone())
     );
-    add!(services, JobServiceServer, control::job::Jobs::new(app()));
+    add!(
+        services,
+        JobServiceServer,
+        control::job::Jobs::new(app(), core.clone())
+    );
+    add!(
+        services,
+        RollbackServiceServer,
+        control::rollback::Rollbacks::new(app(), core.clone())
+    );
+    add!(services, HoldServiceServer, control::hold::Holds::new(app()));
     add!(
         services,
         StatusServiceServer,

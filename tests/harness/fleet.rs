@@ -25,8 +25,9 @@ use sealift_common::{
     manifest::{Manifest, PinnedImage},
     name::Labels,
     order::Fence,
+    recipe::Recipe,
     role::Role,
-    strategy::{Limits, Strategy},
+    strategy::Limits,
     time::SystemClock,
     variables::Variables,
 };
@@ -230,12 +231,17 @@ impl Fleet {
         let wish = NewPromotion {
             environment: self.environment.clone(),
             release,
-            strategy: Strategy::AllAtOnce {},
-            limits: Limits {
-                min_healthy_ms: 100,
-                healthy_deadline_ms: 20_000,
-                ..Limits::default()
+            recipe: Recipe {
+                limits: Limits {
+                    min_healthy_ms: 100,
+                    healthy_deadline_ms: 20_000,
+                    ..Limits::default()
+                },
+                ..Recipe::default()
             },
+            scope: None,
+            rollback: None,
+            rerun_of: None,
             change_summary: String::new(),
             plan_seen: None,
             requester: Requester {

@@ -1,5 +1,7 @@
 //! `sealift job`: the execution of promotions.
 
+mod steer;
+
 use clap::Subcommand;
 use sealift_proto::v1::{
     GetJobRequest, Job, ListJobsRequest, ListJobsResponse, LogLine, StreamJobLogsRequest, Task,
@@ -9,6 +11,7 @@ use sealift_proto::v1::{
 use crate::{
     args::{Global, ListArgs},
     client::{client, connect, named, pages, unary},
+    commands::promote::WaitArgs,
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
@@ -39,6 +42,49 @@ pub enum JobCommand {
         /// Its identifier.
         id: String,
     },
+    /// Begin nothing new until it is resumed; what is under way ends.
+    Pause {
+        /// Its identifier.
+        id: String,
+        /// Why.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Let a paused one go on: a canary passes, failures so far are accepted.
+    #[command(visible_alias = "promote")]
+    Resume {
+        /// Its identifier.
+        id: String,
+    },
+    /// End one before its time and undo what it changed (`promotion cancel` keeps what it changed).
+    Abort {
+        /// Its identifier.
+        id: String,
+        /// Why.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Leave one target alone that has not begun.
+    Skip {
+        /// Identifier of the job.
+        id: String,
+        /// The target: its name, or ENVIRONMENT/TARGET.
+        target: String,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Repeat one that ended on the targets that did not succeed.
+    Retry {
+        /// Its identifier.
+        id: String,
+        /// What this is, for the record.
+        #[arg(long, default_value = "")]
+        summary: String,
+        /// Following it.
+        #[command(flatten)]
+        waiting: WaitArgs,
+    },
     /// What agents and services logged while it ran.
     Logs {
         /// Its identifier.
@@ -50,8 +96,14 @@ pub enum JobCommand {
 }
 
 pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError> {
-    let mut client = client!(job_service_client, JobServiceClient, connect(global).await?);
+    let channel = connect(global).await?;
+    let mut client = client!(job_service_client, JobServiceClient, channel.clone());
     match command {
+        JobCommand::Pause { .. }
+        | JobCommand::Resume { .. }
+        | JobCommand::Abort { .. }
+        | JobCommand::Skip { .. }
+        | JobCommand::Retry { .. } => steer::run(global, &mut client, channel, command).await,
         JobCommand::Get { id } => {
             let request = GetJobRequest {
                 name: named("jobs", &id),
@@ -100,8 +152,14 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
                 progress.say("job", state(job.state()));
                 match job.state() {
                     State::Succeeded => return Ok(Exit::Done),
-                    State::Failed | State::Cancelled => return Ok(Exit::Failed),
-                    State::Unspecified | State::Queued | State::Running => {}
+                    State::Failed | State::Cancelled | State::RolledBack | State::RollbackFailed => {
+                        return Ok(Exit::Failed);
+                    }
+                    State::Unspecified
+                    | State::Queued
+                    | State::Running
+                    | State::Paused
+                    | State::RollingBack => {}
                 }
             }
             Err(CliError::usage(
@@ -162,6 +220,7 @@ fn watched(job: &Job) -> WatchedJob {
     WatchedJob {
         name: job.name.clone(),
         state: state(job.state()).to_owned(),
+        pause_reason: job.pause_reason.clone(),
         tasks: tasks.collect(),
     }
 }
@@ -171,9 +230,13 @@ fn state(state: State) -> &'static str {
         State::Unspecified => "unknown",
         State::Queued => "queued",
         State::Running => "running",
+        State::Paused => "paused",
+        State::RollingBack => "rolling_back",
         State::Succeeded => "succeeded",
         State::Failed => "failed",
         State::Cancelled => "cancelled",
+        State::RolledBack => "rolled_back",
+        State::RollbackFailed => "rollback_failed",
     }
 }
 
@@ -192,7 +255,7 @@ fn task_state(state: TaskState) -> &'static str {
     }
 }
 
-fn rows(jobs: &[Job]) -> Rows {
+pub fn rows(jobs: &[Job]) -> Rows {
     Rows::new(&[
         "JOB",
         "RELEASE",
@@ -207,10 +270,10 @@ fn rows(jobs: &[Job]) -> Rows {
             leaf(&job.name),
             clean(&job.release_display),
             leaf(&job.environment),
-            if job.stopping {
-                format!("{} (stopping)", state(job.state()))
-            } else {
-                state(job.state()).to_owned()
+            match (job.stopping, job.pause_reason.as_str()) {
+                (true, _) => format!("{} (stopping)", state(job.state())),
+                (false, "") => state(job.state()).to_owned(),
+                (false, reason) => format!("{} ({})", state(job.state()), clean(reason)),
             },
             job.tasks.len().to_string(),
             age(job.create_time.as_ref(), output::now()),

@@ -8,10 +8,12 @@ pub mod dev;
 pub mod drift;
 pub mod env;
 pub mod evidence;
+pub mod hold;
 pub mod job;
 pub mod promote;
 pub mod promotion;
 pub mod release;
+pub mod rollback;
 pub mod status;
 pub mod target;
 pub mod user;
@@ -30,6 +32,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
     let global = &cli.global;
     match cli.command {
         Command::Promote(args) => promote::run(global, args).await,
+        Command::Rollback(args) => rollback::run(global, args).await,
         Command::Status(args) => status::run(global, args).await,
         Command::Drift(args) => drift::run(global, args).await,
         Command::Whoami => whoami::run(global).await,
@@ -40,6 +43,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Release(command) => release::run(global, command).await,
         Command::Promotion(command) => promotion::run(global, command).await,
         Command::Job(command) => job::run(global, command).await,
+        Command::Hold(command) => hold::run(global, command).await,
         Command::Evidence(command) => evidence::run(global, command).await,
         Command::Audit(args) => audit::run(global, args).await,
         Command::User(command) => user::run(global, command).await,

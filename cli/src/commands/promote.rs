@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use sealift_proto::v1::{
-    CancelPromotionRequest, CreatePromotionRequest, Decision, GetPromotionRequest, Limits, Plan,
-    PlanPromotionRequest, Promotion, Strategy, WatchPromotionRequest, gate_answer::Verdict,
-    plan_change::Action, promotion::State, promotion_service_client::PromotionServiceClient, strategy,
+    CancelPromotionRequest, CreatePromotionRequest, Decision, GetPromotionRequest, Plan,
+    PlanPromotionRequest, Promotion, WatchPromotionRequest, WatchedJob, gate_answer::Verdict,
+    plan_change::Action, promotion::State, promotion_service_client::PromotionServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -20,6 +20,7 @@ use crate::{
         text::{clean, leaf, or_dash, short_digest, short_target},
     },
     progress::{Progress, failure_line},
+    recipe::RecipeArgs,
 };
 
 /// What to bring where, and how.
@@ -31,35 +32,20 @@ pub struct PromoteArgs {
     #[arg(long = "to", value_name = "ENVIRONMENT")]
     environment: String,
     /// Show what would change and whether the gates would pass; change nothing.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "wait")]
     plan: bool,
     /// Exit with 2 when the plan has changes (with --plan).
     #[arg(long, requires = "plan")]
     detailed_exitcode: bool,
-    /// Follow to the end; the exit code tells how it ended.
-    #[arg(long, conflicts_with = "plan")]
-    wait: bool,
-    /// Give up waiting after this time; the promotion goes on.
-    #[arg(long, requires = "wait", value_parser = humantime::parse_duration)]
-    timeout: Option<Duration>,
-    /// Cancel the promotion when --timeout passes.
-    #[arg(long, requires = "timeout")]
-    cancel_on_timeout: bool,
-    /// Work on at most so many targets at a time; without it all at once.
-    #[arg(long, value_name = "MAX_PARALLEL", value_parser = clap::value_parser!(u16).range(1..))]
-    rolling: Option<u16>,
-    /// How long every service must be healthy without a break.
-    #[arg(long, value_parser = humantime::parse_duration)]
-    min_healthy: Option<Duration>,
-    /// How long the services may take until that is reached.
-    #[arg(long, value_parser = humantime::parse_duration)]
-    healthy_deadline: Option<Duration>,
-    /// How long pulling may take.
-    #[arg(long, value_parser = humantime::parse_duration)]
-    pull_deadline: Option<Duration>,
-    /// Attempts per target.
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    max_attempts: i32,
+    /// Following it.
+    #[command(flatten)]
+    waiting: WaitArgs,
+    /// In which way.
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Only these targets of the environment (may be repeated); the release becomes the active one only when all are meant.
+    #[arg(long = "target", value_name = "TARGET")]
+    targets: Vec<String>,
     /// What this change is, for the record.
     #[arg(long, default_value = "")]
     summary: String,
@@ -68,7 +54,8 @@ pub struct PromoteArgs {
     plan_digest: String,
 }
 
-type Client = PromotionServiceClient<Channel>;
+/// Calls about promotions.
+pub type Client = PromotionServiceClient<Channel>;
 
 pub async fn run(global: &Global, args: PromoteArgs) -> Result<Exit, CliError> {
     let mut client = client!(
@@ -83,8 +70,8 @@ pub async fn run(global: &Global, args: PromoteArgs) -> Result<Exit, CliError> {
         request_id: request_id(),
         release: named("releases", &args.release),
         environment: named("environments", &args.environment),
-        strategy: Some(args.strategy()),
-        limits: Some(args.limits()),
+        recipe: Some(args.recipe.to_recipe()?),
+        targets: args.targets(),
         change_summary: args.summary.clone(),
         plan_digest: args.plan_digest.clone(),
     };
@@ -98,7 +85,7 @@ pub async fn run(global: &Global, args: PromoteArgs) -> Result<Exit, CliError> {
         }
         return Ok(Exit::Rejected);
     }
-    if !args.wait {
+    if !args.waiting.wait {
         promotion::show(global, &promotion)?;
         anstream::eprintln!("to follow it: sealift promotion watch {id}");
         return Ok(Exit::Done);
@@ -108,46 +95,59 @@ pub async fn run(global: &Global, args: PromoteArgs) -> Result<Exit, CliError> {
         clean(&promotion.release_display),
         clean(&args.environment)
     );
-    let exit = match args.timeout {
-        None => follow(&mut client, &promotion.name).await?,
+    see_through(global, &mut client, &promotion, &args.waiting).await
+}
+
+/// Whether to follow to the end, and for how long.
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// Follow to the end; the exit code tells how it ended.
+    #[arg(long)]
+    pub wait: bool,
+    /// Give up waiting after this time; the promotion goes on.
+    #[arg(long, requires = "wait", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// Cancel the promotion when --timeout passes.
+    #[arg(long, requires = "timeout")]
+    cancel_on_timeout: bool,
+}
+
+/// Follows a promotion to its end and shows what became of it.
+pub async fn see_through(
+    global: &Global,
+    client: &mut Client,
+    promotion: &Promotion,
+    waiting: &WaitArgs,
+) -> Result<Exit, CliError> {
+    let exit = match waiting.timeout {
+        None => follow(client, &promotion.name).await?,
         Some(timeout) => {
-            if let Ok(exit) = tokio::time::timeout(timeout, follow(&mut client, &promotion.name)).await {
+            if let Ok(exit) = tokio::time::timeout(timeout, follow(client, &promotion.name)).await {
                 exit?
             } else {
-                give_up(&mut client, &promotion, args.cancel_on_timeout).await?
+                give_up(client, promotion, waiting.cancel_on_timeout).await?
             }
         }
     };
-    let promotion = get(&mut client, &promotion.name).await?;
+    let promotion = get(client, &promotion.name).await?;
     promotion::show(global, &promotion)?;
     Ok(exit)
 }
 
 impl PromoteArgs {
-    fn strategy(&self) -> Strategy {
-        let kind = match self.rolling {
-            Some(most) => strategy::Kind::Rolling(strategy::Rolling {
-                max_parallel: i32::from(most),
-            }),
-            None => strategy::Kind::AllAtOnce(strategy::AllAtOnce {}),
-        };
-        Strategy { kind: Some(kind) }
-    }
-
-    fn limits(&self) -> Limits {
-        Limits {
-            min_healthy: self.min_healthy.map(duration),
-            healthy_deadline: self.healthy_deadline.map(duration),
-            pull_deadline: self.pull_deadline.map(duration),
-            max_attempts: self.max_attempts,
-        }
+    fn targets(&self) -> Vec<String> {
+        self.targets
+            .iter()
+            .map(|target| target_name(&self.environment, target))
+            .collect()
     }
 }
 
-fn duration(duration: Duration) -> pbjson_types::Duration {
-    pbjson_types::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+/// The resource name of a target, written as `web-1` or `staging/web-1`.
+fn target_name(environment: &str, target: &str) -> String {
+    match target.split_once('/') {
+        Some((environment, target)) => format!("environments/{environment}/targets/{target}"),
+        None => format!("environments/{environment}/targets/{target}"),
     }
 }
 
@@ -155,8 +155,8 @@ async fn plan(global: &Global, client: &mut Client, args: &PromoteArgs) -> Resul
     let request = PlanPromotionRequest {
         release: named("releases", &args.release),
         environment: named("environments", &args.environment),
-        strategy: Some(args.strategy()),
-        limits: Some(args.limits()),
+        recipe: Some(args.recipe.to_recipe()?),
+        targets: args.targets(),
     };
     let answer = client.plan_promotion(unary(request)).await?.into_inner();
     let plan = answer.plan.clone().unwrap_or_default();
@@ -272,6 +272,9 @@ async fn watch(
         *breaks = 0;
         if let Some(job) = &news.job {
             progress.job(job);
+            if let Some(text) = waits_for_a_person(job) {
+                progress.say("job", &text);
+            }
         }
         let Some(promotion) = &news.promotion else {
             continue;
@@ -280,6 +283,21 @@ async fn watch(
         if let Some(exit) = ended(promotion) {
             return Ok(Some(exit));
         }
+    }
+}
+
+/// What a job under way says about itself that its tasks do not.
+fn waits_for_a_person(job: &WatchedJob) -> Option<String> {
+    let id = leaf(&job.name);
+    match job.state.as_str() {
+        "paused" => Some(format!(
+            "paused ({}): sealift job resume {id} lets it go on, sealift job abort {id} undoes it",
+            clean(&job.pause_reason)
+        )),
+        "rolling_back" => Some(format!(
+            "rolling back: sealift job get {id} names the rollback's job"
+        )),
+        _ => None,
     }
 }
 
@@ -296,7 +314,7 @@ fn ended(promotion: &Promotion) -> Option<Exit> {
     match promotion.state() {
         State::Deployed => Some(Exit::Done),
         State::Rejected => Some(Exit::Rejected),
-        State::Failed | State::Cancelled => Some(Exit::Failed),
+        State::Failed | State::Cancelled | State::RolledBack => Some(Exit::Failed),
         State::PendingGate | State::Approved | State::Deploying | State::Unspecified => None,
     }
 }

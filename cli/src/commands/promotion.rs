@@ -128,6 +128,7 @@ pub fn state(state: State) -> &'static str {
         State::Rejected => "rejected",
         State::Cancelled => "cancelled",
         State::Failed => "failed",
+        State::RolledBack => "rolled_back",
     }
 }
 

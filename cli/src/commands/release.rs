@@ -9,8 +9,8 @@ use std::{
 use clap::Subcommand;
 use sealift_common::{bounds, name::SourceRef};
 use sealift_proto::v1::{
-    CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, ListReleasesResponse, Release, Source,
-    Variables, target,
+    CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, ListReleasesResponse, MarkReleaseRequest,
+    Release, Source, Variables, quality_mark::Mark, target,
 };
 
 use crate::{
@@ -50,6 +50,17 @@ pub enum ReleaseCommand {
         /// The release.
         release: String,
     },
+    /// Say what you think of one: a rollback prefers stable ones, and never goes to deprecated ones.
+    Mark {
+        /// The release.
+        release: String,
+        /// What it is.
+        #[arg(value_enum)]
+        mark: MarkArg,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
     /// Show all, newest first.
     List {
         /// Only of this project (REPOSITORY/PROJECT or its last segments).
@@ -59,6 +70,17 @@ pub enum ReleaseCommand {
         #[command(flatten)]
         list: ListArgs,
     },
+}
+
+/// What somebody thinks of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum MarkArg {
+    /// A rollback prefers it.
+    Stable,
+    /// A rollback does not choose it by itself.
+    Unstable,
+    /// A rollback never goes to it.
+    Deprecated,
 }
 
 pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliError> {
@@ -86,6 +108,30 @@ pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliEr
                 .release
                 .unwrap_or_default();
             show(global, &release)
+        }
+        ReleaseCommand::Mark {
+            release,
+            mark,
+            reason,
+        } => {
+            let mut client = client!(
+                release_service_client,
+                ReleaseServiceClient,
+                connect(global).await?
+            );
+            let mark = match mark {
+                MarkArg::Stable => Mark::Stable,
+                MarkArg::Unstable => Mark::Unstable,
+                MarkArg::Deprecated => Mark::Deprecated,
+            };
+            let request = MarkReleaseRequest {
+                request_id: request_id(),
+                name: named("releases", &release),
+                mark: mark.into(),
+                reason,
+            };
+            let answer = client.mark_release(unary(request)).await?.into_inner();
+            show(global, &answer.release.unwrap_or_default())
         }
         ReleaseCommand::List { project, list } => {
             let client = client!(

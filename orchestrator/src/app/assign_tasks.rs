@@ -1,18 +1,18 @@
 //! Makes orders: for each task a fencing token, a signed order and the row of its attempt, many tasks in one transaction.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     canonical,
     digest::Digest,
     failure::{Failure, FailureCode},
     id::AgentId,
-    inventory::{AgentIntent, Target},
+    inventory::{AgentIntent, AgentStatus, Target},
     name::Name,
     order::{self, DecisionRef, Order},
     plan::Plan,
+    recipe::{OfflinePolicy, Recipe},
     release::Release,
-    strategy::Limits,
-    task::{TaskEvent, TaskPhase, TaskState, TaskStep},
+    task::{SkipReason, TaskEvent, TaskPhase, TaskState, TaskStep},
     variables::Variables,
 };
 use sealift_store::{Job, Task, Tx};
@@ -30,7 +30,9 @@ pub struct Orders {
     release: Release,
     variables: Variables,
     inputs: Digest,
-    limits: Limits,
+    recipe: Recipe,
+    /// Until when a target whose agent is away is waited for, when the recipe does that.
+    wait_until: Option<DateTime<Utc>>,
 }
 
 impl Orders {
@@ -64,7 +66,13 @@ impl Orders {
             release,
             variables: plan.variables,
             inputs,
-            limits: promotion.limits,
+            wait_until: match promotion.recipe.offline {
+                OfflinePolicy::Fail {} | OfflinePolicy::Skip {} => None,
+                OfflinePolicy::Wait { ms } => {
+                    job.started_at.map(|at| at + TimeDelta::milliseconds(ms.into()))
+                }
+            },
+            recipe: promotion.recipe,
         })
     }
 }
@@ -85,14 +93,19 @@ pub async fn assign_tasks(
             continue;
         }
         let target = tx.target(task.tenant_id, task.target_id).await?;
-        match server_of(core, tx, target.as_ref(), now).await? {
-            Server::Ready(target, agent) => assign(core, tx, orders, task, target, agent, now).await?,
-            Server::Paused => continue,
-            Server::None(failure) => {
-                tx.apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now)
-                    .await?;
+        let event = match server_of(core, tx, orders, task, target.as_ref(), now).await? {
+            Server::Ready(target, agent) => {
+                assign(core, tx, orders, task, target, agent, now).await?;
+                changed += 1;
+                continue;
             }
-        }
+            Server::Later => continue,
+            Server::Away => TaskEvent::Skipped {
+                reason: SkipReason::Offline,
+            },
+            Server::None(failure) => TaskEvent::Failed { failure },
+        };
+        tx.apply_task_event(task, &event, ORCHESTRATOR, now).await?;
         changed += 1;
     }
     Ok(changed)
@@ -102,52 +115,59 @@ pub async fn assign_tasks(
 enum Server<'a> {
     /// This agent, now.
     Ready(&'a Target, AgentId),
-    /// An agent that an operator has paused: its task waits, but not for longer than an order would be good for.
-    Paused,
+    /// An agent that takes no orders now and is waited for.
+    Later,
+    /// An agent that takes no orders now and is not waited for (any longer): its target is left alone, and catches up.
+    Away,
     /// Nobody, and waiting would not help.
     None(Failure),
 }
 
-/// The agent that is to do it, or why there is none. One that is away is still the one: it finds the order when it is back, and
-/// refuses it when that is too late.
+/// The agent that is to do it, or why there is none. Where the recipe does not say otherwise, one that is offline is still the
+/// one: it finds the order when it is back, and refuses it when that is too late; one that is paused is waited for as long as an
+/// order would be good for.
 async fn server_of<'a>(
     core: &Core,
     tx: &mut Tx,
+    orders: &Orders,
+    task: &Task,
     target: Option<&'a Target>,
     now: DateTime<Utc>,
 ) -> Result<Server<'a>, ApiError> {
+    let none = |code, what: String| Server::None(Failure::new(code, what));
     let Some(target) = target.filter(|target| target.archived_at.is_none()) else {
-        return Ok(Server::None(Failure::new(
-            FailureCode::AgentLost,
-            "the target was archived",
-        )));
+        return Ok(none(FailureCode::AgentLost, "the target was archived".to_owned()));
     };
     let agent = match target.agent_id {
         Some(id) => tx.agent_by_id(id).await?,
         None => None,
     };
-    let none = |code, what: String| Server::None(Failure::new(code, what));
-    Ok(match agent {
-        None => none(
-            FailureCode::AgentLost,
-            format!("no agent is enrolled for {}", target.name),
+    let Some(agent) = agent else {
+        let summary = format!("no agent is enrolled for {}", target.name);
+        return Ok(none(FailureCode::AgentLost, summary));
+    };
+    // What has begun is carried through; only a first order may be left out.
+    let first = task.state.phase() == TaskPhase::Pending;
+    let away = agent.intent != AgentIntent::Active || (core.status_of)(&agent) == AgentStatus::Offline;
+    if first && away && agent.intent.is_live() && orders.recipe.offline != (OfflinePolicy::Fail {}) {
+        let later = orders.wait_until.is_some_and(|until| now < until);
+        return Ok(if later { Server::Later } else { Server::Away });
+    }
+    Ok(match agent.intent {
+        AgentIntent::Active => Server::Ready(target, agent.id),
+        AgentIntent::Paused if now - agent.intent_note.at < core.rules.order_life => Server::Later,
+        AgentIntent::Paused => none(
+            FailureCode::AgentPaused,
+            format!("the agent of {} is paused for too long", target.name),
         ),
-        Some(agent) => match agent.intent {
-            AgentIntent::Active => Server::Ready(target, agent.id),
-            AgentIntent::Paused if now - agent.intent_note.at < core.rules.order_life => Server::Paused,
-            AgentIntent::Paused => none(
-                FailureCode::AgentPaused,
-                format!("the agent of {} is paused for too long", target.name),
-            ),
-            AgentIntent::Draining => none(
-                FailureCode::AgentDraining,
-                format!("the agent of {} is being drained", target.name),
-            ),
-            AgentIntent::Revoked => none(
-                FailureCode::AgentRevoked,
-                format!("the agent of {} was revoked", target.name),
-            ),
-        },
+        AgentIntent::Draining => none(
+            FailureCode::AgentDraining,
+            format!("the agent of {} is being drained", target.name),
+        ),
+        AgentIntent::Revoked => none(
+            FailureCode::AgentRevoked,
+            format!("the agent of {} was revoked", target.name),
+        ),
     })
 }
 
@@ -180,7 +200,7 @@ async fn assign(
         manifest: orders.release.manifest.clone(),
         variables: orders.variables.clone(),
         inputs: orders.inputs,
-        limits: orders.limits,
+        limits: orders.recipe.limits,
     };
     let signed = match (core.sign_order)(&order) {
         Ok(signed) => signed,
@@ -194,7 +214,7 @@ async fn assign(
         }
     };
     let lease = core.lease_until(now);
-    let due = now + core.rules.order_life + attempts::longest(&orders.limits);
+    let due = now + core.rules.order_life + attempts::longest(&orders.recipe.limits);
     tx.assign_task(
         task,
         agent_id,

@@ -5,16 +5,20 @@ use chrono::{DateTime, Utc};
 use sealift_common::{
     error::Reason,
     failure::{Failure, FailureCode},
-    job::{JobEvent, JobPhase},
+    job::{JobEvent, JobPhase, Stop, StopWish},
     promotion::PromotionEvent,
 };
 use sealift_store::{Promotion, Tx};
 
-use crate::status::ApiError;
+use crate::{
+    app::{Core, end_job::end_undone},
+    status::ApiError,
+};
 
 /// Cancels. A job that waits is cancelled at once; one that runs ends as soon as its agents have restored what ran before.
 /// Repeating it changes nothing.
 pub async fn cancel_promotion(
+    core: &Core,
     tx: &mut Tx,
     promotion: Promotion,
     reason: &str,
@@ -30,21 +34,41 @@ pub async fn cancel_promotion(
         .ok_or_else(|| ApiError::internal("an open promotion without a job"))?;
     match job.state.phase() {
         JobPhase::Queued => {
-            tx.apply_job_event(&job, &JobEvent::Cancelled, actor, now).await?;
+            let ended = tx.apply_job_event(&job, &JobEvent::Cancelled, actor, now).await?;
             let failure = Failure::new(FailureCode::Cancelled, summary(reason, actor));
             let event = PromotionEvent::JobCancelled;
-            Ok(tx
+            let cancelled = tx
                 .apply_promotion_event(&promotion, event, Some(&failure), actor, now)
-                .await?)
+                .await?;
+            end_undone(core, tx, &ended).await?;
+            Ok(cancelled)
         }
-        JobPhase::Running => {
-            if !job.stop {
-                tx.request_job_stop(&job, &summary(reason, actor), actor, now)
-                    .await?;
-            }
+        JobPhase::Running | JobPhase::Paused => {
+            let stop = Stop {
+                wish: StopWish::Cancel,
+                failure: Failure::new(FailureCode::Cancelled, summary(reason, actor)),
+            };
+            tx.request_job_stop(&job, &stop, actor, now).await?;
             Ok(promotion)
         }
-        JobPhase::Succeeded | JobPhase::Failed | JobPhase::Cancelled => Err(ended(&promotion)),
+        JobPhase::RollingBack => Err(ApiError::new(
+            Reason::WrongState,
+            "the promotion is being rolled back: nothing of it is left to cancel",
+            format!(
+                "to stop the rollback, cancel its own promotion (sealift job get {} names it)",
+                job.id
+            ),
+        )
+        .precondition(
+            "PROMOTION_ROLLING_BACK",
+            format!("promotions/{}", promotion.id),
+            "rolling_back",
+        )),
+        JobPhase::Succeeded
+        | JobPhase::Failed
+        | JobPhase::Cancelled
+        | JobPhase::RolledBack
+        | JobPhase::RollbackFailed => Err(ended(&promotion)),
     }
 }
 

@@ -5,12 +5,13 @@ use sealift_common::{
     decision::{Requester, Stage},
     digest::Digest,
     failure::{Failure, FailureCode},
-    id::{DecisionId, JobId, PromotionId},
+    id::{DecisionId, JobId, PromotionId, TargetId},
     inventory::Environment,
     job::JobState,
-    promotion::{PromotionEvent, PromotionState},
+    promotion::{PromotionEvent, PromotionKind, PromotionState},
+    recipe::Recipe,
     release::Release,
-    strategy::{Limits, Strategy},
+    rollback::Choice,
 };
 use sealift_store::{DecisionRow, Job, Promotion, Tx};
 
@@ -29,10 +30,14 @@ pub struct NewPromotion {
     pub environment: Environment,
     /// What.
     pub release: Release,
-    /// In which waves.
-    pub strategy: Strategy,
-    /// Within which limits.
-    pub limits: Limits,
+    /// In which way.
+    pub recipe: Recipe,
+    /// Only these targets; `None` is all of the environment.
+    pub scope: Option<Vec<TargetId>>,
+    /// The job that it undoes, and why this release was chosen for that.
+    pub rollback: Option<(JobId, Choice)>,
+    /// The job that it repeats.
+    pub rerun_of: Option<JobId>,
     /// Why, for people.
     pub change_summary: String,
     /// Digest of the plan that the requester looked at.
@@ -61,8 +66,13 @@ fn ask(request: &NewPromotion, promotion: Option<PromotionId>) -> Ask<'_> {
     Ask {
         environment: &request.environment,
         release: &request.release,
-        strategy: request.strategy,
-        limits: request.limits,
+        recipe: &request.recipe,
+        scope: request.scope.as_deref(),
+        kind: match request.rollback {
+            Some(_) => PromotionKind::Rollback,
+            None => PromotionKind::Deploy,
+        },
+        choice: request.rollback.as_ref().map(|(_, choice)| choice),
         promotion,
         stage: Stage::Request,
         requester: request.requester.clone(),
@@ -88,8 +98,10 @@ pub async fn create_promotion(
         state: PromotionState::PendingGate,
         plan_json: survey.plan_json.clone(),
         plan_digest: survey.plan_digest,
-        strategy: request.strategy,
-        limits: request.limits,
+        recipe: request.recipe.clone(),
+        scope: request.scope.clone(),
+        rollback_of: request.rollback.as_ref().map(|(job, _)| *job),
+        rerun_of: request.rerun_of,
         change_summary: request.change_summary.clone(),
         requested_by: request.requester.actor.clone(),
         requester_role: request.requester.role,
@@ -125,9 +137,11 @@ pub async fn create_promotion(
         environment: promotion.environment.clone(),
         release_id: promotion.release_id,
         state: JobState::Queued,
-        stop: false,
-        stop_reason: String::new(),
+        rollback_of: promotion.rollback_of,
+        stop: None,
         ticket: tx.next_ticket(promotion.environment_id).await?,
+        accepted_failures: 0,
+        resumed_at: None,
         version: 0,
         created_at: now,
         started_at: None,

@@ -3,14 +3,16 @@
 use sealift_common::{
     failure::{Failure, FailureCode},
     id::JobId,
-    job::{JobEvent, JobPhase},
-    promotion::PromotionEvent,
+    job::{JobEvent, JobPhase, Stop, StopWish},
     task::{TaskEvent, TaskPhase},
 };
 use sealift_store::{Job, Tx};
 
 use crate::{
-    app::{Core, ORCHESTRATOR, advance_job::BATCH, assign_tasks::is_between_attempts, turn::Turn},
+    app::{
+        Core, ORCHESTRATOR, advance_job::BATCH, assign_tasks::is_between_attempts, end_job::end_job,
+        turn::Turn,
+    },
     status::ApiError,
 };
 
@@ -24,9 +26,14 @@ pub async fn give_up_job(core: &Core, turn: &Turn, id: JobId, why: &str) -> Resu
     let failure =
         Failure::new(FailureCode::Internal, "the orchestrator cannot move this job").with_detail(why);
     match job.state.phase() {
-        JobPhase::Queued => fail(core, &mut tx, &job, failure).await?,
-        JobPhase::Running => fail_tasks(core, &mut tx, &job, failure).await?,
-        JobPhase::Succeeded | JobPhase::Failed | JobPhase::Cancelled => return Ok(()),
+        JobPhase::Queued => drop(end_job(core, &mut tx, &job, &JobEvent::Failed { failure }).await?),
+        JobPhase::Running | JobPhase::Paused => fail_tasks(core, &mut tx, &job, failure).await?,
+        JobPhase::RollingBack
+        | JobPhase::Succeeded
+        | JobPhase::Failed
+        | JobPhase::Cancelled
+        | JobPhase::RolledBack
+        | JobPhase::RollbackFailed => return Ok(()),
     }
     tx.commit().await?;
     Ok(())
@@ -36,7 +43,8 @@ async fn fail_tasks(core: &Core, tx: &mut Tx, job: &Job, failure: Failure) -> Re
     let now = core.clock.now();
     let tasks = tx.tasks_of_job(job.id).await?;
     if tasks.iter().all(|task| task.state.phase().is_terminal()) {
-        return fail(core, tx, job, failure).await;
+        end_job(core, tx, job, &JobEvent::Failed { failure }).await?;
+        return Ok(());
     }
     let idle = tasks
         .iter()
@@ -47,23 +55,10 @@ async fn fail_tasks(core: &Core, tx: &mut Tx, job: &Job, failure: Failure) -> Re
         };
         tx.apply_task_event(task, &event, ORCHESTRATOR, now).await?;
     }
-    if !job.stop {
-        tx.request_job_stop(job, &failure.summary, ORCHESTRATOR, now)
-            .await?;
-    }
-    Ok(())
-}
-
-async fn fail(core: &Core, tx: &mut Tx, job: &Job, failure: Failure) -> Result<(), ApiError> {
-    let now = core.clock.now();
-    let event = JobEvent::Failed {
-        failure: failure.clone(),
+    let stop = Stop {
+        wish: StopWish::Fail,
+        failure,
     };
-    tx.apply_job_event(job, &event, ORCHESTRATOR, now).await?;
-    if let Some(promotion) = tx.promotion(job.tenant_id, job.promotion_id).await? {
-        let event = PromotionEvent::JobFailed;
-        tx.apply_promotion_event(&promotion, event, Some(&failure), ORCHESTRATOR, now)
-            .await?;
-    }
+    tx.request_job_stop(job, &stop, ORCHESTRATOR, now).await?;
     Ok(())
 }

@@ -8,10 +8,13 @@ pub mod attempts;
 pub mod cancel_promotion;
 pub mod create_promotion;
 pub mod create_release;
+pub mod end_job;
 pub mod expire_leases;
 pub mod give_up_job;
 pub mod resolve_release;
+pub mod roll_back;
 pub mod start_job;
+pub mod steer_job;
 pub mod survey;
 pub mod turn;
 

@@ -17,6 +17,7 @@ use crate::{
     app::{
         Core, ORCHESTRATOR,
         create_promotion::decision_row,
+        end_job::end_job,
         survey::{Ask, Survey, survey},
     },
     status::ApiError,
@@ -60,14 +61,10 @@ pub async fn start_job(
     tx.insert_decision(&decision_row(&survey, promotion.id, now))
         .await?;
     if !survey.record.passed() {
-        let failure = Failure::new(FailureCode::GateClosed, survey.record.refusal());
         let event = JobEvent::Failed {
-            failure: failure.clone(),
+            failure: Failure::new(FailureCode::GateClosed, survey.record.refusal()),
         };
-        tx.apply_job_event(&job, &event, ORCHESTRATOR, now).await?;
-        let event = PromotionEvent::JobFailed;
-        tx.apply_promotion_event(&promotion, event, Some(&failure), ORCHESTRATOR, now)
-            .await?;
+        end_job(core, tx, &job, &event).await?;
         return Ok(Started::Refused);
     }
     let promotion = if promotion.plan_digest == survey.plan_digest {
@@ -82,6 +79,7 @@ pub async fn start_job(
         )
         .await?
     };
+    tx.insert_waves(job.id, &survey.plan.waves).await?;
     make_tasks(tx, &job, &survey, now).await?;
     tx.apply_job_event(&job, &JobEvent::Started, ORCHESTRATOR, now)
         .await?;
@@ -108,8 +106,10 @@ async fn look_again(core: &Core, tx: &mut Tx, job: &Job, promotion: &Promotion) 
     let ask = Ask {
         environment: &environment,
         release: &release,
-        strategy: promotion.strategy,
-        limits: promotion.limits,
+        recipe: &promotion.recipe,
+        scope: promotion.scope.as_deref(),
+        kind: promotion.kind(),
+        choice: before.inputs.choice.as_ref(),
         promotion: Some(promotion.id),
         stage: Stage::Start,
         requester: Requester {

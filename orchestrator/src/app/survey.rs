@@ -1,21 +1,23 @@
 //! Looks at the world once: the plan of a promotion and the answers of its gates, from what the store knows in one transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sealift_common::{
     any_manifest::Described,
     canonical,
     decision::{
-        self, AgentSituation, DecisionRecord, Inputs, LaneFacts, ReleaseFacts, Requester, Situation, Stage,
+        self, AgentSituation, DecisionRecord, HoldFacts, Inputs, LaneFacts, ReleaseFacts, Requester,
+        Situation, Stage,
     },
     digest::Digest,
-    drift::Recorded,
     id::{AgentId, PromotionId, TargetId},
     inventory::{Agent, Environment, Target},
     observation::TargetObservation,
     plan::{Place, Plan},
+    promotion::PromotionKind,
+    recipe::Recipe,
     release::Release,
-    strategy::{Limits, Strategy},
+    rollback::Choice,
 };
 use sealift_store::Tx;
 
@@ -28,10 +30,14 @@ pub struct Ask<'a> {
     pub environment: &'a Environment,
     /// What.
     pub release: &'a Release,
-    /// In which waves.
-    pub strategy: Strategy,
-    /// Within which limits.
-    pub limits: Limits,
+    /// In which way.
+    pub recipe: &'a Recipe,
+    /// Only these targets; `None` is all of the environment.
+    pub scope: Option<&'a [TargetId]>,
+    /// What it is for.
+    pub kind: PromotionKind,
+    /// Why the release of a rollback was chosen.
+    pub choice: Option<&'a Choice>,
     /// For which promotion; `None` when it is only planned.
     pub promotion: Option<PromotionId>,
     /// When in its life.
@@ -55,7 +61,7 @@ pub struct Survey {
     pub record: DecisionRecord,
     /// The record's canonical bytes.
     pub record_bytes: Vec<u8>,
-    /// All targets of the environment.
+    /// The targets that are meant.
     pub targets: Vec<Target>,
 }
 
@@ -68,7 +74,11 @@ impl Survey {
 
 /// Plans and decides. Changes nothing.
 pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, ApiError> {
-    let targets = tx.environment_targets(ask.environment.id).await?;
+    let mut targets = tx.environment_targets(ask.environment.id).await?;
+    if let Some(scope) = ask.scope {
+        let scope: BTreeSet<_> = scope.iter().collect();
+        targets.retain(|target| scope.contains(&target.id));
+    }
     let agents: BTreeMap<AgentId, Agent> = tx
         .agents_of_environment(ask.environment.id)
         .await?
@@ -81,13 +91,15 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
         .into_iter()
         .map(|observation| (observation.target_id, observation))
         .collect();
-    let recorded = recorded(tx, &ask, &targets).await?;
+    let project = &ask.release.source.project;
+    let recorded = tx.recorded_of_project(ask.environment.id, project).await?;
 
     let places: Vec<_> = targets
         .iter()
         .map(|target| Place {
             target_id: target.id,
             target: &target.name,
+            labels: &target.labels,
             observation: observations.get(&target.id),
             recorded: recorded.get(&target.id),
         })
@@ -96,8 +108,7 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
         ask.release,
         ask.environment.id,
         &ask.environment.variables,
-        ask.strategy,
-        ask.limits,
+        ask.recipe,
         &places,
     );
     let plan_bytes = canonical::to_vec(&plan).map_err(ApiError::internal)?;
@@ -122,9 +133,11 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
     let inputs = Inputs {
         tenant: ask.environment.tenant_id,
         promotion: ask.promotion,
+        kind: ask.kind,
+        choice: ask.choice.cloned(),
         stage: ask.stage,
         at: core.clock.now(),
-        requester: ask.requester,
+        requester: ask.requester.clone(),
         environment: ask.environment.id,
         environment_name: ask.environment.name.clone(),
         release: release_facts(ask.release),
@@ -132,6 +145,8 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
         plan_seen: ask.plan_seen,
         targets: decision::group(situations),
         target_limit: core.rules.targets,
+        offline: ask.recipe.offline,
+        hold: hold(tx, &ask).await?,
         lane: lane(core, tx, ask.environment, ask.stage).await?,
     };
     let record = decision::evaluate(inputs);
@@ -146,23 +161,13 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
     })
 }
 
-/// What is recorded of the release's project, by target.
-async fn recorded(
-    tx: &mut Tx,
-    ask: &Ask<'_>,
-    targets: &[Target],
-) -> Result<BTreeMap<TargetId, Recorded>, ApiError> {
-    let mut found = BTreeMap::new();
-    for target in targets {
-        let all = tx.recorded(target.id).await?;
-        if let Some((_, recorded)) = all
-            .into_iter()
-            .find(|(project, _)| *project == ask.release.source.project)
-        {
-            found.insert(target.id, recorded);
-        }
-    }
-    Ok(found)
+async fn hold(tx: &mut Tx, ask: &Ask<'_>) -> Result<Option<HoldFacts>, ApiError> {
+    let hold = tx.open_hold(ask.environment.id, ask.release.project_id).await?;
+    Ok(hold.map(|hold| HoldFacts {
+        id: hold.id,
+        placed_by: hold.placed_by,
+        reason: hold.reason,
+    }))
 }
 
 fn situation(core: &Core, agent: &Agent) -> AgentSituation {

@@ -7,8 +7,10 @@ use sealift_common::{
     job::JobPhase,
 };
 use sealift_proto::v1::{
-    GetJobRequest, GetJobResponse, ListJobsRequest, ListJobsResponse, StreamJobLogsRequest,
-    StreamJobLogsResponse, WatchJobRequest, WatchJobResponse, job_service_server::JobService,
+    AbortJobRequest, AbortJobResponse, GetJobRequest, GetJobResponse, ListJobsRequest, ListJobsResponse,
+    PauseJobRequest, PauseJobResponse, ResumeJobRequest, ResumeJobResponse, RetryJobRequest,
+    RetryJobResponse, SkipTaskRequest, SkipTaskResponse, StreamJobLogsRequest, StreamJobLogsResponse,
+    WatchJobRequest, WatchJobResponse, job_service_server::JobService,
 };
 use sealift_store::{Change, LogCursor, Task, Tx};
 use tokio::{sync::mpsc, time::Instant};
@@ -16,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    app::Core,
     caller::Caller,
     control::views::{environment_filter, find_job, job_message, release_of},
     convert::job::{self, JobExtras},
@@ -33,16 +36,25 @@ const LINES: u32 = 256;
 #[derive(Debug, Clone)]
 pub struct Jobs {
     app: App,
+    core: Core,
 }
 
 impl Jobs {
     /// Over the parts that all share.
-    pub const fn new(app: App) -> Self {
-        Self { app }
+    pub const fn new(app: App, core: Core) -> Self {
+        Self { app, core }
+    }
+
+    pub(super) const fn app(&self) -> &App {
+        &self.app
+    }
+
+    pub(super) const fn core(&self) -> &Core {
+        &self.core
     }
 
     async fn get(&self, caller: &Caller, request: &GetJobRequest) -> Result<GetJobResponse, ApiError> {
-        let tenant = tenant_of(caller)?;
+        let tenant = caller.tenant_id()?;
         let id = names::job("name", &request.name)?;
         let mut tx = self.app.db.read().await?;
         let found = find_job(&mut tx, tenant, id).await?;
@@ -52,7 +64,7 @@ impl Jobs {
     }
 
     async fn list(&self, caller: &Caller, request: &ListJobsRequest) -> Result<ListJobsResponse, ApiError> {
-        let tenant = tenant_of(caller)?;
+        let tenant = caller.tenant_id()?;
         let bound = ["ListJobs", request.environment.as_str()];
         let page = page_request(request.page_size, &request.page_token, &bound)?;
         let mut tx = self.app.db.read().await?;
@@ -75,7 +87,7 @@ impl Jobs {
         caller: &Caller,
         request: &WatchJobRequest,
     ) -> Result<ReceiverStream<Result<WatchJobResponse, Status>>, ApiError> {
-        let tenant = tenant_of(caller)?;
+        let tenant = caller.tenant_id()?;
         let id = names::job("name", &request.name)?;
         let watch = Watch::new(&self.app, caller);
         find_job(&mut self.app.db.read().await?, tenant, id).await?;
@@ -90,7 +102,7 @@ impl Jobs {
         caller: &Caller,
         request: &StreamJobLogsRequest,
     ) -> Result<ReceiverStream<Result<StreamJobLogsResponse, Status>>, ApiError> {
-        let tenant = tenant_of(caller)?;
+        let tenant = caller.tenant_id()?;
         let (job, task) = names::job_or_task("name", &request.name)?;
         let watch = Watch::new(&self.app, caller);
         let mut tx = self.app.db.read().await?;
@@ -220,8 +232,9 @@ impl Logs {
     async fn ended(&self) -> Result<bool, ApiError> {
         let found = find_job(&mut self.app.db.read().await?, self.tenant, self.job).await?;
         Ok(match found.state.phase() {
-            JobPhase::Queued | JobPhase::Running => false,
-            JobPhase::Succeeded | JobPhase::Failed | JobPhase::Cancelled => true,
+            // What a rollback does is logged by its own job.
+            JobPhase::RollingBack => true,
+            phase => phase.is_terminal(),
         })
     }
 
@@ -250,14 +263,6 @@ async fn targets(tx: &mut Tx, job: JobId) -> Result<BTreeMap<TaskId, String>, Ap
     Ok(tx.tasks_of_job(job).await?.into_iter().map(name).collect())
 }
 
-fn tenant_of(caller: &Caller) -> Result<TenantId, ApiError> {
-    caller
-        .tenant
-        .as_ref()
-        .map(|(id, _)| *id)
-        .ok_or_else(crate::caller::certificate_missing)
-}
-
 #[tonic::async_trait]
 impl JobService for Jobs {
     type WatchJobStream = ReceiverStream<Result<WatchJobResponse, Status>>;
@@ -274,6 +279,46 @@ impl JobService for Jobs {
     ) -> Result<Response<ListJobsResponse>, Status> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(self.list(&caller, request.get_ref()).await?))
+    }
+
+    async fn pause_job(
+        &self,
+        request: Request<PauseJobRequest>,
+    ) -> Result<Response<PauseJobResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.pause(&caller, request.get_ref()).await?))
+    }
+
+    async fn resume_job(
+        &self,
+        request: Request<ResumeJobRequest>,
+    ) -> Result<Response<ResumeJobResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.resume(&caller, request.get_ref()).await?))
+    }
+
+    async fn abort_job(
+        &self,
+        request: Request<AbortJobRequest>,
+    ) -> Result<Response<AbortJobResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.abort(&caller, request.get_ref()).await?))
+    }
+
+    async fn skip_task(
+        &self,
+        request: Request<SkipTaskRequest>,
+    ) -> Result<Response<SkipTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.skip(&caller, request.get_ref()).await?))
+    }
+
+    async fn retry_job(
+        &self,
+        request: Request<RetryJobRequest>,
+    ) -> Result<Response<RetryJobResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.retry(&caller, request.get_ref()).await?))
     }
 
     async fn watch_job(

@@ -1,10 +1,12 @@
 //! `sealift.v1.PromotionService`.
 
+use std::collections::BTreeSet;
+
 use sealift_common::{
     bounds,
-    decision::Requester,
     error::Reason,
-    id::{PromotionId, TenantId},
+    id::{PromotionId, TargetId, TenantId},
+    inventory::Environment,
     role::Role,
 };
 use sealift_proto::v1::{
@@ -26,14 +28,12 @@ use crate::{
         resolve_release::resolve_release,
     },
     caller::Caller,
-    control::views::{Detail, promotion_message, wait},
-    convert::{
-        decision::decision,
-        job,
-        limits::{to_limits, to_strategy},
-        plan::plan,
-        promotion::to_plan_digest,
+    control::{
+        find_target,
+        steer::requester,
+        views::{Detail, promotion_message, wait},
     },
+    convert::{decision::decision, job, plan::plan, promotion::to_plan_digest, recipe::to_recipe},
     mutate::mutate,
     names,
     paging::{next_token, page_request},
@@ -41,6 +41,9 @@ use crate::{
     status::ApiError,
     watch::{Watch, Woken, stream},
 };
+
+/// Most targets that a request may name.
+const SCOPE: usize = 1_000;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -63,11 +66,11 @@ impl Promotions {
         let request = CreatePromotionRequest {
             release: request.release,
             environment: request.environment,
-            strategy: request.strategy,
-            limits: request.limits,
+            recipe: request.recipe,
+            targets: request.targets,
             ..CreatePromotionRequest::default()
         };
-        let tenant = tenant_of(caller)?;
+        let tenant = caller.tenant_id()?;
         let mut tx = self.app.db.read().await?;
         let wanted = to_new_promotion(&mut tx, tenant, caller, &request).await?;
         let survey = plan_promotion(&self.core, &mut tx, &wanted).await?;
@@ -83,7 +86,7 @@ impl Promotions {
         caller: &Caller,
         request: CreatePromotionRequest,
     ) -> Result<CreatePromotionResponse, ApiError> {
-        let tenant = tenant_of(caller)?;
+        let tenant = caller.tenant_id()?;
         let resource = names::of_environment(&names::environment("environment", &request.environment)?);
         let method = "sealift.v1.PromotionService/CreatePromotion";
         mutate(
@@ -113,7 +116,7 @@ impl Promotions {
         caller: &Caller,
         request: &GetPromotionRequest,
     ) -> Result<GetPromotionResponse, ApiError> {
-        let tenant = tenant_of(caller)?;
+        let tenant = caller.tenant_id()?;
         let id = names::promotion("name", &request.name)?;
         let mut tx = self.app.db.read().await?;
         let found = find(&mut tx, tenant, id).await?;
@@ -128,7 +131,7 @@ impl Promotions {
         caller: &Caller,
         request: &ListPromotionsRequest,
     ) -> Result<ListPromotionsResponse, ApiError> {
-        let tenant = tenant_of(caller)?;
+        let tenant = caller.tenant_id()?;
         let bound = ["ListPromotions", request.environment.as_str()];
         let page = page_request(request.page_size, &request.page_token, &bound)?;
         let mut tx = self.app.db.read().await?;
@@ -150,7 +153,7 @@ impl Promotions {
         caller: &Caller,
         request: CancelPromotionRequest,
     ) -> Result<CancelPromotionResponse, ApiError> {
-        let tenant = tenant_of(caller)?;
+        let tenant = caller.tenant_id()?;
         let id = names::promotion("name", &request.name)?;
         text("reason", &request.reason)?;
         let method = "sealift.v1.PromotionService/CancelPromotion";
@@ -169,7 +172,8 @@ impl Promotions {
                     check_own(caller, found.id, &found.requested_by)?;
                     check_etag(&request.etag, &found)?;
                     let now = self.app.clock.now();
-                    let cancelled = cancel_promotion(tx, found, &request.reason, &actor, now).await?;
+                    let cancelled =
+                        cancel_promotion(&self.core, tx, found, &request.reason, &actor, now).await?;
                     let promotion = promotion_message(tx, &cancelled, Detail::Whole).await?;
                     Ok(CancelPromotionResponse {
                         promotion: Some(promotion),
@@ -185,7 +189,7 @@ impl Promotions {
         caller: &Caller,
         request: &WatchPromotionRequest,
     ) -> Result<ReceiverStream<Result<WatchPromotionResponse, Status>>, ApiError> {
-        let tenant = tenant_of(caller)?;
+        let tenant = caller.tenant_id()?;
         let id = names::promotion("name", &request.name)?;
         let watch = Watch::new(&self.app, caller);
         // A name that does not exist is an error of the call, not of the stream.
@@ -284,14 +288,6 @@ async fn look(
     Ok((message, promotion.state.is_terminal(), scope))
 }
 
-fn tenant_of(caller: &Caller) -> Result<TenantId, ApiError> {
-    caller
-        .tenant
-        .as_ref()
-        .map(|(id, _)| *id)
-        .ok_or_else(crate::caller::certificate_missing)
-}
-
 async fn find(tx: &mut Tx, tenant: TenantId, id: PromotionId) -> Result<Promotion, ApiError> {
     let found = tx.promotion(tenant, id).await?;
     found.ok_or_else(|| ApiError::not_found(names::of_promotion(id), "sealift promotion list"))
@@ -345,35 +341,54 @@ async fn to_new_promotion(
 ) -> Result<NewPromotion, ApiError> {
     let alias = names::release("release", &request.release)?;
     let name = names::environment("environment", &request.environment)?;
-    let strategy = to_strategy(request.strategy.as_ref())?;
-    let limits = to_limits(request.limits.as_ref())?;
+    let recipe = to_recipe(request.recipe.as_ref())?;
     let plan_seen = to_plan_digest("plan_digest", &request.plan_digest)?;
     text("change_summary", &request.change_summary)?;
-    let role = caller.user_role().ok_or_else(|| {
-        ApiError::new(
-            Reason::RoleMissing,
-            "only users request promotions",
-            "call with a user's certificate",
-        )
-    })?;
+    let requester = requester(caller)?;
     let environment = tx
         .environment_by_name(tenant, &name)
         .await?
         .filter(|environment| environment.archived_at.is_none())
         .ok_or_else(|| ApiError::not_found(names::of_environment(&name), "sealift env list"))?;
     let release = resolve_release(tx, tenant, &alias).await?;
+    let scope = to_scope(tx, tenant, &environment, &request.targets).await?;
     Ok(NewPromotion {
         environment,
         release,
-        strategy,
-        limits,
+        recipe,
+        scope,
+        rollback: None,
+        rerun_of: None,
         change_summary: request.change_summary.clone(),
         plan_seen,
-        requester: Requester {
-            actor: caller.actor(),
-            role,
-        },
+        requester,
     })
+}
+
+/// The targets that a promotion is restricted to; none named is all.
+async fn to_scope(
+    tx: &mut Tx,
+    tenant: TenantId,
+    environment: &Environment,
+    names: &[String],
+) -> Result<Option<Vec<TargetId>>, ApiError> {
+    if names.is_empty() {
+        return Ok(None);
+    }
+    if names.len() > SCOPE {
+        return Err(ApiError::invalid("targets", format!("at most {SCOPE} targets")));
+    }
+    let mut scope = BTreeSet::new();
+    for name in names {
+        let (of, target) = names::target("targets", name)?;
+        if of != environment.name {
+            let rule = format!("must be targets of {}", environment.name);
+            return Err(ApiError::invalid("targets", rule));
+        }
+        let (_, found) = find_target(tx, tenant, &of, &target).await?;
+        scope.insert(found.id);
+    }
+    Ok(Some(scope.into_iter().collect()))
 }
 
 #[tonic::async_trait]

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use sealift_common::{bounds, compose::EnvFiles, name::ProjectRef};
+use sealift_common::{bounds, compose::EnvFiles, name::ProjectRef, release::Release};
 use sealift_proto::v1::{
     self as pb, CreateReleaseRequest, CreateReleaseResponse, GetReleaseRequest, GetReleaseResponse,
-    ListReleasesRequest, ListReleasesResponse, release_service_server::ReleaseService,
+    ListReleasesRequest, ListReleasesResponse, MarkReleaseRequest, MarkReleaseResponse,
+    release_service_server::ReleaseService,
 };
+use sealift_store::{Mark, Tx};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -15,13 +17,17 @@ use crate::{
         resolve_release::{resolve_project, resolve_release},
     },
     caller::Caller,
-    convert::release::{release, to_source},
+    control::hold::reason,
+    convert::release::{mark, release, to_mark, to_source},
     mutate::{known_answer, mutate},
     names,
     paging::{next_token, page_request},
     state::App,
     status::ApiError,
 };
+
+/// Most marks of a release that a message shows.
+const MARKS: u32 = 50;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -94,8 +100,46 @@ impl Releases {
         let mut tx = self.app.db.read().await?;
         let found = resolve_release(&mut tx, tenant, &alias).await?;
         Ok(GetReleaseResponse {
-            release: Some(release(&found, true).map_err(ApiError::internal)?),
+            release: Some(with_marks(&mut tx, &found).await?),
         })
+    }
+
+    async fn mark(
+        &self,
+        caller: &Caller,
+        request: &MarkReleaseRequest,
+    ) -> Result<MarkReleaseResponse, ApiError> {
+        let tenant = caller.tenant_id()?;
+        let alias = names::release("name", &request.name)?;
+        let mark = to_mark(request.mark())?;
+        let reason = reason(&request.reason)?;
+        let actor = caller.actor();
+        mutate(
+            &self.app,
+            caller,
+            "sealift.v1.ReleaseService/MarkRelease",
+            &request.request_id,
+            request,
+            &format!("releases/{alias}"),
+            |tx, _| {
+                Box::pin(async {
+                    let tx = tx;
+                    let found = resolve_release(tx, tenant, &alias).await?;
+                    tx.insert_mark(&Mark {
+                        release_id: found.id,
+                        mark,
+                        reason: reason.clone(),
+                        actor: actor.clone(),
+                        at: self.app.clock.now(),
+                    })
+                    .await?;
+                    Ok(MarkReleaseResponse {
+                        release: Some(with_marks(tx, &found).await?),
+                    })
+                })
+            },
+        )
+        .await
     }
 
     async fn list(
@@ -136,7 +180,15 @@ impl Releases {
     }
 }
 
-fn created(made: &sealift_common::release::Release) -> Result<CreateReleaseResponse, ApiError> {
+/// A release with its manifest and its newest marks.
+async fn with_marks(tx: &mut Tx, found: &Release) -> Result<pb::Release, ApiError> {
+    let marks = tx.marks_of_release(found.id, MARKS).await?;
+    let mut message = release(found, true).map_err(ApiError::internal)?;
+    message.marks = marks.iter().map(mark).collect();
+    Ok(message)
+}
+
+fn created(made: &Release) -> Result<CreateReleaseResponse, ApiError> {
     Ok(CreateReleaseResponse {
         release: Some(release(made, true).map_err(ApiError::internal)?),
     })
@@ -230,6 +282,14 @@ impl ReleaseService for Releases {
     ) -> Result<Response<GetReleaseResponse>, Status> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(self.get(&caller, request.get_ref()).await?))
+    }
+
+    async fn mark_release(
+        &self,
+        request: Request<MarkReleaseRequest>,
+    ) -> Result<Response<MarkReleaseResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.mark(&caller, request.get_ref()).await?))
     }
 
     async fn list_releases(

@@ -83,7 +83,7 @@ impl StatusService for Board {
             let page = tx.list_environments(tenant, &PageRequest::first(PAGE_MAX)).await;
             page.map_err(ApiError::from)?.items
         };
-        let jobs = tx.running_jobs(RUNNING_JOBS).await.map_err(ApiError::from)?;
+        let jobs = tx.jobs_in_motion(RUNNING_JOBS).await.map_err(ApiError::from)?;
         let running = jobs
             .into_iter()
             .filter(|job| job.tenant_id == tenant)

@@ -94,11 +94,13 @@ fn median(mut seconds: Vec<f64>) -> Option<f64> {
 pub async fn job_message(tx: &mut Tx, item: &Job, history: bool) -> Result<pb::Job, ApiError> {
     let release = release_of(tx, item.tenant_id, item.release_id).await?;
     let tasks = tx.tasks_of_job(item.id).await?;
-    let extras = if history {
+    let mut extras = if history {
         extras(tx, item, &tasks).await?
     } else {
         JobExtras::default()
     };
+    extras.waves = tx.waves_of_job(item.id).await?;
+    extras.rollback = tx.newest_rollback(item.id).await?.map(|job| job.id);
     Ok(job::job(item, &release, &tasks, &extras))
 }
 

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use chrono::TimeDelta;
 use sealift_common::{
     failure::{Failure, FailureCode},
-    id::{PacketId, TaskId},
-    job::{JobPhase, JobState},
+    id::{JobId, PacketId, TaskId},
+    job::JobPhase,
     release::Release,
+    strategy::Then,
     task::{TaskPhase, TaskState},
 };
 use sealift_proto::v1::{self as pb, job::State as WireJob, task::State as WireTask};
-use sealift_store::{Job, StoredLogLine, Task, Transition};
+use sealift_store::{Job, JobWave, StoredLogLine, Task, Transition};
 
 use crate::{
     convert::{failure, time, transition},
@@ -24,16 +26,16 @@ pub struct JobExtras {
     pub transitions: Vec<Transition>,
     /// Histories of its tasks.
     pub task_transitions: BTreeMap<TaskId, Vec<Transition>>,
+    /// Its waves.
+    pub waves: Vec<JobWave>,
+    /// The newest job that undoes it.
+    pub rollback: Option<JobId>,
     /// Packets of its tasks, in the order of the attempts.
     pub packets: BTreeMap<TaskId, Vec<PacketId>>,
 }
 
 /// Writes a job with its tasks.
 pub fn job(job: &Job, release: &Release, tasks: &[Task], extras: &JobExtras) -> pb::Job {
-    let failure = match &job.state {
-        JobState::Failed { failure } => Some(failure::failure(failure)),
-        JobState::Queued | JobState::Running | JobState::Succeeded | JobState::Cancelled => None,
-    };
     pb::Job {
         name: names::of_job(job.id),
         uid: job.id.to_string(),
@@ -42,14 +44,46 @@ pub fn job(job: &Job, release: &Release, tasks: &[Task], extras: &JobExtras) -> 
         release_display: release.reference().to_string(),
         environment: names::of_environment(&job.environment),
         state: job_state(job.state.phase()).into(),
-        stopping: job.stop && !job.state.phase().is_terminal(),
+        stopping: job.stop.is_some() && !job.state.phase().is_terminal(),
         ticket: i64::try_from(job.ticket).unwrap_or(i64::MAX),
         tasks: tasks.iter().map(|item| task(item, extras)).collect(),
-        failure,
+        failure: job.state.failure().map(failure::failure),
         create_time: Some(time::timestamp(job.created_at)),
         start_time: job.started_at.map(time::timestamp),
         finish_time: job.finished_at.map(time::timestamp),
         transitions: transition::transitions(&extras.transitions),
+        pause_reason: pause_reason(job),
+        rollback_of: job.rollback_of.map(names::of_job).unwrap_or_default(),
+        rollback: extras.rollback.map(names::of_job).unwrap_or_default(),
+        waves: extras.waves.iter().map(wave).collect(),
+        etag: names::etag(job.version),
+    }
+}
+
+fn pause_reason(job: &Job) -> String {
+    let reason = job.state.pause_reason();
+    reason
+        .map(|reason| reason.as_str().to_owned())
+        .unwrap_or_default()
+}
+
+fn wave(wave: &JobWave) -> pb::Wave {
+    let then = match wave.then {
+        Then::Next {} => "next",
+        Then::Wait { .. } => "wait",
+        Then::Bake { .. } => "bake",
+        Then::Approve { .. } => "approve",
+    };
+    let due = wave
+        .settled_at
+        .map(|at| at + TimeDelta::milliseconds(wave.then.ms().into()));
+    pb::Wave {
+        ordinal: i32::try_from(wave.ordinal).unwrap_or(i32::MAX),
+        then: then.to_owned(),
+        open_time: wave.opened_at.map(time::timestamp),
+        settle_time: wave.settled_at.map(time::timestamp),
+        pass_time: wave.passed_at.map(time::timestamp),
+        due_time: due.map(time::timestamp),
     }
 }
 
@@ -89,6 +123,7 @@ pub fn watched(job: &Job, tasks: &[Task]) -> pb::WatchedJob {
     pb::WatchedJob {
         name: names::of_job(job.id),
         state: job.state.phase().as_str().to_owned(),
+        pause_reason: pause_reason(job),
         tasks: tasks.iter().map(watched_task).collect(),
     }
 }
@@ -151,9 +186,13 @@ const fn job_state(phase: JobPhase) -> WireJob {
     match phase {
         JobPhase::Queued => WireJob::Queued,
         JobPhase::Running => WireJob::Running,
+        JobPhase::Paused => WireJob::Paused,
+        JobPhase::RollingBack => WireJob::RollingBack,
         JobPhase::Succeeded => WireJob::Succeeded,
         JobPhase::Failed => WireJob::Failed,
         JobPhase::Cancelled => WireJob::Cancelled,
+        JobPhase::RolledBack => WireJob::RolledBack,
+        JobPhase::RollbackFailed => WireJob::RollbackFailed,
     }
 }
 

@@ -4,9 +4,10 @@
 pub mod decision;
 pub mod failure;
 pub mod job;
-pub mod limits;
+
 pub mod plan;
 pub mod promotion;
+pub mod recipe;
 pub mod release;
 pub mod state;
 pub mod time;

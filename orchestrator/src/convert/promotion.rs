@@ -2,12 +2,20 @@
 
 use std::time::Duration;
 
-use sealift_common::{digest::Digest, plan::Plan, promotion::PromotionState, release::Release};
-use sealift_proto::v1::{self as pb, promotion::State as Wire};
+use sealift_common::{
+    digest::Digest,
+    plan::Plan,
+    promotion::{PromotionKind, PromotionState},
+    release::Release,
+};
+use sealift_proto::v1::{
+    self as pb,
+    promotion::{Kind as WireKind, State as Wire},
+};
 use sealift_store::{DecisionRow, Job, Promotion, Transition};
 
 use crate::{
-    convert::{decision, failure, limits, plan, time, transition},
+    convert::{decision, failure, plan, recipe, time, transition},
     names,
     status::ApiError,
 };
@@ -54,8 +62,12 @@ pub fn promotion(view: &PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
         plan: planned(promotion, view.whole)?,
         decision: decided,
         job: view.job.map(|job| names::of_job(job.id)).unwrap_or_default(),
-        strategy: Some(limits::strategy(promotion.strategy)),
-        limits: Some(limits::limits(&promotion.limits)),
+        recipe: Some(recipe::recipe(&promotion.recipe)),
+        kind: match promotion.kind() {
+            PromotionKind::Deploy => WireKind::Deploy,
+            PromotionKind::Rollback => WireKind::Rollback,
+        }
+        .into(),
         change_summary: promotion.change_summary.clone(),
         requested_by: promotion.requested_by.clone(),
         failure: promotion.failure.as_ref().map(failure::failure),
@@ -65,6 +77,12 @@ pub fn promotion(view: &PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
         create_time: Some(time::timestamp(promotion.created_at)),
         finish_time: promotion.finished_at.map(time::timestamp),
         transitions: transition::transitions(view.transitions),
+        scope_size: promotion
+            .scope
+            .as_ref()
+            .map_or(0, |scope| i32::try_from(scope.len()).unwrap_or(i32::MAX)),
+        rollback_of: promotion.rollback_of.map(names::of_job).unwrap_or_default(),
+        rerun_of: promotion.rerun_of.map(names::of_job).unwrap_or_default(),
     })
 }
 
@@ -93,6 +111,7 @@ pub const fn state(state: PromotionState) -> Wire {
         PromotionState::Rejected => Wire::Rejected,
         PromotionState::Cancelled => Wire::Cancelled,
         PromotionState::Failed => Wire::Failed,
+        PromotionState::RolledBack => Wire::RolledBack,
     }
 }
 

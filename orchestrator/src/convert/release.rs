@@ -6,8 +6,10 @@ use sealift_common::{
     inventory::TargetKind,
     name::{ProjectRef, SourceRef},
     release::{Release, ReleaseState},
+    rollback::QualityMark,
 };
-use sealift_proto::v1::{self as pb, release::State as Wire, target::Kind};
+use sealift_proto::v1::{self as pb, quality_mark::Mark as WireMark, release::State as Wire, target::Kind};
+use sealift_store::Mark;
 
 use crate::{convert::time, names, status::ApiError};
 
@@ -47,6 +49,34 @@ pub fn source(source: &SourceRef) -> pb::Source {
     }
 }
 
+/// Reads a quality mark.
+pub fn to_mark(wire: WireMark) -> Result<QualityMark, ApiError> {
+    match wire {
+        WireMark::Unspecified => Err(ApiError::invalid(
+            "mark",
+            "must be stable, unstable or deprecated",
+        )),
+        WireMark::Stable => Ok(QualityMark::Stable),
+        WireMark::Unstable => Ok(QualityMark::Unstable),
+        WireMark::Deprecated => Ok(QualityMark::Deprecated),
+    }
+}
+
+/// Writes a quality mark.
+pub fn mark(mark: &Mark) -> pb::QualityMark {
+    let wire = match mark.mark {
+        QualityMark::Stable => WireMark::Stable,
+        QualityMark::Unstable => WireMark::Unstable,
+        QualityMark::Deprecated => WireMark::Deprecated,
+    };
+    pb::QualityMark {
+        mark: wire.into(),
+        reason: mark.reason.clone(),
+        actor: mark.actor.clone(),
+        time: Some(time::timestamp(mark.at)),
+    }
+}
+
 /// Writes a release, with its manifest when `whole`.
 pub fn release(release: &Release, whole: bool) -> Result<pb::Release, CanonicalError> {
     let manifest_json = if whole {
@@ -67,6 +97,7 @@ pub fn release(release: &Release, whole: bool) -> Result<pb::Release, CanonicalE
         manifest_json,
         created_by: release.created_by.clone(),
         create_time: Some(time::timestamp(release.created_at)),
+        marks: Vec::new(),
     })
 }
 

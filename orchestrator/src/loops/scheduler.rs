@@ -82,7 +82,7 @@ impl Scheduler {
     }
 
     async fn advance_jobs(&mut self) -> Result<bool, ApiError> {
-        let jobs = self.turn.read().await?.running_jobs(JOBS).await?;
+        let jobs = self.turn.read().await?.jobs_in_motion(JOBS).await?;
         let mut worked = false;
         for job in jobs {
             match advance_job(&self.core, &self.turn, job.id).await {

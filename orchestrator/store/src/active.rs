@@ -28,8 +28,8 @@ statements! {
         "AND release_id IN (SELECT id FROM releases WHERE project_id = $2)"
     };
     ACTIVATE = {
-        "INSERT INTO active_components (environment_id, component_id, digest, release_id, job_id, since) ",
-        "VALUES ($1, $2, $3, $4, $5, $6)"
+        "INSERT INTO active_components (environment_id, component_id, digest, release_id, job_id, since, project_id) ",
+        "VALUES ($1, $2, $3, $4, $5, $6, $7)"
     };
     ACTIVE = {
         "SELECT c.id, c.tenant_id, c.name, c.repository, c.created_at, a.digest, a.release_id, ",
@@ -84,6 +84,7 @@ impl Tx {
                 .bind(release.id.uuid())
                 .bind(job.uuid())
                 .bind(now)
+                .bind(release.project_id.uuid())
                 .execute(conn)
                 .await
                 .map(drop))?;

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sealift_common::{
     id::{EnvironmentId, JobId, PromotionId, TenantId},
-    job::{JobEvent, JobPhase, JobState},
+    job::{JobEvent, JobPhase, JobState, PauseReason, Stop},
 };
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -11,14 +11,15 @@ use uuid::Uuid;
 use crate::{
     Change, Cursor, EntityKind, Job, Page, PageRequest, Result, StoreError, Tx,
     engine::{on, statements},
-    rows::{At, all, count, int, json_opt, one},
+    rows::{At, all, count, int, json, json_opt, one},
     transitions::NewTransition,
 };
 
 macro_rules! columns {
     () => {
-        "id, tenant_id, promotion_id, environment_id, environment, release_id, state, failure, stop, stop_reason, \
-         ticket, version, created_at, started_at, finished_at"
+        "id, tenant_id, promotion_id, environment_id, environment, release_id, state, pause_reason, failure, \
+         rollback_of, stop, stop_failure, ticket, accepted_failures, resumed_at, version, created_at, started_at, \
+         finished_at"
     };
 }
 
@@ -29,7 +30,7 @@ statements! {
     };
     INSERT = {
         "INSERT INTO jobs (", columns!(), ") ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
     };
     BY_TENANT_AND_ID = { "SELECT ", columns!(), " FROM jobs WHERE tenant_id = $1 AND id = $2" };
     BY_ID = { "SELECT ", columns!(), " FROM jobs WHERE id = $1" };
@@ -41,20 +42,33 @@ statements! {
     };
     SET_STATE = {
         "UPDATE jobs SET state = $3, failure = $4, started_at = COALESCE(started_at, $5), finished_at = $6, ",
-        "version = version + 1 WHERE id = $1 AND version = $2 RETURNING ", columns!()
+        "pause_reason = $7, resumed_at = COALESCE($8, resumed_at), version = version + 1 WHERE id = $1 AND version = $2 RETURNING ", columns!()
     };
     REQUEST_STOP = {
-        "UPDATE jobs SET stop = $3, stop_reason = $4, version = version + 1 ",
+        "UPDATE jobs SET stop = $3, stop_failure = $4, version = version + 1 ",
         "WHERE id = $1 AND version = $2 RETURNING ", columns!()
     };
-    RUNNING = {
-        "SELECT ", columns!(), " FROM jobs WHERE state = 'running' ORDER BY environment_id, ticket LIMIT $1"
+    ACCEPT_FAILURES = {
+        "UPDATE jobs SET accepted_failures = $3, version = version + 1 ",
+        "WHERE id = $1 AND version = $2 RETURNING ", columns!()
+    };
+    IN_MOTION = {
+        "SELECT ", columns!(), " FROM jobs WHERE state IN ('running', 'paused') ",
+        "ORDER BY environment_id, ticket LIMIT $1"
     };
     LANES_WITH_QUEUED = { "SELECT DISTINCT environment_id FROM jobs WHERE state = 'queued'" };
     LANE_HEAD = {
-        "SELECT ", columns!(), " FROM jobs WHERE environment_id = $1 AND state = 'queued' ORDER BY ticket LIMIT 1"
+        "SELECT ", columns!(), " FROM jobs WHERE environment_id = $1 AND state = 'queued' ",
+        "AND (rollback_of IS NOT NULL OR NOT EXISTS (SELECT 1 FROM holds h JOIN releases r ON r.project_id = h.project_id ",
+        "WHERE h.environment_id = $1 AND h.lifted_at IS NULL AND r.id = jobs.release_id)) ",
+        "ORDER BY CASE WHEN rollback_of IS NULL THEN 1 ELSE 0 END, ticket LIMIT 1"
     };
-    RUNNING_IN_LANE = { "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state = 'running'" };
+    IN_MOTION_IN_LANE = {
+        "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state IN ('running', 'paused')"
+    };
+    NEWEST_ROLLBACK = {
+        "SELECT ", columns!(), " FROM jobs WHERE rollback_of = $1 ORDER BY ticket DESC LIMIT 1"
+    };
     QUEUED_IN_LANE = { "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state = 'queued'" };
     QUEUED_UP_TO = {
         "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state = 'queued' AND ticket <= $2"
@@ -74,10 +88,14 @@ struct JobRow {
     environment: String,
     release_id: Uuid,
     state: String,
+    pause_reason: Option<String>,
     failure: Option<String>,
-    stop: bool,
-    stop_reason: String,
+    rollback_of: Option<Uuid>,
+    stop: Option<String>,
+    stop_failure: Option<String>,
     ticket: i64,
+    accepted_failures: i64,
+    resumed_at: Option<DateTime<Utc>>,
     version: i64,
     created_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
@@ -92,13 +110,26 @@ impl TryFrom<JobRow> for Job {
         let state = match (
             at.parse("state", &row.state)?,
             at.json_opt("failure", row.failure.as_deref())?,
+            at.parse_opt("pause_reason", row.pause_reason.as_deref())?,
         ) {
-            (JobPhase::Queued, None) => JobState::Queued,
-            (JobPhase::Running, None) => JobState::Running,
-            (JobPhase::Succeeded, None) => JobState::Succeeded,
-            (JobPhase::Failed, Some(failure)) => JobState::Failed { failure },
-            (JobPhase::Cancelled, None) => JobState::Cancelled,
+            (JobPhase::Queued, None, None) => JobState::Queued,
+            (JobPhase::Running, None, None) => JobState::Running,
+            (JobPhase::Paused, None, Some(reason)) => JobState::Paused { reason },
+            (JobPhase::RollingBack, Some(failure), None) => JobState::RollingBack { failure },
+            (JobPhase::Succeeded, None, None) => JobState::Succeeded,
+            (JobPhase::Failed, Some(failure), None) => JobState::Failed { failure },
+            (JobPhase::Cancelled, None, None) => JobState::Cancelled,
+            (JobPhase::RolledBack, Some(failure), None) => JobState::RolledBack { failure },
+            (JobPhase::RollbackFailed, Some(failure), None) => JobState::RollbackFailed { failure },
             _ => return Err(at.corrupt("state")),
+        };
+        let stop = match (
+            at.parse_opt("stop", row.stop.as_deref())?,
+            at.json_opt("stop_failure", row.stop_failure.as_deref())?,
+        ) {
+            (Some(wish), Some(failure)) => Some(Stop { wish, failure }),
+            (None, None) => None,
+            _ => return Err(at.corrupt("stop_failure")),
         };
         Ok(Self {
             id: row.id.into(),
@@ -108,9 +139,11 @@ impl TryFrom<JobRow> for Job {
             environment: at.parse("environment", &row.environment)?,
             release_id: row.release_id.into(),
             state,
-            stop: row.stop,
-            stop_reason: row.stop_reason,
+            rollback_of: row.rollback_of.map(JobId::from),
+            stop,
             ticket: at.number("ticket", row.ticket)?,
+            accepted_failures: at.small("accepted_failures", row.accepted_failures)?,
+            resumed_at: row.resumed_at,
             version: at.number("version", row.version)?,
             created_at: row.created_at,
             started_at: row.started_at,
@@ -133,6 +166,7 @@ impl Tx {
     pub async fn insert_job(&mut self, job: &Job) -> Result<()> {
         let (ticket, version) = (int(job.ticket)?, int(job.version)?);
         let failure = json_opt(job.state.failure())?;
+        let stop_failure = json_opt(job.stop.as_ref().map(|stop| &stop.failure))?;
         on!(self, |conn| sqlx::query(INSERT)
             .bind(job.id.uuid())
             .bind(job.tenant_id.uuid())
@@ -141,10 +175,14 @@ impl Tx {
             .bind(job.environment.as_str())
             .bind(job.release_id.uuid())
             .bind(job.state.phase().as_str())
+            .bind(job.state.pause_reason().map(PauseReason::as_str))
             .bind(failure)
-            .bind(job.stop)
-            .bind(job.stop_reason.as_str())
+            .bind(job.rollback_of.map(JobId::uuid))
+            .bind(job.stop.as_ref().map(|stop| stop.wish.as_str()))
+            .bind(stop_failure)
             .bind(ticket)
+            .bind(i64::from(job.accepted_failures))
+            .bind(job.resumed_at)
             .bind(version)
             .bind(job.created_at)
             .bind(job.started_at)
@@ -229,6 +267,7 @@ impl Tx {
         let failure = json_opt(next.failure())?;
         let started_at = (phase == JobPhase::Running).then_some(now);
         let finished_at = phase.is_terminal().then_some(now);
+        let resumed_at = matches!(event, JobEvent::Resumed).then_some(now);
         let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(SET_STATE)
             .bind(job.id.uuid())
             .bind(version)
@@ -236,10 +275,16 @@ impl Tx {
             .bind(failure)
             .bind(started_at)
             .bind(finished_at)
+            .bind(next.pause_reason().map(PauseReason::as_str))
+            .bind(resumed_at)
             .fetch_optional(conn)
             .await)?;
         let changed: Job = row.ok_or(StoreError::Conflict)?.try_into()?;
-        let detail = next.failure().map_or("", |failure| failure.code.as_str());
+        let detail = match (next.failure(), next.pause_reason()) {
+            (Some(failure), _) => failure.code.as_str(),
+            (None, Some(reason)) => reason.as_str(),
+            (None, None) => "",
+        };
         self.insert_transition(NewTransition {
             kind: EntityKind::Job,
             id: job.id.uuid(),
@@ -257,37 +302,69 @@ impl Tx {
         Ok(changed)
     }
 
-    /// Notes the wish to stop a job; the history gets a row `stop_requested`. A job that has ended or was asked before stays
-    /// as it is.
+    /// Notes the wish that a job ends before its time; the history gets a row `stop_requested`. A job that has ended or was
+    /// asked before stays as it is.
     pub async fn request_job_stop(
         &mut self,
         job: &Job,
-        reason: &str,
+        stop: &Stop,
         actor: &str,
         now: DateTime<Utc>,
     ) -> Result<Job> {
-        if job.stop || job.state.phase().is_terminal() {
+        if job.stop.is_some() || job.state.phase().is_terminal() {
             return Ok(job.clone());
         }
-        let version = int(job.version)?;
+        let (version, failure) = (int(job.version)?, json(&stop.failure)?);
         let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(REQUEST_STOP)
             .bind(job.id.uuid())
             .bind(version)
-            .bind(true)
-            .bind(reason)
+            .bind(stop.wish.as_str())
+            .bind(failure)
             .fetch_optional(conn)
             .await)?;
+        self.noted_job_change(row, "stop_requested", &stop.failure.summary, actor, now)
+            .await
+    }
+
+    /// Notes that a person has accepted so many failures of a job; the history gets a row `failures_accepted`.
+    pub async fn accept_job_failures(
+        &mut self,
+        job: &Job,
+        accepted: u32,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Job> {
+        let version = int(job.version)?;
+        let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(ACCEPT_FAILURES)
+            .bind(job.id.uuid())
+            .bind(version)
+            .bind(i64::from(accepted))
+            .fetch_optional(conn)
+            .await)?;
+        self.noted_job_change(row, "failures_accepted", &accepted.to_string(), actor, now)
+            .await
+    }
+
+    /// The history row of a change that leaves the state as it is.
+    async fn noted_job_change(
+        &mut self,
+        row: Option<JobRow>,
+        event: &str,
+        detail: &str,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Job> {
         let changed: Job = row.ok_or(StoreError::Conflict)?.try_into()?;
         let phase = changed.state.phase().as_str();
         self.insert_transition(NewTransition {
             kind: EntityKind::Job,
-            id: job.id.uuid(),
+            id: changed.id.uuid(),
             seq: changed.version,
             from: phase,
             to: phase,
-            event: "stop_requested",
+            event,
             actor,
-            detail: reason,
+            detail,
             failure: None,
             at: now,
         })
@@ -301,9 +378,9 @@ impl Tx {
         self.note(Change::Lane(job.environment_id));
     }
 
-    /// Running jobs of all lanes: the work list.
-    pub async fn running_jobs(&mut self, limit: u32) -> Result<Vec<Job>> {
-        let rows: Vec<JobRow> = on!(self, |conn| sqlx::query_as(RUNNING)
+    /// Running and paused jobs of all lanes: the work list.
+    pub async fn jobs_in_motion(&mut self, limit: u32) -> Result<Vec<Job>> {
+        let rows: Vec<JobRow> = on!(self, |conn| sqlx::query_as(IN_MOTION)
             .bind(i64::from(limit))
             .fetch_all(conn)
             .await)?;
@@ -318,7 +395,16 @@ impl Tx {
         Ok(ids.into_iter().map(EnvironmentId::from).collect())
     }
 
-    /// The queued job with the lowest ticket.
+    /// The newest rollback of a job.
+    pub async fn newest_rollback(&mut self, job: JobId) -> Result<Option<Job>> {
+        let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(NEWEST_ROLLBACK)
+            .bind(job.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// The queued job whose turn is next: rollbacks first, then by ticket; jobs of a project that is held do not count.
     pub async fn lane_head(&mut self, environment: EnvironmentId) -> Result<Option<Job>> {
         let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(LANE_HEAD)
             .bind(environment.uuid())
@@ -327,9 +413,9 @@ impl Tx {
         one(row)
     }
 
-    /// How many jobs of a lane run.
+    /// How many jobs of a lane run or are paused.
     pub async fn running_in_lane(&mut self, environment: EnvironmentId) -> Result<u32> {
-        let running: i64 = on!(self, |conn| sqlx::query_scalar(RUNNING_IN_LANE)
+        let running: i64 = on!(self, |conn| sqlx::query_scalar(IN_MOTION_IN_LANE)
             .bind(environment.uuid())
             .fetch_one(conn)
             .await)?;
@@ -368,18 +454,5 @@ impl Tx {
             .await)?;
         let seconds = |(from, to): (DateTime<Utc>, DateTime<Utc>)| (to - from).as_seconds_f64();
         Ok(rows.into_iter().map(seconds).collect())
-    }
-}
-
-trait JobFailure {
-    fn failure(&self) -> Option<&sealift_common::failure::Failure>;
-}
-
-impl JobFailure for JobState {
-    fn failure(&self) -> Option<&sealift_common::failure::Failure> {
-        match self {
-            Self::Failed { failure } => Some(failure),
-            Self::Queued | Self::Running | Self::Succeeded | Self::Cancelled => None,
-        }
     }
 }

@@ -15,10 +15,12 @@ mod engine;
 mod environments;
 mod error;
 mod evidence;
+mod holds;
 mod idempotency;
 mod jobs;
 mod leases;
 mod logs;
+mod marks;
 mod observations;
 mod pages;
 mod promotions;
@@ -32,6 +34,7 @@ mod tenants;
 mod transitions;
 mod users;
 mod versions;
+mod waves;
 
 pub use changes::Change;
 pub use engine::{Db, Engine, StoreConfig, Tx};
@@ -60,10 +63,12 @@ pub const STATEMENTS: &[&[Statement]] = &[
     drift::STATEMENTS,
     environments::STATEMENTS,
     evidence::STATEMENTS,
+    holds::STATEMENTS,
     idempotency::STATEMENTS,
     jobs::STATEMENTS,
     leases::STATEMENTS,
     logs::STATEMENTS,
+    marks::STATEMENTS,
     observations::STATEMENTS,
     promotions::STATEMENTS,
     releases::STATEMENTS,
@@ -73,4 +78,5 @@ pub const STATEMENTS: &[&[Statement]] = &[
     transitions::STATEMENTS,
     users::STATEMENTS,
     versions::STATEMENTS,
+    waves::STATEMENTS,
 ];

@@ -1,7 +1,10 @@
 //! What agents saw on targets, their stickers, and what is recorded to run there.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use sealift_common::{
+    any_manifest::AnyManifest,
     bounds,
     digest::Digest,
     drift::Recorded,
@@ -42,6 +45,11 @@ statements! {
         "JOIN releases r ON r.id = c.release_id JOIN jobs j ON j.id = c.job_id ",
         "JOIN promotions p ON p.id = j.promotion_id WHERE c.target_id = $1 ORDER BY c.repository, c.project"
     };
+    RECORDED_OF_PROJECT = {
+        "SELECT c.target_id, c.fence, c.inputs, c.sticker, c.release_id FROM target_current c JOIN targets t ON t.id = c.target_id ",
+        "WHERE t.environment_id = $1 AND t.archived_at IS NULL AND c.repository = $2 AND c.project = $3 LIMIT $4"
+    };
+    MANIFEST = { "SELECT manifest FROM releases WHERE id = $1" };
     SET_CURRENT = {
         "INSERT INTO target_current (target_id, repository, project, job_id, task_id, release_id, fence, inputs, sticker, since) ",
         "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (target_id, repository, project) DO UPDATE SET ",
@@ -198,6 +206,47 @@ impl Tx {
             .into_iter()
             .map(|one| (one.project, one.recorded))
             .collect())
+    }
+
+    /// What is recorded of one project on the live targets of an environment. Targets run few releases, so each manifest is read
+    /// once.
+    pub async fn recorded_of_project(
+        &mut self,
+        environment: EnvironmentId,
+        project: &ProjectRef,
+    ) -> Result<BTreeMap<TargetId, Recorded>> {
+        let rows: Vec<(Uuid, i64, String, String, Uuid)> =
+            on!(self, |conn| sqlx::query_as(RECORDED_OF_PROJECT)
+                .bind(environment.uuid())
+                .bind(project.repository.as_str())
+                .bind(project.project.as_str())
+                .bind(MOST)
+                .fetch_all(conn)
+                .await)?;
+        let mut manifests: BTreeMap<Uuid, AnyManifest> = BTreeMap::new();
+        let mut found = BTreeMap::new();
+        for (target, fence, inputs, sticker, release) in rows {
+            let at = At::new("target_current", target);
+            let manifest = if let Some(known) = manifests.get(&release) {
+                known.clone()
+            } else {
+                let text: String = on!(self, |conn| sqlx::query_scalar(MANIFEST)
+                    .bind(release)
+                    .fetch_one(conn)
+                    .await)?;
+                let manifest: AnyManifest = at.json("manifest", &text)?;
+                manifests.insert(release, manifest.clone());
+                manifest
+            };
+            let recorded = Recorded {
+                fence: Fence(at.number("fence", fence)?),
+                manifest,
+                inputs: at.parse("inputs", &inputs)?,
+                sticker: at.parse("sticker", &sticker)?,
+            };
+            found.insert(target.into(), recorded);
+        }
+        Ok(found)
     }
 
     /// Records what runs on a target for a project; a fence that is not higher than the recorded one changes nothing.

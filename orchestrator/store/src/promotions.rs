@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use sealift_common::{
     digest::Digest,
     failure::Failure,
-    id::{EnvironmentId, PromotionId, TenantId},
+    id::{EnvironmentId, JobId, PromotionId, TargetId, TenantId},
     promotion::PromotionEvent,
-    strategy::{Limits, Strategy},
+    recipe::Recipe,
 };
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
@@ -20,8 +20,8 @@ use crate::{
 
 macro_rules! columns {
     () => {
-        "id, tenant_id, environment_id, environment, release_id, state, plan_json, plan_digest, strategy, limits, \
-         change_summary, requested_by, requester_role, failure, version, created_at, finished_at"
+        "id, tenant_id, environment_id, environment, release_id, state, plan_json, plan_digest, recipe, scope, \
+         rollback_of, rerun_of, change_summary, requested_by, requester_role, failure, version, created_at, finished_at"
     };
 }
 
@@ -34,7 +34,7 @@ macro_rules! decision_columns {
 statements! {
     INSERT = {
         "INSERT INTO promotions (", columns!(), ") ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
     };
     BY_ID = { "SELECT ", columns!(), " FROM promotions WHERE tenant_id = $1 AND id = $2" };
     LIST = { "SELECT ", columns!(), " FROM promotions WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3" };
@@ -67,8 +67,10 @@ struct PromotionRow {
     state: String,
     plan_json: String,
     plan_digest: String,
-    strategy: Json<Strategy>,
-    limits: Json<Limits>,
+    recipe: Json<Recipe>,
+    scope: Option<Json<Vec<TargetId>>>,
+    rollback_of: Option<Uuid>,
+    rerun_of: Option<Uuid>,
     change_summary: String,
     requested_by: String,
     requester_role: String,
@@ -92,8 +94,10 @@ impl TryFrom<PromotionRow> for Promotion {
             state: at.parse("state", &row.state)?,
             plan_json: row.plan_json,
             plan_digest: at.parse("plan_digest", &row.plan_digest)?,
-            strategy: row.strategy.0,
-            limits: row.limits.0,
+            recipe: row.recipe.0,
+            scope: row.scope.map(|scope| scope.0),
+            rollback_of: row.rollback_of.map(JobId::from),
+            rerun_of: row.rerun_of.map(JobId::from),
             change_summary: row.change_summary,
             requested_by: row.requested_by,
             requester_role: at.parse("requester_role", &row.requester_role)?,
@@ -144,8 +148,10 @@ impl Tx {
             .bind(promotion.state.as_str())
             .bind(promotion.plan_json.as_str())
             .bind(promotion.plan_digest.to_string())
-            .bind(Json(promotion.strategy))
-            .bind(Json(promotion.limits))
+            .bind(Json(&promotion.recipe))
+            .bind(promotion.scope.as_ref().map(Json))
+            .bind(promotion.rollback_of.map(JobId::uuid))
+            .bind(promotion.rerun_of.map(JobId::uuid))
             .bind(promotion.change_summary.as_str())
             .bind(promotion.requested_by.as_str())
             .bind(promotion.requester_role.as_str())

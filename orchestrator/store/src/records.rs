@@ -6,18 +6,20 @@ use sealift_common::{
     drift::{Finding, Recorded, Severity},
     failure::Failure,
     id::{
-        AgentId, DecisionId, DriftId, EnvironmentId, JobId, JoinTokenId, PacketId, PromotionId, ReleaseId,
-        TargetId, TaskId, TenantId, UserId,
+        AgentId, DecisionId, DriftId, EnvironmentId, HoldId, JobId, JoinTokenId, PacketId, ProjectId,
+        PromotionId, ReleaseId, TargetId, TaskId, TenantId, UserId,
     },
     inventory::{Agent, Component, User},
-    job::JobState,
+    job::{JobState, Stop},
     name::{Name, ProjectRef},
     observation::EngineEvent,
     order::Fence,
     phases,
-    promotion::PromotionState,
+    promotion::{PromotionKind, PromotionState},
+    recipe::Recipe,
     role::Role,
-    strategy::{Limits, Strategy},
+    rollback::QualityMark,
+    strategy::Then,
     task::{TaskState, Wanted},
 };
 
@@ -234,10 +236,14 @@ pub struct Promotion {
     pub plan_json: String,
     /// Its digest.
     pub plan_digest: Digest,
-    /// Strategy.
-    pub strategy: Strategy,
-    /// Limits.
-    pub limits: Limits,
+    /// In which way.
+    pub recipe: Recipe,
+    /// The targets that it is restricted to; `None` is all of the environment.
+    pub scope: Option<Vec<TargetId>>,
+    /// The job that it undoes: what makes it a rollback.
+    pub rollback_of: Option<JobId>,
+    /// The job that it repeats.
+    pub rerun_of: Option<JobId>,
     /// Why, for people.
     pub change_summary: String,
     /// Who asked: `user/alice`.
@@ -252,6 +258,16 @@ pub struct Promotion {
     pub created_at: DateTime<Utc>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
+}
+
+impl Promotion {
+    /// What it is for.
+    pub const fn kind(&self) -> PromotionKind {
+        match self.rollback_of {
+            Some(_) => PromotionKind::Rollback,
+            None => PromotionKind::Deploy,
+        }
+    }
 }
 
 /// A decision record.
@@ -288,12 +304,16 @@ pub struct Job {
     pub release_id: ReleaseId,
     /// State.
     pub state: JobState,
-    /// Somebody asked to stop it.
-    pub stop: bool,
-    /// Why; empty otherwise.
-    pub stop_reason: String,
-    /// Place in the lane.
+    /// The job that it undoes: what makes it a rollback.
+    pub rollback_of: Option<JobId>,
+    /// The wish that it ends before its time.
+    pub stop: Option<Stop>,
+    /// Place in the lane. Rollbacks go before all others.
     pub ticket: u64,
+    /// So many failures a person has accepted by letting it go on.
+    pub accepted_failures: u32,
+    /// When a person last let it go on.
+    pub resumed_at: Option<DateTime<Utc>>,
     /// Counts changes; 0 when it is made.
     pub version: u64,
     /// When it was made.
@@ -302,6 +322,61 @@ pub struct Job {
     pub started_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// One wave of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobWave {
+    /// Place in the order, from 0.
+    pub ordinal: u32,
+    /// What must happen after it.
+    pub then: Then,
+    /// When its first order was made.
+    pub opened_at: Option<DateTime<Utc>>,
+    /// When its last task ended.
+    pub settled_at: Option<DateTime<Utc>>,
+    /// When the next one was let begin.
+    pub passed_at: Option<DateTime<Utc>>,
+}
+
+/// What keeps new promotions of a project away from an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Identifier.
+    pub id: HoldId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// Environment.
+    pub environment_id: EnvironmentId,
+    /// Its name.
+    pub environment: Name,
+    /// Identifier of the project.
+    pub project_id: ProjectId,
+    /// The project.
+    pub project: ProjectRef,
+    /// Why.
+    pub reason: String,
+    /// Who put it there.
+    pub placed_by: String,
+    /// When.
+    pub placed_at: DateTime<Utc>,
+    /// Who lifted it, and when.
+    pub lifted: Option<(String, DateTime<Utc>)>,
+}
+
+/// A quality mark of a release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The release.
+    pub release_id: ReleaseId,
+    /// The mark.
+    pub mark: QualityMark,
+    /// Why.
+    pub reason: String,
+    /// Who says so.
+    pub actor: String,
+    /// When.
+    pub at: DateTime<Utc>,
 }
 
 /// One target's part of a job.

@@ -7,7 +7,7 @@ use sealift_common::{
     id::ReplicaId,
     job::JobPhase,
     promotion::PromotionState,
-    strategy::{Limits, Strategy},
+    strategy::Limits,
     task::{TaskPhase, Wanted},
     time::Clock as _,
 };
@@ -38,7 +38,7 @@ async fn r14_cancel_while_running_withdraws_what_waits_and_stops_what_runs() {
     use TaskPhase::{Cancelled, Running, Succeeded};
     let world = World::new(5).await;
     let release = world.release("v1").await;
-    let wish = world.wish(&release, Strategy::Rolling { max_parallel: 2 });
+    let wish = world.wish(&release, World::rolling(2));
     let job = world.request(&wish).await.job.unwrap().id;
     world.settle().await;
     world.act(Act::Succeed).await;

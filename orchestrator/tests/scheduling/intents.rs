@@ -32,7 +32,7 @@ pub async fn want(world: &World, agent: AgentId, intent: AgentIntent) {
 /// One target after the other; the first is under way.
 async fn one_by_one(world: &World) -> JobId {
     let release = world.release("v1").await;
-    let wish = world.wish(&release, Strategy::Rolling { max_parallel: 1 });
+    let wish = world.wish(&release, World::rolling(1));
     let job = world.request(&wish).await.job.unwrap().id;
     world.settle().await;
     job

@@ -8,5 +8,7 @@ mod intents;
 mod lanes;
 mod releases;
 mod restart;
+mod rollbacks;
+mod rollouts;
 mod waves;
 mod world;

@@ -1,8 +1,6 @@
 //! The orchestrator may die at any point: what it finds in the store is enough to go on.
 
-use sealift_common::{
-    failure::FailureCode, id::ReplicaId, job::JobPhase, strategy::Strategy, task::TaskPhase, time::Clock as _,
-};
+use sealift_common::{failure::FailureCode, id::ReplicaId, job::JobPhase, task::TaskPhase, time::Clock as _};
 use sealift_orchestrator::app::turn::{self, Turn};
 
 use crate::world::{Act, World};
@@ -11,7 +9,7 @@ use crate::world::{Act, World};
 async fn die_after(steps: usize, stop: bool) -> (JobPhase, Vec<TaskPhase>) {
     let mut world = World::new(3).await;
     let release = world.release("v1").await;
-    let wish = world.wish(&release, Strategy::Rolling { max_parallel: 2 });
+    let wish = world.wish(&release, World::rolling(2));
     let job = world.request(&wish).await.job.unwrap().id;
     for step in 0..steps {
         if step % 2 == 0 {

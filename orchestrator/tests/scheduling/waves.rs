@@ -63,7 +63,7 @@ async fn i18_a_wave_starts_when_the_last_one_is_healthy_and_a_failing_one_stops_
     use TaskPhase::{Failed, Skipped, Succeeded};
     let world = World::new(5).await;
     let release = world.release("v1").await;
-    let wish = world.wish(&release, Strategy::Rolling { max_parallel: 2 });
+    let wish = world.wish(&release, World::rolling(2));
     let job = world.request(&wish).await.job.unwrap().id;
     world.settle().await;
     let waves: Vec<_> = world.tasks(job).await.iter().map(|task| task.wave).collect();

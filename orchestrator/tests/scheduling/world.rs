@@ -28,9 +28,10 @@ use sealift_common::{
     },
     order::{Fence, inputs, sign_order},
     promotion::PromotionState,
+    recipe::Recipe,
     release::Release,
     role::Role,
-    strategy::{Limits, Strategy},
+    strategy::{Limits, Share, Strategy},
     task::{TaskEvent, TaskPhase, TaskStep},
     time::{Clock, TestClock},
     variables::Variables,
@@ -237,13 +238,28 @@ impl World {
         release
     }
 
+    /// So many at a time.
+    pub fn rolling(max_parallel: u32) -> Strategy {
+        Strategy::Rolling {
+            max_parallel: Share::Count(max_parallel),
+            by: None,
+            pause_ms: 0,
+        }
+    }
+
     /// What is asked for.
     pub fn wish(&self, release: &Release, strategy: Strategy) -> NewPromotion {
         NewPromotion {
             environment: self.environment.clone(),
             release: release.clone(),
-            strategy,
-            limits: self.limits,
+            recipe: Recipe {
+                strategy,
+                limits: self.limits,
+                ..Recipe::default()
+            },
+            scope: None,
+            rollback: None,
+            rerun_of: None,
             change_summary: String::new(),
             plan_seen: None,
             requester: Requester {
@@ -477,6 +493,7 @@ impl World {
         let mut tx = self.core.db.write().await.unwrap();
         let now = self.clock.now();
         let cancelled = sealift_orchestrator::app::cancel_promotion::cancel_promotion(
+            &self.core,
             &mut tx,
             promotion,
             "",

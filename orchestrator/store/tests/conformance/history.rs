@@ -2,7 +2,7 @@
 
 use sealift_common::{
     failure::Failure,
-    job::{JobEvent, JobState},
+    job::{JobEvent, JobState, Stop, StopWish},
     promotion::{PromotionEvent, PromotionState},
     task::{TaskEvent, TaskState, TaskStep},
 };
@@ -93,8 +93,12 @@ async fn r7_the_history_of_a_job_and_promotion_replays_to_their_states(world: Wo
         .apply_job_event(&made.job, &JobEvent::Started, "x", at(1))
         .await
         .unwrap();
+    let stop = Stop {
+        wish: StopWish::Cancel,
+        failure: failure(),
+    };
     let job = tx
-        .request_job_stop(&job, "enough", "user/alice", at(2))
+        .request_job_stop(&job, &stop, "user/alice", at(2))
         .await
         .unwrap();
     let job = tx

@@ -1,11 +1,14 @@
 //! Promotions, decisions, jobs, lanes.
 
 use sealift_common::{
-    id::DecisionId,
-    job::{JobEvent, JobState},
+    failure::{Failure, FailureCode},
+    id::{DecisionId, HoldId},
+    job::{JobEvent, JobState, PauseReason, Stop, StopWish},
     promotion::{PromotionEvent, PromotionState},
+    rollback::QualityMark,
+    strategy::Then,
 };
-use sealift_store::{DecisionRow, EntityKind, Job, PageRequest, StoreError};
+use sealift_store::{DecisionRow, EntityKind, Hold, Job, Mark, PageRequest, StoreError};
 
 use crate::{
     harness::{World, at, conformance},
@@ -26,6 +29,10 @@ conformance![
     r1_lanes_keep_ticket_order,
     tickets_have_no_gap_under_concurrency,
     a_promotion_has_one_job,
+    a_paused_job_keeps_its_lane_and_a_rollback_goes_first,
+    a_hold_keeps_a_project_out_of_the_lane_but_no_rollback,
+    waves_are_written_once_and_keep_their_first_times,
+    the_newest_mark_of_a_candidate_counts,
 ];
 
 async fn promotions_move_with_their_history(world: World) {
@@ -249,6 +256,169 @@ async fn promotions_and_jobs_are_listed_newest_first(world: World) {
     }
 }
 
+fn stop(why: &str) -> Stop {
+    Stop {
+        wish: StopWish::Cancel,
+        failure: Failure::new(FailureCode::Cancelled, why),
+    }
+}
+
+async fn a_paused_job_keeps_its_lane_and_a_rollback_goes_first(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let running = tx
+        .apply_job_event(&made.job, &JobEvent::Started, "x", at(1))
+        .await
+        .unwrap();
+    let reason = PauseReason::Failures;
+    let paused = tx
+        .apply_job_event(&running, &JobEvent::Paused { reason }, "x", at(2))
+        .await
+        .unwrap();
+    assert_eq!(paused.state, JobState::Paused { reason });
+    assert_eq!(tx.running_in_lane(seed.environment.id).await.unwrap(), 1);
+    assert_eq!(tx.jobs_in_motion(9).await.unwrap(), std::slice::from_ref(&paused));
+    let accepted = tx
+        .accept_job_failures(&paused, 3, "user/alice", at(3))
+        .await
+        .unwrap();
+    let resumed = tx
+        .apply_job_event(&accepted, &JobEvent::Resumed, "user/alice", at(4))
+        .await
+        .unwrap();
+    assert_eq!(
+        (&resumed.state, resumed.accepted_failures, resumed.resumed_at),
+        (&JobState::Running, 3, Some(at(4)))
+    );
+    let event = JobEvent::RollbackStarted { failure: failure() };
+    let undone = tx.apply_job_event(&resumed, &event, "x", at(5)).await.unwrap();
+    assert_eq!(tx.running_in_lane(seed.environment.id).await.unwrap(), 0);
+
+    let later = seed.promotion(&mut tx, &made.release, at(6)).await;
+    let later = seed.job(&mut tx, &later, at(6)).await.unwrap();
+    assert_eq!(
+        tx.lane_head(seed.environment.id).await.unwrap().unwrap().id,
+        later.id
+    );
+    let rollback = seed.promotion(&mut tx, &made.release, at(7)).await;
+    let rollback = seed
+        .rollback_job(&mut tx, &rollback, undone.id, at(7))
+        .await
+        .unwrap();
+    let head = tx.lane_head(seed.environment.id).await.unwrap().unwrap();
+    assert_eq!((head.id, head.rollback_of), (rollback.id, Some(undone.id)));
+    assert_eq!(tx.newest_rollback(undone.id).await.unwrap(), Some(rollback));
+    let event = JobEvent::RollbackFailed { failure: failure() };
+    let ended = tx.apply_job_event(&undone, &event, "x", at(8)).await.unwrap();
+    assert_eq!(tx.job_by_id(ended.id).await.unwrap(), Some(ended.clone()));
+    assert_eq!(ended.finished_at, Some(at(8)));
+}
+
+async fn a_hold_keeps_a_project_out_of_the_lane_but_no_rollback(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let lane = seed.environment.id;
+    let hold = Hold {
+        id: HoldId::new(at(1)),
+        tenant_id: seed.tenant.id,
+        environment_id: lane,
+        environment: seed.environment.name.clone(),
+        project_id: made.release.project_id,
+        project: made.release.source.project.clone(),
+        reason: "it was rolled back".to_owned(),
+        placed_by: "user/alice".to_owned(),
+        placed_at: at(1),
+        lifted: None,
+    };
+    tx.place_hold(&hold).await.unwrap();
+    let second = Hold {
+        id: HoldId::new(at(2)),
+        ..hold.clone()
+    };
+    tx.place_hold(&second).await.unwrap();
+    let open = tx.open_hold(lane, made.release.project_id).await.unwrap();
+    assert_eq!(open.as_ref(), Some(&hold), "one at a time");
+    assert_eq!(tx.lane_head(lane).await.unwrap(), None);
+    let rollback = seed.promotion(&mut tx, &made.release, at(3)).await;
+    let rollback = seed
+        .rollback_job(&mut tx, &rollback, made.job.id, at(3))
+        .await
+        .unwrap();
+    assert_eq!(tx.lane_head(lane).await.unwrap().unwrap().id, rollback.id);
+    tx.apply_job_event(&rollback, &JobEvent::Cancelled, "x", at(4))
+        .await
+        .unwrap();
+    tx.lift_hold(&hold, "user/bob", at(5)).await.unwrap();
+    assert_eq!(tx.lane_head(lane).await.unwrap().unwrap().id, made.job.id);
+    let lifted = tx.hold(seed.tenant.id, hold.id).await.unwrap().unwrap();
+    assert_eq!(lifted.lifted, Some(("user/bob".to_owned(), at(5))));
+    let page = PageRequest::first(9);
+    assert_eq!(
+        tx.list_holds(seed.tenant.id, false, &page).await.unwrap().items,
+        []
+    );
+    assert_eq!(
+        tx.list_holds(seed.tenant.id, true, &page).await.unwrap().items,
+        [lifted]
+    );
+}
+
+async fn waves_are_written_once_and_keep_their_first_times(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let thens = [Then::Bake { ms: 5 }, Then::Next {}];
+    tx.insert_waves(made.job.id, &thens).await.unwrap();
+    for seconds in [1, 9] {
+        tx.open_wave(made.job.id, 0, at(seconds)).await.unwrap();
+        tx.settle_wave(made.job.id, 0, at(seconds + 1)).await.unwrap();
+        tx.pass_wave(made.job.id, 0, at(seconds + 2)).await.unwrap();
+    }
+    let waves = tx.waves_of_job(made.job.id).await.unwrap();
+    assert_eq!(waves.iter().map(|wave| wave.then).collect::<Vec<_>>(), thens);
+    assert_eq!(
+        (waves[0].opened_at, waves[0].settled_at, waves[0].passed_at),
+        (Some(at(1)), Some(at(2)), Some(at(3)))
+    );
+    assert_eq!(waves[1].opened_at, None);
+}
+
+async fn the_newest_mark_of_a_candidate_counts(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    let release = &made.release;
+    for seconds in [1, 2] {
+        tx.activate_release(seed.environment.id, release, made.job.id, at(seconds))
+            .await
+            .unwrap();
+    }
+    for (mark, seconds) in [(QualityMark::Stable, 3), (QualityMark::Unstable, 4)] {
+        let mark = Mark {
+            release_id: release.id,
+            mark,
+            reason: "seen".to_owned(),
+            actor: "user/alice".to_owned(),
+            at: at(seconds),
+        };
+        tx.insert_mark(&mark).await.unwrap();
+    }
+    let found = tx
+        .rollback_candidates(seed.environment.id, release.project_id)
+        .await
+        .unwrap();
+    assert_eq!(found.len(), 1, "once, however often it was active");
+    assert_eq!(
+        (found[0].release, found[0].mark, found[0].active_since),
+        (release.id, Some(QualityMark::Unstable), at(2))
+    );
+    let marks = tx.marks_of_release(release.id, 9).await.unwrap();
+    let newest: Vec<_> = marks.iter().map(|mark| mark.mark).collect();
+    assert_eq!(newest, [QualityMark::Unstable, QualityMark::Stable]);
+}
+
 async fn jobs_move_with_their_history(world: World) {
     let seed = Seed::sow(&world.db, "acme", 1).await;
     let made = seed.deployment(&world.db, at(0)).await;
@@ -261,7 +431,10 @@ async fn jobs_move_with_their_history(world: World) {
         (&running.state, running.started_at),
         (&JobState::Running, Some(at(5)))
     );
-    assert_eq!(tx.running_jobs(9).await.unwrap(), std::slice::from_ref(&running));
+    assert_eq!(
+        tx.jobs_in_motion(9).await.unwrap(),
+        std::slice::from_ref(&running)
+    );
     let event = JobEvent::Failed { failure: failure() };
     let failed = tx
         .apply_job_event(&running, &event, "orchestrator", at(9))
@@ -297,7 +470,7 @@ async fn a_lost_update_of_a_job_is_a_conflict(world: World) {
     };
     let cancel = async || {
         let mut tx = world.db.write().await?;
-        tx.request_job_stop(&made.job, "no", "x", at(1)).await?;
+        tx.request_job_stop(&made.job, &stop("no"), "x", at(1)).await?;
         tx.commit().await
     };
     let (started, cancelled) = futures::join!(start(), cancel());
@@ -311,12 +484,15 @@ async fn a_stop_is_asked_for_once(world: World) {
     let made = seed.deployment(&world.db, at(0)).await;
     let mut tx = world.db.write().await.unwrap();
     let stopping = tx
-        .request_job_stop(&made.job, "wrong release", "user/alice", at(1))
+        .request_job_stop(&made.job, &stop("wrong release"), "user/alice", at(1))
         .await
         .unwrap();
-    assert!(stopping.stop && stopping.stop_reason == "wrong release" && stopping.version == 1);
     assert_eq!(
-        tx.request_job_stop(&stopping, "again", "user/bob", at(2))
+        (stopping.stop.clone(), stopping.version),
+        (Some(stop("wrong release")), 1)
+    );
+    assert_eq!(
+        tx.request_job_stop(&stopping, &stop("again"), "user/bob", at(2))
             .await
             .unwrap(),
         stopping
@@ -332,7 +508,9 @@ async fn a_stop_is_asked_for_once(world: World) {
         .await
         .unwrap();
     assert_eq!(
-        tx.request_job_stop(&ended, "late", "x", at(4)).await.unwrap(),
+        tx.request_job_stop(&ended, &stop("late"), "x", at(4))
+            .await
+            .unwrap(),
         ended
     );
 }

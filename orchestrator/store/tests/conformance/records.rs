@@ -148,8 +148,8 @@ async fn r2_one_active_release_per_component(world: World) {
     let mut raw = Raw::open(&world.config.url).await;
     let refused = raw
         .run(
-            "INSERT INTO active_components (environment_id, component_id, digest, release_id, job_id, since) \
-              SELECT environment_id, component_id, digest, release_id, job_id, since FROM active_components",
+            "INSERT INTO active_components (environment_id, component_id, project_id, digest, release_id, job_id, since) \
+              SELECT environment_id, component_id, project_id, digest, release_id, job_id, since FROM active_components",
         )
         .await;
     assert!(

@@ -19,9 +19,9 @@ use sealift_common::{
     name::{Labels, Name, ProjectRef, SourceRef},
     order::Fence,
     promotion::PromotionState,
+    recipe::Recipe,
     release::{Release, ReleaseComponent, ReleaseState},
     role::Role,
-    strategy::{Limits, Strategy},
     task::{TaskState, Wanted},
     variables::Variables,
 };
@@ -239,8 +239,10 @@ impl Seed {
             state: PromotionState::PendingGate,
             plan_json: r#"{"waves":[["web-0"]]}"#.to_owned(),
             plan_digest: digest("plan"),
-            strategy: Strategy::Rolling { max_parallel: 2 },
-            limits: Limits::default(),
+            recipe: Recipe::default(),
+            scope: Some(vec![TargetId::new(now)]),
+            rollback_of: None,
+            rerun_of: None,
             change_summary: "shop/api#1".to_owned(),
             requested_by: "user/alice".to_owned(),
             requester_role: Role::Deployer,
@@ -259,8 +261,14 @@ impl Seed {
 
     /// Queues a job for a promotion.
     pub async fn job(&self, tx: &mut Tx, promotion: &Promotion, now: DateTime<Utc>) -> Result<Job> {
+        let job = self.new_job(tx, promotion, now).await?;
+        tx.insert_job(&job).await?;
+        Ok(job)
+    }
+
+    async fn new_job(&self, tx: &mut Tx, promotion: &Promotion, now: DateTime<Utc>) -> Result<Job> {
         let ticket = tx.next_ticket(self.environment.id).await?;
-        let job = Job {
+        Ok(Job {
             id: JobId::new(now),
             tenant_id: self.tenant.id,
             promotion_id: promotion.id,
@@ -268,13 +276,29 @@ impl Seed {
             environment: self.environment.name.clone(),
             release_id: promotion.release_id,
             state: JobState::Queued,
-            stop: false,
-            stop_reason: String::new(),
+            rollback_of: None,
+            stop: None,
             ticket,
+            accepted_failures: 0,
+            resumed_at: None,
             version: 0,
             created_at: now,
             started_at: None,
             finished_at: None,
+        })
+    }
+
+    /// Queues the rollback of a job for a promotion.
+    pub async fn rollback_job(
+        &self,
+        tx: &mut Tx,
+        promotion: &Promotion,
+        undoes: JobId,
+        now: DateTime<Utc>,
+    ) -> Result<Job> {
+        let job = Job {
+            rollback_of: Some(undoes),
+            ..self.new_job(tx, promotion, now).await?
         };
         tx.insert_job(&job).await?;
         Ok(job)

@@ -1,0 +1,113 @@
+//! `sealift hold`: what keeps new promotions of a project away from an environment.
+
+use clap::Subcommand;
+use sealift_proto::v1::{Hold, LiftHoldRequest, ListHoldsRequest, ListHoldsResponse, PlaceHoldRequest};
+
+use crate::{
+    args::{Global, ListArgs},
+    client::{client, connect, named, pages, request_id, unary},
+    error::{CliError, Exit},
+    output::{
+        self, Rows,
+        text::{age, clean, leaf, or_dash},
+    },
+};
+
+/// Verbs.
+#[derive(Debug, Subcommand)]
+pub enum HoldCommand {
+    /// Keep new promotions of a project away from an environment; rollbacks still may.
+    Place {
+        /// The environment.
+        environment: String,
+        /// The project: REPOSITORY/PROJECT or its last segments.
+        project: String,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Show what holds, newest first.
+    List {
+        /// Also those that were lifted.
+        #[arg(long)]
+        all: bool,
+        /// Bounds.
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Let promotions through again.
+    Lift {
+        /// Its identifier.
+        id: String,
+    },
+}
+
+pub async fn run(global: &Global, command: HoldCommand) -> Result<Exit, CliError> {
+    let mut client = client!(hold_service_client, HoldServiceClient, connect(global).await?);
+    let hold = match command {
+        HoldCommand::Place {
+            environment,
+            project,
+            reason,
+        } => {
+            let request = PlaceHoldRequest {
+                request_id: request_id(),
+                environment: named("environments", &environment),
+                project,
+                reason,
+            };
+            client.place_hold(unary(request)).await?.into_inner().hold
+        }
+        HoldCommand::Lift { id } => {
+            let request = LiftHoldRequest {
+                request_id: request_id(),
+                name: named("holds", &id),
+            };
+            client.lift_hold(unary(request)).await?.into_inner().hold
+        }
+        HoldCommand::List { all, list } => {
+            let holds = pages(list.limit, async |page_size, page_token| {
+                let request = ListHoldsRequest {
+                    show_lifted: all,
+                    page_size,
+                    page_token,
+                };
+                let page = client.clone().list_holds(unary(request)).await?.into_inner();
+                Ok((page.holds, page.next_page_token))
+            })
+            .await?;
+            let answer = ListHoldsResponse {
+                holds,
+                next_page_token: String::new(),
+            };
+            output::write(global.output, &answer, || rows(&answer.holds))?;
+            return Ok(Exit::Done);
+        }
+    };
+    let hold = hold.unwrap_or_default();
+    output::write(global.output, &hold, || rows(std::slice::from_ref(&hold)))?;
+    Ok(Exit::Done)
+}
+
+fn rows(holds: &[Hold]) -> Rows {
+    let header = [
+        "HOLD",
+        "ENVIRONMENT",
+        "PROJECT",
+        "BY",
+        "AGE",
+        "LIFTED BY",
+        "REASON",
+    ];
+    Rows::new(&header).with(holds.iter().map(|hold| {
+        vec![
+            leaf(&hold.name),
+            leaf(&hold.environment),
+            clean(&hold.project),
+            clean(&hold.placed_by),
+            age(hold.place_time.as_ref(), output::now()),
+            or_dash(&hold.lifted_by),
+            clean(&hold.reason),
+        ]
+    }))
+}

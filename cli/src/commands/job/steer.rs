@@ -1,0 +1,129 @@
+//! The verbs of `sealift job` that change one: pause, resume, abort, skip, retry.
+
+use sealift_proto::v1::{
+    AbortJobRequest, GetJobRequest, GetPromotionRequest, Job, PauseJobRequest, ResumeJobRequest,
+    RetryJobRequest, SkipTaskRequest, job_service_client::JobServiceClient, promotion::State,
+};
+use tonic::transport::Channel;
+
+use crate::{
+    args::Global,
+    client::{client, named, request_id, unary},
+    commands::{
+        job::{JobCommand, rows},
+        promote::{WaitArgs, print_gates, see_through},
+        promotion,
+    },
+    error::{CliError, Exit},
+    output::{self, text::short_target},
+};
+
+type Client = JobServiceClient<Channel>;
+
+/// Runs one of them.
+pub async fn run(
+    global: &Global,
+    client: &mut Client,
+    channel: Channel,
+    command: JobCommand,
+) -> Result<Exit, CliError> {
+    let etag = String::new();
+    let job = match command {
+        JobCommand::Pause { id, reason } => {
+            let request = PauseJobRequest {
+                request_id: request_id(),
+                name: named("jobs", &id),
+                reason,
+                etag,
+            };
+            client.pause_job(unary(request)).await?.into_inner().job
+        }
+        JobCommand::Resume { id } => {
+            let request = ResumeJobRequest {
+                request_id: request_id(),
+                name: named("jobs", &id),
+                etag,
+            };
+            client.resume_job(unary(request)).await?.into_inner().job
+        }
+        JobCommand::Abort { id, reason } => {
+            let request = AbortJobRequest {
+                request_id: request_id(),
+                name: named("jobs", &id),
+                reason,
+                etag,
+            };
+            client.abort_job(unary(request)).await?.into_inner().job
+        }
+        JobCommand::Skip { id, target, reason } => skip(client, &id, &target, reason).await?,
+        JobCommand::Retry { id, summary, waiting } => {
+            return retry(global, client, channel, &id, summary, &waiting).await;
+        }
+        JobCommand::Get { .. }
+        | JobCommand::List { .. }
+        | JobCommand::Watch { .. }
+        | JobCommand::Logs { .. } => None,
+    };
+    let job = job.unwrap_or_default();
+    output::write(global.output, &job, || rows(std::slice::from_ref(&job)))?;
+    Ok(Exit::Done)
+}
+
+async fn skip(client: &mut Client, id: &str, target: &str, reason: String) -> Result<Option<Job>, CliError> {
+    let get = GetJobRequest {
+        name: named("jobs", id),
+    };
+    let job = client
+        .get_job(unary(get.clone()))
+        .await?
+        .into_inner()
+        .job
+        .unwrap_or_default();
+    let meant = |full: &str| {
+        full == target || full.rsplit('/').next() == Some(target) || short_target(full) == target
+    };
+    let task = job.tasks.iter().find(|task| meant(&task.target)).ok_or_else(|| {
+        CliError::usage(
+            format!("the job has no target {target:?}"),
+            format!("see sealift job get {id}"),
+        )
+    })?;
+    let request = SkipTaskRequest {
+        request_id: request_id(),
+        name: task.name.clone(),
+        reason,
+    };
+    client.skip_task(unary(request)).await?;
+    Ok(client.get_job(unary(get)).await?.into_inner().job)
+}
+
+async fn retry(
+    global: &Global,
+    client: &mut Client,
+    channel: Channel,
+    id: &str,
+    change_summary: String,
+    waiting: &WaitArgs,
+) -> Result<Exit, CliError> {
+    let request = RetryJobRequest {
+        request_id: request_id(),
+        name: named("jobs", id),
+        change_summary,
+    };
+    let name = client.retry_job(unary(request)).await?.into_inner().promotion;
+    let mut client = client!(promotion_service_client, PromotionServiceClient, channel);
+    let answer = client.get_promotion(unary(GetPromotionRequest { name })).await?;
+    let promotion = answer.into_inner().promotion.unwrap_or_default();
+    if promotion.state() == State::Rejected {
+        promotion::show(global, &promotion)?;
+        if let Some(decision) = &promotion.decision {
+            print_gates(decision);
+        }
+        return Ok(Exit::Rejected);
+    }
+    if waiting.wait {
+        return see_through(global, &mut client, &promotion, waiting).await;
+    }
+    promotion::show(global, &promotion)?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,101 @@
+//! Recipe: the way in which a release is brought to its targets. Strategy, limits, what to do when targets fail, what to do about
+//! agents that are away.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    phases,
+    strategy::{DAY_MS, InvalidLimit, Limits, Share, Strategy, wrong},
+};
+
+phases! {
+    /// What a job does when more targets failed than it tolerates.
+    OnFailure { Stop = "stop", RollBack = "roll_back", Pause = "pause", Continue = "continue" }
+}
+
+/// What counts as too many failures, and what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailurePolicy {
+    /// How many targets may fail without consequences for the others.
+    pub tolerated: Share,
+    /// What happens beyond that.
+    pub on_failure: OnFailure,
+}
+
+impl Default for FailurePolicy {
+    fn default() -> Self {
+        Self {
+            tolerated: Share::NONE,
+            on_failure: OnFailure::Stop,
+        }
+    }
+}
+
+/// What to do about targets whose agent takes no orders at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum OfflinePolicy {
+    /// The promotion is refused while there is one.
+    Fail {},
+    /// They are left alone, and catch up when they are back.
+    Skip {},
+    /// They are waited for, then left alone.
+    Wait {
+        /// How long after the start of the job.
+        ms: u32,
+    },
+}
+
+/// The way in which a release is brought to its targets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// In which waves.
+    pub strategy: Strategy,
+    /// Within which limits.
+    pub limits: Limits,
+    /// What counts as too many failures.
+    pub failures: FailurePolicy,
+    /// What to do about agents that are away.
+    pub offline: OfflinePolicy,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::AllAtOnce {},
+            limits: Limits::default(),
+            failures: FailurePolicy::default(),
+            offline: OfflinePolicy::Fail {},
+        }
+    }
+}
+
+impl Recipe {
+    /// Checks that everything fits together.
+    pub fn check(&self) -> Result<(), InvalidLimit> {
+        self.strategy.check()?;
+        self.limits.check()?;
+        if let OfflinePolicy::Wait { ms } = self.offline
+            && !(1..=DAY_MS).contains(&ms)
+        {
+            return wrong("offline.wait", "must be more than 0 and at most 24 hours");
+        }
+        Ok(())
+    }
+
+    /// How a rollback goes about: all at once, without ado, and with the same limits on health. It never starts another one.
+    #[must_use]
+    pub fn for_rollback(&self) -> Self {
+        Self {
+            strategy: Strategy::AllAtOnce {},
+            limits: self.limits,
+            failures: FailurePolicy {
+                tolerated: Share::NONE,
+                on_failure: OnFailure::Continue,
+            },
+            offline: self.offline,
+        }
+    }
+}

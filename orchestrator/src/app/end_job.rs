@@ -1,0 +1,130 @@
+//! Ends a job and its promotion in one transaction. Success makes the release the active one (R2, R8); the end of a rollback ends
+//! the job that it undoes.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    failure::{Failure, FailureCode},
+    id::{ComponentId, ReleaseId},
+    job::{JobEvent, JobPhase, JobState},
+    promotion::PromotionEvent,
+    task::{SkipReason, TaskState},
+};
+use sealift_store::{Job, Promotion, Tx};
+
+use crate::{
+    app::{Core, ORCHESTRATOR},
+    status::ApiError,
+};
+
+/// Ends the job by `event`, which must be a final one.
+pub async fn end_job(core: &Core, tx: &mut Tx, job: &Job, event: &JobEvent) -> Result<Job, ApiError> {
+    let now = core.clock.now();
+    let promotion = tx
+        .promotion(job.tenant_id, job.promotion_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
+    let (outcome, failure) = match event {
+        JobEvent::Completed => (PromotionEvent::JobSucceeded, None),
+        JobEvent::Failed { failure } | JobEvent::RollbackFailed { failure } => {
+            (PromotionEvent::JobFailed, Some(failure.clone()))
+        }
+        JobEvent::Cancelled => {
+            let failure = job.stop.as_ref().map(|stop| stop.failure.clone());
+            let failure =
+                failure.unwrap_or_else(|| Failure::new(FailureCode::Cancelled, "stopped on its targets"));
+            (PromotionEvent::JobCancelled, Some(failure))
+        }
+        JobEvent::RolledBack => (PromotionEvent::JobRolledBack, job.state.failure().cloned()),
+        JobEvent::Started
+        | JobEvent::Paused { .. }
+        | JobEvent::Resumed
+        | JobEvent::RollbackStarted { .. } => {
+            return Err(ApiError::internal("no job ends like that"));
+        }
+    };
+    let ended = tx.apply_job_event(job, event, ORCHESTRATOR, now).await?;
+    tx.apply_promotion_event(&promotion, outcome, failure.as_ref(), ORCHESTRATOR, now)
+        .await?;
+    if ended.state.phase() == JobPhase::Succeeded && activates(&promotion) {
+        activate(tx, &ended, now).await?;
+    }
+    end_undone(core, tx, &ended).await?;
+    Ok(ended)
+}
+
+/// A part of an environment says nothing about the whole, unless it completes what another job began.
+const fn activates(promotion: &Promotion) -> bool {
+    promotion.scope.is_none() || promotion.rerun_of.is_some() || promotion.rollback_of.is_some()
+}
+
+async fn activate(tx: &mut Tx, job: &Job, now: DateTime<Utc>) -> Result<(), ApiError> {
+    let release = tx
+        .release(job.tenant_id, job.release_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its release"))?;
+    let active: BTreeMap<ComponentId, ReleaseId> = tx
+        .active(job.environment_id)
+        .await?
+        .into_iter()
+        .map(|row| (row.component.id, row.release))
+        .collect();
+    let is_active = release
+        .components
+        .values()
+        .all(|component| active.get(&component.component_id) == Some(&release.id));
+    // Promoting what is active already keeps "since when" true.
+    if !is_active {
+        tx.activate_release(job.environment_id, &release, job.id, now)
+            .await?;
+    }
+    Ok(())
+}
+
+/// The job that a rollback undoes ends with it: rolled back only if every target is. A rollback never starts another one. Does
+/// nothing after a job that is no rollback.
+pub async fn end_undone(core: &Core, tx: &mut Tx, rollback: &Job) -> Result<(), ApiError> {
+    let Some(undone) = rollback.rollback_of else {
+        return Ok(());
+    };
+    let undone = tx
+        .job_by_id(undone)
+        .await?
+        .ok_or_else(|| ApiError::internal("a rollback of no job"))?;
+    // A rollback of what once succeeded changes nothing about that success.
+    if !matches!(undone.state, JobState::RollingBack { .. }) {
+        return Ok(());
+    }
+    let event = match unfinished(tx, rollback).await? {
+        None => JobEvent::RolledBack,
+        Some(failure) => JobEvent::RollbackFailed { failure },
+    };
+    Box::pin(end_job(core, tx, &undone, &event)).await?;
+    Ok(())
+}
+
+/// What a rollback did not undo.
+async fn unfinished(tx: &mut Tx, rollback: &Job) -> Result<Option<Failure>, ApiError> {
+    let failed = |why: &str| Failure::new(FailureCode::RollbackFailed, why);
+    match &rollback.state {
+        JobState::Succeeded => {
+            let tasks = tx.tasks_of_job(rollback.id).await?;
+            let left: Vec<_> = tasks
+                .iter()
+                .filter(|task| match task.state {
+                    TaskState::Skipped { reason } => reason != SkipReason::AlreadyRunning,
+                    _ => false,
+                })
+                .map(|task| task.target.as_str())
+                .take(5)
+                .collect();
+            Ok((!left.is_empty()).then(|| failed(&format!("targets were left alone: {}", left.join(", ")))))
+        }
+        JobState::Cancelled => Ok(Some(failed("the rollback was cancelled"))),
+        other => Ok(Some(match other.failure() {
+            Some(failure) => failed("the rollback failed").with_detail(failure.to_string()),
+            None => failed("the rollback did not end"),
+        })),
+    }
+}

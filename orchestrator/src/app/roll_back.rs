@@ -1,0 +1,205 @@
+//! Rollbacks: chooses what to go back to, requests that as a promotion of its own, holds the project back in the environment and
+//! marks what is undone as unstable, all in the caller's transaction.
+
+use sealift_common::{
+    decision::Requester,
+    failure::Failure,
+    id::{HoldId, ProjectId, ReleaseId},
+    inventory::Environment,
+    job::JobEvent,
+    promotion::PromotionState,
+    recipe::{OfflinePolicy, Recipe},
+    release::Release,
+    rollback::{Choice, QualityMark, Wish, choose},
+    task::TaskPhase,
+};
+use sealift_store::{Active, Hold, Job, Mark, Tx};
+
+use crate::{
+    app::{
+        Core, ORCHESTRATOR,
+        create_promotion::{NewPromotion, Requested, create_promotion},
+        end_job::end_job,
+    },
+    status::ApiError,
+};
+
+/// How long a rollback that starts by itself waits for agents that are away.
+const PATIENCE_MS: u32 = 10 * 60 * 1000;
+
+/// What an environment would go back to.
+#[derive(Debug)]
+pub struct Explained {
+    /// What runs, as recorded.
+    pub active: Active,
+    /// The choice with its reasons.
+    pub choice: Choice,
+}
+
+/// Explains the choice for one project of an environment; `None` when nothing of it is active there.
+pub async fn explain_rollback(
+    tx: &mut Tx,
+    environment: &Environment,
+    project: ProjectId,
+    wish: Wish,
+) -> Result<Option<Explained>, ApiError> {
+    let mut found = None;
+    for active in tx.active(environment.id).await? {
+        let release = release(tx, environment, active.release).await?;
+        if release.project_id == project {
+            found = Some(active);
+            break;
+        }
+    }
+    let Some(active) = found else {
+        return Ok(None);
+    };
+    let from = tx.rollback_candidate(active.release).await?;
+    let candidates = tx.rollback_candidates(environment.id, project).await?;
+    Ok(Some(Explained {
+        choice: choose(from.as_ref(), &candidates, wish),
+        active,
+    }))
+}
+
+/// Requests the rollback of what is active, as explained.
+pub async fn roll_back(
+    core: &Core,
+    tx: &mut Tx,
+    environment: Environment,
+    explained: &Explained,
+    recipe: &Recipe,
+    requester: Requester,
+    reason: &str,
+) -> Result<Option<Requested>, ApiError> {
+    let Some(to) = &explained.choice.to else {
+        return Ok(None);
+    };
+    let bad = release(tx, &environment, explained.active.release).await?;
+    let good = release(tx, &environment, to.release).await?;
+    let actor = requester.actor.clone();
+    let request = NewPromotion {
+        environment,
+        release: good,
+        recipe: recipe.for_rollback(),
+        scope: None,
+        rollback: Some((explained.active.job, explained.choice.clone())),
+        rerun_of: None,
+        change_summary: reason.to_owned(),
+        plan_seen: None,
+        requester,
+    };
+    let requested = create_promotion(core, tx, &request).await?;
+    if requested.promotion.state != PromotionState::Rejected {
+        condemn(core, tx, &request.environment, &bad, &actor, reason).await?;
+    }
+    Ok(Some(requested))
+}
+
+/// Undoes what a job changed whose tasks have all ended: its targets that succeeded go back to the release that is active. When
+/// that cannot even begin, the job ends with the failure and says so.
+pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) -> Result<(), ApiError> {
+    let now = core.clock.now();
+    let environment = tx
+        .environment(job.tenant_id, job.environment_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its environment"))?;
+    let promotion = tx
+        .promotion(job.tenant_id, job.promotion_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
+    let bad = release(tx, &environment, job.release_id).await?;
+    condemn(core, tx, &environment, &bad, ORCHESTRATOR, &failure.summary).await?;
+    // What ran before on these targets is what is active: this job never came so far as to change that.
+    let explained = explain_rollback(tx, &environment, bad.project_id, Wish::default()).await?;
+    let before = explained.map(|explained| explained.active.release);
+    let from = tx.rollback_candidate(job.release_id).await?;
+    let candidates = tx.rollback_candidates(environment.id, bad.project_id).await?;
+    let wish = Wish {
+        release: before,
+        allow_higher: true,
+    };
+    let choice = choose(from.as_ref(), &candidates, wish);
+    let undoes_rollback = job.rollback_of.is_some();
+    let Some(to) = choice.to.clone().filter(|_| before.is_some() && !undoes_rollback) else {
+        let why = "nothing of the project was active here before, so there is nothing to go back to";
+        let failure = failure
+            .clone()
+            .with_detail(format!("{} {why}", failure.detail).trim());
+        end_job(core, tx, job, &JobEvent::Failed { failure }).await?;
+        return Ok(());
+    };
+    let event = JobEvent::RollbackStarted {
+        failure: failure.clone(),
+    };
+    let undone = tx.apply_job_event(job, &event, ORCHESTRATOR, now).await?;
+    let changed = tx
+        .tasks_of_job(job.id)
+        .await?
+        .into_iter()
+        .filter(|task| task.state.phase() == TaskPhase::Succeeded)
+        .map(|task| task.target_id);
+    let request = NewPromotion {
+        release: release(tx, &environment, to.release).await?,
+        recipe: Recipe {
+            offline: OfflinePolicy::Wait { ms: PATIENCE_MS },
+            ..promotion.recipe.for_rollback()
+        },
+        scope: Some(changed.collect()),
+        rollback: Some((job.id, choice)),
+        rerun_of: None,
+        change_summary: format!("undoes job {}: {}", job.id, failure.summary),
+        plan_seen: None,
+        requester: Requester {
+            actor: ORCHESTRATOR.to_owned(),
+            role: promotion.requester_role,
+        },
+        environment,
+    };
+    let requested = create_promotion(core, tx, &request).await?;
+    if let (None, Some(refusal)) = (requested.job, requested.promotion.failure) {
+        let event = JobEvent::RollbackFailed { failure: refusal };
+        end_job(core, tx, &undone, &event).await?;
+    }
+    Ok(())
+}
+
+/// Marks a release as unstable and holds its project back in the environment until a person has looked.
+async fn condemn(
+    core: &Core,
+    tx: &mut Tx,
+    environment: &Environment,
+    release: &Release,
+    actor: &str,
+    reason: &str,
+) -> Result<(), ApiError> {
+    let now = core.clock.now();
+    tx.insert_mark(&Mark {
+        release_id: release.id,
+        mark: QualityMark::Unstable,
+        reason: format!("rolled back in {}: {reason}", environment.name),
+        actor: actor.to_owned(),
+        at: now,
+    })
+    .await?;
+    tx.place_hold(&Hold {
+        id: HoldId::new(now),
+        tenant_id: environment.tenant_id,
+        environment_id: environment.id,
+        environment: environment.name.clone(),
+        project_id: release.project_id,
+        project: release.source.project.clone(),
+        reason: format!("{} was rolled back: {reason}", release.reference()),
+        placed_by: actor.to_owned(),
+        placed_at: now,
+        lifted: None,
+    })
+    .await?;
+    Ok(())
+}
+
+async fn release(tx: &mut Tx, environment: &Environment, id: ReleaseId) -> Result<Release, ApiError> {
+    tx.release(environment.tenant_id, id)
+        .await?
+        .ok_or_else(|| ApiError::internal("an active component without its release"))
+}

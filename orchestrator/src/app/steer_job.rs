@@ -1,0 +1,118 @@
+//! What a person may do to a job under way: pause it, let it go on, have it undone, leave a target out. Each stores the wish; the
+//! scheduler does the rest.
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    error::Reason,
+    failure::{Failure, FailureCode},
+    job::{JobEvent, JobPhase, PauseReason, Stop, StopWish},
+    task::{SkipReason, TaskEvent, TaskPhase},
+};
+use sealift_store::{Job, Task, Tx};
+
+use crate::status::ApiError;
+
+/// Keeps a job from beginning anything new; what is under way ends.
+pub async fn pause_job(tx: &mut Tx, job: &Job, actor: &str, now: DateTime<Utc>) -> Result<Job, ApiError> {
+    match job.state.phase() {
+        JobPhase::Running if job.stop.is_none() => {
+            let event = JobEvent::Paused {
+                reason: PauseReason::Operator,
+            };
+            Ok(tx.apply_job_event(job, &event, actor, now).await?)
+        }
+        JobPhase::Paused => Ok(job.clone()),
+        _ => Err(wrong_state(
+            job,
+            "only a running job that is not being stopped can be paused",
+        )),
+    }
+}
+
+/// Lets a paused job go on: a canary passes, failures so far are accepted.
+pub async fn resume_job(tx: &mut Tx, job: &Job, actor: &str, now: DateTime<Utc>) -> Result<Job, ApiError> {
+    let Some(reason) = job.state.pause_reason() else {
+        return match job.state.phase() {
+            JobPhase::Running => Ok(job.clone()),
+            _ => Err(wrong_state(job, "only a paused job can go on")),
+        };
+    };
+    let mut job = job.clone();
+    match reason {
+        PauseReason::Canary => {
+            let waves = tx.waves_of_job(job.id).await?;
+            if let Some(waiting) = waves.iter().find(|wave| wave.passed_at.is_none()) {
+                tx.pass_wave(job.id, waiting.ordinal, now).await?;
+            }
+        }
+        PauseReason::Failures => {
+            let tasks = tx.tasks_of_job(job.id).await?;
+            let missed = tasks
+                .iter()
+                .filter(|task| matches!(task.state.phase(), TaskPhase::Failed | TaskPhase::Cancelled));
+            let accepted = u32::try_from(missed.count()).unwrap_or(u32::MAX);
+            job = tx.accept_job_failures(&job, accepted, actor, now).await?;
+        }
+        PauseReason::Operator => {}
+    }
+    Ok(tx.apply_job_event(&job, &JobEvent::Resumed, actor, now).await?)
+}
+
+/// Ends a job before its time and has undone what it changed.
+pub async fn abort_job(
+    tx: &mut Tx,
+    job: &Job,
+    reason: &str,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<Job, ApiError> {
+    match job.state.phase() {
+        JobPhase::Running | JobPhase::Paused => {
+            let summary = match reason {
+                "" => format!("aborted by {actor}"),
+                reason => format!("aborted by {actor}: {reason}"),
+            };
+            let stop = Stop {
+                wish: StopWish::RollBack,
+                failure: Failure::new(FailureCode::Aborted, summary),
+            };
+            Ok(tx.request_job_stop(job, &stop, actor, now).await?)
+        }
+        JobPhase::RollingBack => Ok(job.clone()),
+        _ => Err(wrong_state(job, "only a job under way can be aborted")),
+    }
+}
+
+/// Leaves a target alone that has not begun.
+pub async fn skip_task(tx: &mut Tx, task: &Task, actor: &str, now: DateTime<Utc>) -> Result<Task, ApiError> {
+    if task.state.phase() != TaskPhase::Pending {
+        return Err(ApiError::new(
+            Reason::WrongState,
+            format!(
+                "the task on {} is {} and can no longer be skipped",
+                task.target,
+                task.state.phase()
+            ),
+            "cancel its promotion or abort its job to stop what has begun",
+        )
+        .precondition(
+            "TASK_BEGUN",
+            format!("tasks/{}", task.id),
+            task.state.phase().as_str(),
+        ));
+    }
+    let event = TaskEvent::Skipped {
+        reason: SkipReason::Operator,
+    };
+    Ok(tx.apply_task_event(task, &event, actor, now).await?)
+}
+
+fn wrong_state(job: &Job, rule: &str) -> ApiError {
+    let phase = job.state.phase();
+    ApiError::new(
+        Reason::WrongState,
+        format!("{rule}; this one is {phase}"),
+        format!("see sealift job get {}", job.id),
+    )
+    .precondition("JOB_STATE", format!("jobs/{}", job.id), phase.as_str())
+}

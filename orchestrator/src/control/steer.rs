@@ -1,0 +1,301 @@
+//! The calls of `sealift.v1.JobService` that steer a job under way, and the one that repeats a job.
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use prost::Message;
+use sealift_common::{
+    decision::Requester,
+    error::Reason,
+    id::{JobId, TargetId, TenantId},
+    job::JobPhase,
+    task::{SkipReason, TaskPhase, TaskState},
+};
+use sealift_proto::v1::{
+    AbortJobRequest, AbortJobResponse, PauseJobRequest, PauseJobResponse, ResumeJobRequest,
+    ResumeJobResponse, RetryJobRequest, RetryJobResponse, SkipTaskRequest, SkipTaskResponse,
+};
+use sealift_store::{Job, Task, Tx};
+use serde::Serialize;
+
+use crate::{
+    app::{
+        create_promotion::{NewPromotion, create_promotion},
+        steer_job::{abort_job, pause_job, resume_job, skip_task},
+    },
+    caller::Caller,
+    control::{
+        check_etag,
+        job::Jobs,
+        text,
+        views::{find_job, job_message, release_of},
+    },
+    convert::job::{self, JobExtras},
+    mutate::mutate,
+    names,
+    status::ApiError,
+};
+
+/// What a steering call does to its job.
+type Steer<'t> = BoxFuture<'t, Result<Job, ApiError>>;
+
+impl Jobs {
+    pub(super) async fn pause(
+        &self,
+        caller: &Caller,
+        request: &PauseJobRequest,
+    ) -> Result<PauseJobResponse, ApiError> {
+        text("reason", &request.reason)?;
+        let actor = noted(caller, &request.reason);
+        self.steer(
+            caller,
+            ("sealift.v1.JobService/PauseJob", &request.request_id, request),
+            (&request.name, &request.etag),
+            |tx, found, now| {
+                let actor = actor.clone();
+                Box::pin(async move { pause_job(tx, &found, &actor, now).await })
+            },
+            |job| PauseJobResponse { job: Some(job) },
+        )
+        .await
+    }
+
+    pub(super) async fn resume(
+        &self,
+        caller: &Caller,
+        request: &ResumeJobRequest,
+    ) -> Result<ResumeJobResponse, ApiError> {
+        let actor = caller.actor();
+        self.steer(
+            caller,
+            ("sealift.v1.JobService/ResumeJob", &request.request_id, request),
+            (&request.name, &request.etag),
+            |tx, found, now| {
+                let actor = actor.clone();
+                Box::pin(async move { resume_job(tx, &found, &actor, now).await })
+            },
+            |job| ResumeJobResponse { job: Some(job) },
+        )
+        .await
+    }
+
+    pub(super) async fn abort(
+        &self,
+        caller: &Caller,
+        request: &AbortJobRequest,
+    ) -> Result<AbortJobResponse, ApiError> {
+        let reason = text("reason", &request.reason)?;
+        let actor = caller.actor();
+        self.steer(
+            caller,
+            ("sealift.v1.JobService/AbortJob", &request.request_id, request),
+            (&request.name, &request.etag),
+            |tx, found, now| {
+                let (actor, reason) = (actor.clone(), reason.clone());
+                Box::pin(async move { abort_job(tx, &found, &reason, &actor, now).await })
+            },
+            |job| AbortJobResponse { job: Some(job) },
+        )
+        .await
+    }
+
+    /// Finds the job, checks its etag when one was given, changes it and answers with what it is then.
+    async fn steer<Req, Resp>(
+        &self,
+        caller: &Caller,
+        (method, request_id, request): (&'static str, &str, &Req),
+        (name, etag): (&str, &str),
+        change: impl for<'t> Fn(&'t mut Tx, Job, DateTime<Utc>) -> Steer<'t> + Send + Sync,
+        answer: impl Fn(sealift_proto::v1::Job) -> Resp + Send + Sync,
+    ) -> Result<Resp, ApiError>
+    where
+        Req: Serialize + Sync,
+        Resp: Message + Default,
+    {
+        let tenant = caller.tenant_id()?;
+        let id = names::job("name", name)?;
+        let (change, answer) = (&change, &answer);
+        mutate(
+            self.app(),
+            caller,
+            method,
+            request_id,
+            request,
+            name,
+            move |tx, _| {
+                Box::pin(async move {
+                    let tx = tx;
+                    let found = find_job(tx, tenant, id).await?;
+                    if !etag.is_empty() {
+                        check_etag("etag", etag, found.version, &names::of_job(id))?;
+                    }
+                    let changed = change(tx, found, self.app().clock.now()).await?;
+                    Ok(answer(job_message(tx, &changed, false).await?))
+                })
+            },
+        )
+        .await
+    }
+
+    pub(super) async fn skip(
+        &self,
+        caller: &Caller,
+        request: &SkipTaskRequest,
+    ) -> Result<SkipTaskResponse, ApiError> {
+        let tenant = caller.tenant_id()?;
+        let (job_id, task_id) = names::task("name", &request.name)?;
+        if text("reason", &request.reason)?.is_empty() {
+            return Err(ApiError::invalid(
+                "reason",
+                "is needed: why the target is left out",
+            ));
+        }
+        let actor = noted(caller, &request.reason);
+        mutate(
+            self.app(),
+            caller,
+            "sealift.v1.JobService/SkipTask",
+            &request.request_id,
+            request,
+            &request.name,
+            |tx, _| {
+                Box::pin(async {
+                    let tx = tx;
+                    let found = find_task(tx, tenant, job_id, task_id).await?;
+                    let skipped = skip_task(tx, &found, &actor, self.app().clock.now()).await?;
+                    Ok(SkipTaskResponse {
+                        task: Some(job::task(&skipped, &JobExtras::default())),
+                    })
+                })
+            },
+        )
+        .await
+    }
+
+    pub(super) async fn retry(
+        &self,
+        caller: &Caller,
+        request: &RetryJobRequest,
+    ) -> Result<RetryJobResponse, ApiError> {
+        let tenant = caller.tenant_id()?;
+        let id = names::job("name", &request.name)?;
+        let summary = text("change_summary", &request.change_summary)?;
+        let requester = requester(caller)?;
+        mutate(
+            self.app(),
+            caller,
+            "sealift.v1.JobService/RetryJob",
+            &request.request_id,
+            request,
+            &request.name,
+            |tx, _| {
+                Box::pin(async {
+                    let tx = tx;
+                    let found = find_job(tx, tenant, id).await?;
+                    let wanted = repeated(tx, &found, summary.clone(), requester.clone()).await?;
+                    let requested = create_promotion(self.core(), tx, &wanted).await?;
+                    Ok(RetryJobResponse {
+                        promotion: names::of_promotion(requested.promotion.id),
+                    })
+                })
+            },
+        )
+        .await
+    }
+}
+
+/// Who acts, with the reason that was given: both become part of the history.
+fn noted(caller: &Caller, reason: &str) -> String {
+    match reason {
+        "" => caller.actor(),
+        reason => format!("{} ({reason})", caller.actor()),
+    }
+}
+
+/// A user who asks for a promotion.
+pub fn requester(caller: &Caller) -> Result<Requester, ApiError> {
+    let role = caller.user_role().ok_or_else(|| {
+        ApiError::new(
+            Reason::RoleMissing,
+            "only users request promotions",
+            "call with a user's certificate",
+        )
+    })?;
+    Ok(Requester {
+        actor: caller.actor(),
+        role,
+    })
+}
+
+async fn find_task(
+    tx: &mut Tx,
+    tenant: TenantId,
+    job: JobId,
+    task: sealift_common::id::TaskId,
+) -> Result<Task, ApiError> {
+    let found = find_job(tx, tenant, job).await?;
+    tx.task(task)
+        .await?
+        .filter(|task| task.job_id == found.id)
+        .ok_or_else(|| ApiError::not_found(names::of_task(job, task), &format!("sealift job get {job}")))
+}
+
+/// The promotion that repeats a job on the targets that did not succeed.
+async fn repeated(
+    tx: &mut Tx,
+    job: &Job,
+    change_summary: String,
+    requester: Requester,
+) -> Result<NewPromotion, ApiError> {
+    let wrong = |message: &str, advice: String| {
+        ApiError::new(Reason::WrongState, message, advice).precondition(
+            "JOB_STATE",
+            names::of_job(job.id),
+            job.state.phase().as_str(),
+        )
+    };
+    if !matches!(
+        job.state.phase(),
+        JobPhase::Failed | JobPhase::Cancelled | JobPhase::Succeeded
+    ) {
+        return Err(wrong(
+            "only a job that has ended and was not rolled back can be repeated",
+            format!("see sealift job get {}", job.id),
+        ));
+    }
+    let left: Vec<TargetId> = tx
+        .tasks_of_job(job.id)
+        .await?
+        .into_iter()
+        .filter(|task| match (&task.state, task.state.phase()) {
+            (TaskState::Skipped { reason }, _) => *reason != SkipReason::AlreadyRunning,
+            (_, phase) => phase != TaskPhase::Succeeded,
+        })
+        .map(|task| task.target_id)
+        .collect();
+    if left.is_empty() {
+        return Err(wrong(
+            "every target of this job succeeded, nothing is left to repeat",
+            "promote the release again to see whether anything would change (sealift promote --plan)"
+                .to_owned(),
+        ));
+    }
+    let promotion = tx
+        .promotion(job.tenant_id, job.promotion_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
+    let environment = tx
+        .environment(job.tenant_id, job.environment_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its environment"))?;
+    Ok(NewPromotion {
+        environment,
+        release: release_of(tx, job.tenant_id, job.release_id).await?,
+        recipe: promotion.recipe,
+        scope: Some(left),
+        rollback: None,
+        rerun_of: Some(job.id),
+        change_summary,
+        plan_seen: None,
+        requester,
+    })
+}

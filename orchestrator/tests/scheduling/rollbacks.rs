@@ -1,0 +1,271 @@
+//! Rollbacks: by themselves after failures, and asked for by a person; that they stay.
+
+use sealift_common::{
+    any_manifest::Described as _,
+    decision::{DecisionRecord, Requester},
+    failure::FailureCode,
+    id::JobId,
+    job::{JobPhase, JobState},
+    promotion::{PromotionKind, PromotionState},
+    recipe::{FailurePolicy, OnFailure, Recipe},
+    release::Release,
+    role::Role,
+    rollback::{QualityMark, Wish},
+    strategy::Share,
+    task::TaskPhase,
+    time::Clock as _,
+};
+use sealift_orchestrator::app::roll_back::{explain_rollback, roll_back};
+use sealift_store::Hold;
+
+use crate::world::{Act, World};
+
+fn recipe() -> Recipe {
+    Recipe {
+        strategy: World::rolling(1),
+        failures: FailurePolicy {
+            tolerated: Share::NONE,
+            on_failure: OnFailure::RollBack,
+        },
+        ..Recipe::default()
+    }
+}
+
+/// The first release everywhere, then the second one until the second target fails: its job is being rolled back.
+async fn half_way(world: &World) -> (Release, Release, JobId) {
+    let (good, bad) = (world.release("v1").await, world.release("v2").await);
+    let first = world.promote(&good).await;
+    world.finish(first).await;
+    let mut wish = world.wish(&bad, World::rolling(1));
+    wish.recipe = recipe();
+    let job = world.request(&wish).await.job.unwrap().id;
+    world.settle().await;
+    world.act(Act::Succeed).await;
+    world.settle().await;
+    world.act(Act::Fail(FailureCode::Unhealthy)).await;
+    world.settle().await;
+    (good, bad, job)
+}
+
+async fn rollback_of(world: &World, job: JobId) -> JobId {
+    let mut tx = world.core.db.read().await.unwrap();
+    tx.newest_rollback(job).await.unwrap().unwrap().id
+}
+
+async fn hold(world: &World, release: &Release) -> Option<Hold> {
+    let mut tx = world.core.db.read().await.unwrap();
+    tx.open_hold(world.environment.id, release.project_id)
+        .await
+        .unwrap()
+}
+
+async fn mark(world: &World, release: &Release) -> Option<QualityMark> {
+    let mut tx = world.core.db.read().await.unwrap();
+    let marks = tx.marks_of_release(release.id, 1).await.unwrap();
+    marks.first().map(|mark| mark.mark)
+}
+
+#[tokio::test]
+async fn what_succeeded_goes_back_and_nothing_else_is_touched() {
+    let world = World::new(3).await;
+    let (good, bad, job) = half_way(&world).await;
+    assert!(matches!(world.job(job).await.state, JobState::RollingBack { .. }));
+    let rollback = rollback_of(&world, job).await;
+    let tasks = world.tasks(rollback).await;
+    assert_eq!(tasks.len(), 1, "only what the job had changed");
+    assert_eq!(tasks[0].target_id, world.tasks(job).await[0].target_id);
+    assert_eq!(world.job(rollback).await.release_id, good.id);
+    assert_eq!(world.promotion(rollback).await.kind(), PromotionKind::Rollback);
+    assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);
+    assert!(
+        matches!(world.job(job).await.state, JobState::RolledBack { failure } if failure.code == FailureCode::Unhealthy)
+    );
+    assert_eq!(world.state(job).await, PromotionState::RolledBack);
+    let digest = good.manifest.images().values().next().unwrap().digest;
+    assert_eq!(world.active().await.values().collect::<Vec<_>>(), [&digest]);
+    assert_eq!(mark(&world, &bad).await, Some(QualityMark::Unstable));
+}
+
+#[tokio::test]
+async fn a_rollback_stays_until_a_person_lifts_the_hold() {
+    let world = World::new(2).await;
+    let (good, bad, job) = half_way(&world).await;
+    world.finish(rollback_of(&world, job).await).await;
+    let refused = world.request(&world.wish(&bad, World::rolling(1))).await;
+    assert_eq!(refused.promotion.state, PromotionState::Rejected);
+    let record = DecisionRecord::from_bytes(&refused.decision.record).unwrap();
+    let reasons: Vec<_> = record.gates.iter().map(|answer| answer.reason.as_str()).collect();
+    assert!(reasons.contains(&"LANE_HELD"), "{reasons:?}");
+    let held = hold(&world, &good).await.unwrap();
+    let mut tx = world.core.db.write().await.unwrap();
+    tx.lift_hold(&held, "user/alice", world.clock.now())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(
+        world
+            .request(&world.wish(&bad, World::rolling(1)))
+            .await
+            .promotion
+            .state,
+        PromotionState::Approved
+    );
+}
+
+#[tokio::test]
+async fn a_failed_rollback_stops_and_asks_for_a_person() {
+    let world = World::new(2).await;
+    let (_, _, job) = half_way(&world).await;
+    let rollback = rollback_of(&world, job).await;
+    world.act(Act::Fail(FailureCode::RestoreFailed)).await;
+    world.settle().await;
+    assert_eq!(world.phase(rollback).await, JobPhase::Failed);
+    assert!(
+        matches!(world.job(job).await.state, JobState::RollbackFailed { failure } if failure.code == FailureCode::RollbackFailed)
+    );
+    assert_eq!(world.state(job).await, PromotionState::Failed);
+    assert_eq!(
+        rollback_of(&world, job).await,
+        rollback,
+        "a rollback never starts another one"
+    );
+    let mut tx = world.core.db.read().await.unwrap();
+    assert_eq!(tx.newest_rollback(rollback).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn r14_a_cancelled_rollback_ends_what_it_undoes() {
+    let world = World::new(2).await;
+    let (_, _, job) = half_way(&world).await;
+    let rollback = rollback_of(&world, job).await;
+    assert!(
+        world.cancel(job).await.is_err(),
+        "nothing of the job itself is left to cancel"
+    );
+    world.cancel(rollback).await.unwrap();
+    world.settle().await;
+    world.act(Act::Stop).await;
+    world.settle().await;
+    assert_eq!(world.phase(rollback).await, JobPhase::Cancelled);
+    assert_eq!(world.phase(job).await, JobPhase::RollbackFailed);
+}
+
+#[tokio::test]
+async fn a_restart_in_the_middle_of_a_rollback_goes_on_with_it() {
+    let world = World::new(2).await;
+    let (_, _, job) = half_way(&world).await;
+    let world = world.restart().await;
+    let rollback = rollback_of(&world, job).await;
+    assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);
+    assert_eq!(world.phase(job).await, JobPhase::RolledBack);
+}
+
+#[tokio::test]
+async fn a_person_goes_back_to_the_last_known_good_release_before_all_that_wait() {
+    let world = World::new(2).await;
+    let releases = [
+        world.release("v1").await,
+        world.release("v2").await,
+        world.release("v3").await,
+    ];
+    for release in &releases {
+        let job = world.promote(release).await;
+        assert_eq!(world.finish(job).await, JobPhase::Succeeded);
+    }
+    let waiting = world.promote(&releases[0]).await;
+    let now = world.clock.now();
+    let mut tx = world.core.db.write().await.unwrap();
+    let environment = world.environment.clone();
+    let explained = explain_rollback(&mut tx, &environment, releases[0].project_id, Wish::default())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(explained.choice.to.as_ref().unwrap().release, releases[1].id);
+    assert_eq!(explained.choice.rejected.len(), 2);
+    let requester = Requester {
+        actor: "user/alice".into(),
+        role: Role::Deployer,
+    };
+    let requested = roll_back(
+        &world.core,
+        &mut tx,
+        environment,
+        &explained,
+        &Recipe::default(),
+        requester,
+        "customers complain",
+    )
+    .await
+    .unwrap()
+    .unwrap();
+    tx.commit().await.unwrap();
+    let record = DecisionRecord::from_bytes(&requested.decision.record).unwrap();
+    assert_eq!(
+        record.inputs.choice,
+        Some(explained.choice),
+        "the reasons are part of the decision"
+    );
+    let rollback = requested.job.unwrap().id;
+    world.settle().await;
+    assert_eq!(world.phase(rollback).await, JobPhase::Running);
+    assert_eq!(
+        world.phase(waiting).await,
+        JobPhase::Queued,
+        "I2: a rollback goes first"
+    );
+    assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);
+    let digest = releases[1].manifest.images().values().next().unwrap().digest;
+    assert_eq!(world.active().await.values().collect::<Vec<_>>(), [&digest]);
+    world.settle().await;
+    assert_eq!(world.phase(waiting).await, JobPhase::Queued, "held");
+    let held = hold(&world, &releases[0]).await.unwrap();
+    assert_eq!((held.placed_by.as_str(), held.placed_at), ("user/alice", now));
+    // A success that was undone stays what it was.
+    let mut tx = world.core.db.read().await.unwrap();
+    let undone = tx.job_by_id(explained.active.job).await.unwrap().unwrap();
+    assert_eq!(undone.state, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_target_that_runs_the_wanted_set_is_left_alone_by_a_rollback() {
+    let world = World::new(2).await;
+    let (good, bad) = (world.release("v1").await, world.release("v2").await);
+    let first = world.promote(&good).await;
+    world.finish(first).await;
+    let second = world.promote(&bad).await;
+    world.finish(second).await;
+    // Somebody has put one target back already.
+    let mut wish = world.wish(&good, World::rolling(1));
+    wish.scope = Some(vec![world.targets[0].id]);
+    let by_hand = world.request(&wish).await.job.unwrap().id;
+    world.finish(by_hand).await;
+    let mut tx = world.core.db.write().await.unwrap();
+    let environment = world.environment.clone();
+    let explained = explain_rollback(&mut tx, &environment, good.project_id, Wish::default())
+        .await
+        .unwrap()
+        .unwrap();
+    let requester = Requester {
+        actor: "user/alice".into(),
+        role: Role::Deployer,
+    };
+    let requested = roll_back(
+        &world.core,
+        &mut tx,
+        environment,
+        &explained,
+        &Recipe::default(),
+        requester,
+        "back",
+    )
+    .await
+    .unwrap()
+    .unwrap();
+    tx.commit().await.unwrap();
+    let rollback = requested.job.unwrap().id;
+    world.finish(rollback).await;
+    assert_eq!(
+        world.phases(rollback).await,
+        [TaskPhase::Skipped, TaskPhase::Succeeded]
+    );
+}
