@@ -418,6 +418,17 @@ CREATE TABLE target_current (
     PRIMARY KEY (target_id, repository, project)
 );
 
+-- Targets that a job left alone because their agents were away: they catch up when they are back.
+CREATE TABLE left_out (
+    target_id UUID NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    project_id UUID NOT NULL REFERENCES projects (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    since TIMESTAMPTZ NOT NULL,
+    -- Not looked at again before this moment.
+    look_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (target_id, project_id)
+);
+CREATE INDEX left_out_by_time ON left_out (look_at);
+
 CREATE TABLE target_observations (
     target_id UUID NOT NULL PRIMARY KEY REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     observation TEXT NOT NULL,

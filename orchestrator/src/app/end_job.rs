@@ -9,6 +9,7 @@ use sealift_common::{
     id::{ComponentId, ReleaseId},
     job::{JobEvent, JobPhase, JobState},
     promotion::PromotionEvent,
+    release::Release,
     task::{SkipReason, TaskState},
 };
 use sealift_store::{Job, Promotion, Tx};
@@ -50,8 +51,35 @@ pub async fn end_job(core: &Core, tx: &mut Tx, job: &Job, event: &JobEvent) -> R
     if ended.state.phase() == JobPhase::Succeeded && activates(&promotion) {
         activate(tx, &ended, now).await?;
     }
+    if ended.state.phase() == JobPhase::Succeeded {
+        remember_left_out(tx, &ended, now).await?;
+    }
     end_undone(core, tx, &ended).await?;
     Ok(ended)
+}
+
+/// Targets whose agents were away catch up when they are back.
+async fn remember_left_out(tx: &mut Tx, job: &Job, now: DateTime<Utc>) -> Result<(), ApiError> {
+    let tasks = tx.tasks_of_job(job.id).await?;
+    let offline = TaskState::Skipped {
+        reason: SkipReason::Offline,
+    };
+    let targets: Vec<_> = tasks
+        .iter()
+        .filter(|task| task.state == offline)
+        .map(|task| task.target_id)
+        .collect();
+    if !targets.is_empty() {
+        let release = release_of(tx, job).await?;
+        tx.leave_out(&targets, release.project_id, now).await?;
+    }
+    Ok(())
+}
+
+async fn release_of(tx: &mut Tx, job: &Job) -> Result<Release, ApiError> {
+    tx.release(job.tenant_id, job.release_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its release"))
 }
 
 /// A part of an environment says nothing about the whole, unless it completes what another job began.
@@ -60,10 +88,7 @@ const fn activates(promotion: &Promotion) -> bool {
 }
 
 async fn activate(tx: &mut Tx, job: &Job, now: DateTime<Utc>) -> Result<(), ApiError> {
-    let release = tx
-        .release(job.tenant_id, job.release_id)
-        .await?
-        .ok_or_else(|| ApiError::internal("a job without its release"))?;
+    let release = release_of(tx, job).await?;
     let active: BTreeMap<ComponentId, ReleaseId> = tx
         .active(job.environment_id)
         .await?

@@ -6,6 +6,7 @@ pub mod advance_job;
 pub mod assign_tasks;
 pub mod attempts;
 pub mod cancel_promotion;
+pub mod catch_up;
 pub mod create_promotion;
 pub mod create_release;
 pub mod end_job;

@@ -1,5 +1,6 @@
 //! Background loops: what is wanted is in the store, these bring it about.
 
+pub mod catch_up;
 pub mod driver;
 pub mod health;
 pub mod heartbeats;
@@ -11,10 +12,11 @@ pub mod supervisor;
 use self::driver::Activity;
 use crate::{app::Core, state::App};
 
-/// Starts scheduler, lease reaper and housekeeping. They end with `app.shutdown`.
+/// Starts all of them but the heartbeats' writer. They end with `app.shutdown`.
 pub fn start(app: &App, core: &Core) {
     drive(app, scheduler::Scheduler::new(core.clone(), app.replica));
     drive(app, lease_reaper::LeaseReaper::new(core.clone(), app.replica));
+    drive(app, catch_up::CatchUp::new(core.clone(), app.replica));
     drive(app, housekeeping::Housekeeping::new(core.clone()));
 }
 

@@ -19,6 +19,7 @@ mod holds;
 mod idempotency;
 mod jobs;
 mod leases;
+mod left_out;
 mod logs;
 mod marks;
 mod observations;
@@ -67,6 +68,7 @@ pub const STATEMENTS: &[&[Statement]] = &[
     idempotency::STATEMENTS,
     jobs::STATEMENTS,
     leases::STATEMENTS,
+    left_out::STATEMENTS,
     logs::STATEMENTS,
     marks::STATEMENTS,
     observations::STATEMENTS,

@@ -364,6 +364,17 @@ pub struct Hold {
     pub lifted: Option<(String, DateTime<Utc>)>,
 }
 
+/// A target that a job left alone because its agent was away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The target.
+    pub target_id: TargetId,
+    /// For which project.
+    pub project_id: ProjectId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+}
+
 /// A quality mark of a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use sealift_common::{
     failure::FailureCode,
-    id::JobId,
+    id::{JobId, ReplicaId},
     job::{JobPhase, JobState, PauseReason},
     observation::ContainerState,
     promotion::PromotionState,
@@ -13,7 +13,10 @@ use sealift_common::{
     task::{SkipReason, TaskPhase, TaskState},
     time::Clock as _,
 };
-use sealift_orchestrator::app::steer_job::{abort_job, pause_job, resume_job, skip_task};
+use sealift_orchestrator::{
+    app::steer_job::{abort_job, pause_job, resume_job, skip_task},
+    loops::{catch_up::CatchUp, driver::Activity as _},
+};
 
 use crate::world::{Act, World};
 
@@ -263,6 +266,42 @@ async fn absent_agents_are_skipped_or_waited_for_as_the_recipe_says() {
     world.settle().await;
     assert_eq!(world.tasks(job).await[0].state, skipped, "not for ever (R14)");
     assert_eq!(world.phase(job).await, JobPhase::Succeeded);
+}
+
+#[tokio::test]
+async fn a_target_that_returns_gets_what_is_active_by_then() {
+    let world = World::new(2).await;
+    let away = world.targets[0].agent_id.unwrap();
+    world.offline.lock().unwrap().insert(away);
+    let skip = Recipe {
+        offline: OfflinePolicy::Skip {},
+        ..Recipe::default()
+    };
+    for content in ["v1", "v2"] {
+        let release = world.release(content).await;
+        let job = start(&world, &release, skip.clone()).await;
+        assert_eq!(world.finish(job).await, JobPhase::Succeeded);
+    }
+    let mut catch_up = CatchUp::new(world.core.clone(), ReplicaId::new(world.clock.now()));
+    catch_up.activate().await.unwrap();
+    world.settle().await;
+    assert_eq!(world.live().await.len(), 0, "it is still away");
+    world.offline.lock().unwrap().clear();
+    world.clock.advance(TimeDelta::seconds(6));
+    catch_up.activate().await.unwrap();
+    world.settle().await;
+    let live = world.live().await;
+    assert_eq!(live.len(), 1, "one order, for the newest");
+    assert_eq!(live[0].target_id, world.targets[0].id);
+    let job = live[0].job_id;
+    assert_eq!(world.promotion(job).await.requested_by, "orchestrator/catch-up");
+    let newest = world.release_of(job).await;
+    assert_eq!(newest.number, 2);
+    assert_eq!(world.finish(job).await, JobPhase::Succeeded);
+    world.clock.advance(TimeDelta::minutes(20));
+    catch_up.activate().await.unwrap();
+    world.settle().await;
+    assert_eq!(world.live().await.len(), 0, "it has caught up");
 }
 
 #[tokio::test]

@@ -386,6 +386,12 @@ impl World {
             .unwrap()
     }
 
+    pub async fn release_of(&self, id: JobId) -> Release {
+        let job = self.job(id).await;
+        let mut tx = self.core.db.read().await.unwrap();
+        tx.release(self.tenant, job.release_id).await.unwrap().unwrap()
+    }
+
     pub async fn state(&self, id: JobId) -> PromotionState {
         self.promotion(id).await.state
     }
