@@ -95,6 +95,27 @@ where
     }
 }
 
+/// Reads pages to the end of a list. `fetch` gets the page token, takes what the page holds, and gives the next token.
+pub async fn every_page<F>(mut fetch: F) -> Result<(), CliError>
+where
+    F: AsyncFnMut(String) -> Result<String, CliError>,
+{
+    let mut token = String::new();
+    loop {
+        let next = fetch(token.clone()).await?;
+        if next.is_empty() {
+            return Ok(());
+        }
+        if next == token {
+            return Err(CliError::failed(
+                "the orchestrator sends the same page again and again",
+                "ask whoever runs it",
+            ));
+        }
+        token = next;
+    }
+}
+
 /// `environments/x` of a bare name or a full one.
 pub fn named(collection: &str, name: &str) -> String {
     if name.starts_with(&format!("{collection}/")) {

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{args::Global, error::CliError};
+use crate::{args::Global, error::CliError, output::REPORT};
 
 /// One orchestrator and the identity to use there. Paths in a context file are relative to that file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +48,8 @@ impl Context {
     /// The client key; refused when others may read it.
     pub fn key_pem(&self) -> Result<Vec<u8>, CliError> {
         let path = self.key.display();
-        let metadata = fs::metadata(&self.key)
-            .map_err(|error| CliError::local(format!("the key {path} cannot be read"), "", error))?;
+        let metadata =
+            fs::metadata(&self.key).map_err(|error| CliError::file(&self.key, "cannot be read", error))?;
         if metadata.permissions().mode() & 0o077 != 0 {
             return Err(CliError::usage(
                 format!("the key {path} can be read by others"),
@@ -71,7 +71,7 @@ impl Context {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    fs::read(path).map_err(|error| CliError::local(format!("{} cannot be read", path.display()), "", error))
+    fs::read(path).map_err(|error| CliError::file(path, "cannot be read", error))
 }
 
 /// All saved contexts.
@@ -113,22 +113,16 @@ impl Contexts {
                 )
             }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(CliError::local(
-                format!("{} cannot be read", path.display()),
-                "",
-                error,
-            )),
+            Err(error) => Err(CliError::file(&path, "cannot be read", error)),
         }
     }
 
     /// Saves them, whole or not at all.
     pub fn save(&self) -> Result<(), CliError> {
         let path = Self::path()?;
-        let failed = |error: std::io::Error| {
-            CliError::local(format!("{} cannot be written", path.display()), "", error)
-        };
+        let failed = |error| CliError::file(&path, "cannot be written", error);
         let text = toml::to_string_pretty(self)
-            .map_err(|error| CliError::local("contexts cannot be written", "", error))?;
+            .map_err(|error| CliError::local("contexts cannot be written", REPORT, error))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(failed)?;
         let temporary = folder.join(format!(".contexts.{}", std::process::id()));

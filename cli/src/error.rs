@@ -1,6 +1,10 @@
 //! Errors as people and CI need them: what, why, what next; and exit codes to branch on.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+    process::ExitCode,
+};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -22,7 +26,7 @@ pub enum Exit {
     Denied,
     /// Not found, or in conflict with the present state.
     Conflict,
-    /// The orchestrator cannot be reached.
+    /// The orchestrator cannot be reached, or did not answer in time.
     Unreachable,
     /// Wrong usage, or input that is not valid.
     Usage,
@@ -57,7 +61,11 @@ impl Exit {
             5,
             "not found, or in conflict with the present state",
         ),
-        (Self::Unreachable, 6, "the orchestrator cannot be reached"),
+        (
+            Self::Unreachable,
+            6,
+            "the orchestrator cannot be reached, or did not answer in time",
+        ),
         (Self::Usage, 64, "wrong usage or input that is not valid"),
         (
             Self::TimedOut,
@@ -116,6 +124,14 @@ pub enum CliError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What was started here did not do what it should.
+    #[error("{message}")]
+    Failed {
+        /// What happened.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
     /// Evidence that does not verify.
     #[error("{0}")]
     NotVerified(String),
@@ -136,6 +152,26 @@ impl CliError {
         }
     }
 
+    /// Something that was started here failed, and what to do about it.
+    pub fn failed(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Failed {
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// A file or folder that cannot be used; `problem` follows its path: "cannot be read".
+    pub fn file(path: &Path, problem: &str, error: io::Error) -> Self {
+        let hint = match error.kind() {
+            ErrorKind::NotFound => "check the path; it is relative to where the command runs",
+            ErrorKind::PermissionDenied => "check who owns it and who may use it (ls -l)",
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free space there",
+            ErrorKind::ReadOnlyFilesystem => "choose a place that can be written to",
+            _ => "check the path and the file system that it is on",
+        };
+        Self::local(format!("{} {problem}", path.display()), hint, error)
+    }
+
     /// A failure of this machine, and what to do about it.
     pub fn local(
         what: impl Into<String>,
@@ -153,7 +189,7 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage { .. } => Exit::Usage,
-            Self::Local { .. } | Self::NotVerified(_) => Exit::Failed,
+            Self::Local { .. } | Self::Failed { .. } | Self::NotVerified(_) => Exit::Failed,
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::Status(status) => match status.code() {
                 Code::Unauthenticated | Code::PermissionDenied => Exit::Denied,
@@ -164,7 +200,7 @@ impl CliError {
                 Code::Unavailable => Exit::Unreachable,
                 // A broken connection reaches us as Unknown with a transport error behind it.
                 Code::Unknown if is_transport(status) => Exit::Unreachable,
-                Code::DeadlineExceeded => Exit::TimedOut,
+                _ if is_late(status) => Exit::Unreachable,
                 _ => Exit::Failed,
             },
         }
@@ -179,13 +215,21 @@ impl CliError {
             cause = error.source();
         }
         match self {
-            Self::Usage { hint, .. } | Self::Local { hint, .. } if !hint.is_empty() => {
+            Self::Usage { hint, .. } | Self::Local { hint, .. } | Self::Failed { hint, .. }
+                if !hint.is_empty() =>
+            {
                 anstream::eprintln!("hint: {}", clean(hint));
             }
             Self::Unreachable { .. } => {
                 anstream::eprintln!(
                     "hint: check that the orchestrator runs and that `sealift context show` names the right endpoint"
                 );
+            }
+            Self::Status(status) if is_late(status) => {
+                anstream::eprintln!(
+                    "hint: the orchestrator did not answer in time; what was asked for may have been done all the same, so look before you repeat it"
+                );
+                print_details(status);
             }
             Self::Status(status) => print_details(status),
             _ => {}
@@ -195,6 +239,11 @@ impl CliError {
 
 fn is_transport(status: &Status) -> bool {
     std::error::Error::source(status).is_some()
+}
+
+/// The orchestrator's deadline, or our own, which tonic reports as a cancelled call.
+fn is_late(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
 fn print_details(status: &Status) {
@@ -255,5 +304,8 @@ mod tests {
         assert_eq!(exit(Code::InvalidArgument), Exit::Usage);
         assert_eq!(exit(Code::Unavailable), Exit::Unreachable);
         assert_eq!(exit(Code::Internal), Exit::Failed);
+        // 124 is for --timeout alone: whoever branches on it knows that the promotion goes on.
+        assert_eq!(exit(Code::DeadlineExceeded), Exit::Unreachable);
+        assert_eq!(exit(Code::Cancelled), Exit::Unreachable);
     }
 }

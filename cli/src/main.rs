@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod commands;
 mod context;
+mod env_files;
 mod error;
 mod output;
 mod progress;

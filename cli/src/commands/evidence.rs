@@ -8,6 +8,7 @@ use std::{
 use clap::{Args, Subcommand};
 use sealift_common::{
     bounds,
+    id::PacketId,
     trust::{TrustFile, VerifiedPacket, VerifyError, verify_packet},
 };
 use sealift_proto::v1::{
@@ -19,10 +20,10 @@ use tonic::transport::Channel;
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, named, pages, target_name, unary},
+    client::{client, connect, every_page, named, pages, target_name, unary},
     error::{CliError, Exit},
     output::{
-        self, Format, Rows,
+        self, Format, REPORT, Rows,
         text::{clean, leaf, short_digest, short_target, stamp},
     },
 };
@@ -36,16 +37,20 @@ pub struct Selection {
     /// Only of this ENVIRONMENT or ENVIRONMENT/TARGET.
     #[arg(long, value_name = "PLACE")]
     place: Option<String>,
-    /// Bounds.
-    #[command(flatten)]
-    list: ListArgs,
 }
 
 /// Verbs.
 #[derive(Debug, Subcommand)]
 pub enum EvidenceCommand {
     /// Show all, newest first.
-    List(Selection),
+    List {
+        /// Which packets.
+        #[command(flatten)]
+        selection: Selection,
+        /// Bounds.
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Write one packet's exact bytes to standard output or a file.
     Get {
         /// Its identifier.
@@ -54,7 +59,7 @@ pub enum EvidenceCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Write packets, the trust file and all public keys to a folder, for verification elsewhere.
+    /// Write every packet, the trust file and all public keys to a folder, for verification elsewhere.
     Export {
         /// The folder; made when missing.
         #[arg(long, value_name = "DIR")]
@@ -87,8 +92,13 @@ const ENDING: &str = ".intoto.jsonl";
 
 pub async fn run(global: &Global, command: EvidenceCommand) -> Result<Exit, CliError> {
     match command {
-        EvidenceCommand::List(selection) => {
-            let packets = list(&mut connected(global).await?, &selection, false).await?;
+        EvidenceCommand::List { selection, list } => {
+            let client = connected(global).await?;
+            let parent = selection.parent()?;
+            let packets = pages(list.limit, async |page_size, page_token| {
+                page(&client, parent.clone(), page_size, page_token, false).await
+            })
+            .await?;
             let answer = ListPacketsResponse {
                 packets,
                 next_page_token: String::new(),
@@ -127,29 +137,32 @@ async fn connected(global: &Global) -> Result<Client, CliError> {
     ))
 }
 
-async fn list(
-    client: &mut Client,
-    selection: &Selection,
+impl Selection {
+    fn parent(&self) -> Result<String, CliError> {
+        Ok(match (&self.job, &self.place) {
+            (Some(job), _) => named("jobs", job),
+            (None, Some(place)) if place.contains('/') => target_name(place)?,
+            (None, Some(place)) => named("environments", place),
+            (None, None) => String::new(),
+        })
+    }
+}
+
+async fn page(
+    client: &Client,
+    parent: String,
+    page_size: i32,
+    page_token: String,
     include_envelopes: bool,
-) -> Result<Vec<Packet>, CliError> {
-    let parent = match (&selection.job, &selection.place) {
-        (Some(job), _) => named("jobs", job),
-        (None, Some(place)) if place.contains('/') => target_name(place)?,
-        (None, Some(place)) => named("environments", place),
-        (None, None) => String::new(),
+) -> Result<(Vec<Packet>, String), tonic::Status> {
+    let request = ListPacketsRequest {
+        parent,
+        page_size,
+        page_token,
+        include_envelopes,
     };
-    let client = &*client;
-    pages(selection.list.limit, async |page_size, page_token| {
-        let request = ListPacketsRequest {
-            parent: parent.clone(),
-            page_size,
-            page_token,
-            include_envelopes,
-        };
-        let page = client.clone().list_packets(unary(request)).await?.into_inner();
-        Ok((page.packets, page.next_page_token))
-    })
-    .await
+    let page = client.clone().list_packets(unary(request)).await?.into_inner();
+    Ok((page.packets, page.next_page_token))
 }
 
 async fn trust_file(client: &mut Client) -> Result<Vec<u8>, CliError> {
@@ -163,13 +176,13 @@ async fn trust_file(client: &mut Client) -> Result<Vec<u8>, CliError> {
 async fn export(global: &Global, out: &Path, selection: &Selection) -> Result<Exit, CliError> {
     let mut client = connected(global).await?;
     let trust = trust_file(&mut client).await?;
-    let packets = list(&mut client, selection, true).await?;
     let keys = out.join("keys");
-    fs::create_dir_all(&keys)
-        .map_err(|error| CliError::local(format!("{} cannot be made", keys.display()), "", error))?;
+    fs::create_dir_all(&keys).map_err(|error| CliError::file(&keys, "cannot be made", error))?;
     write(Some(&out.join("trust.json")), &trust)?;
-    let parsed = TrustFile::from_json(&trust)
-        .map_err(|error| CliError::local("the orchestrator's trust file cannot be understood", "", error))?;
+    let parsed = TrustFile::from_json(&trust).map_err(|error| {
+        let hint = "is this program as new as the orchestrator?";
+        CliError::local("the orchestrator's trust file cannot be understood", hint, error)
+    })?;
     let agents = parsed.agents.iter().map(|key| (&key.key_id, &key.public_key));
     for (id, key) in parsed
         .orchestrator
@@ -179,16 +192,22 @@ async fn export(global: &Global, out: &Path, selection: &Selection) -> Result<Ex
     {
         let pem = key
             .to_pem()
-            .map_err(|error| CliError::local("a public key cannot be written", "", error))?;
+            .map_err(|error| CliError::local("a public key cannot be written", REPORT, error))?;
         write(Some(&keys.join(format!("{}.pem", id.as_str()))), pem.as_bytes())?;
     }
-    for packet in &packets {
-        // A server that we do not trust names the packet: only its last, checked segment becomes a file name.
-        let id: sealift_common::id::PacketId = leaf(&packet.name).parse().map_err(|error| {
-            CliError::local("the orchestrator sent a packet without a proper name", "", error)
-        })?;
-        write(Some(&out.join(format!("{id}{ENDING}"))), &packet.envelope)?;
-    }
+    let parent = selection.parent()?;
+    let mut packets = Vec::new();
+    // Half of the evidence would look like all of it, so there is no bound; what is written is not kept in memory.
+    every_page(async |page_token| {
+        let (page, next) = page(&client, parent.clone(), 0, page_token, true).await?;
+        for mut packet in page {
+            write_packet(out, &packet)?;
+            packet.envelope.clear();
+            packets.push(packet);
+        }
+        Ok(next)
+    })
+    .await?;
     anstream::eprintln!(
         "{} packets, the trust file and {} public keys are in {}",
         packets.len(),
@@ -212,9 +231,23 @@ async fn export(global: &Global, out: &Path, selection: &Selection) -> Result<Ex
 fn write(out: Option<&Path>, bytes: &[u8]) -> Result<(), CliError> {
     match out {
         None => output::write_stdout(bytes),
-        Some(path) => fs::write(path, bytes)
-            .map_err(|error| CliError::local(format!("{} cannot be written", path.display()), "", error)),
+        Some(path) => {
+            fs::write(path, bytes).map_err(|error| CliError::file(path, "cannot be written", error))
+        }
     }
+}
+
+fn write_packet(out: &Path, packet: &Packet) -> Result<(), CliError> {
+    // A server that we do not trust names the packet: only its last, checked segment becomes a file name.
+    let id: PacketId = leaf(&packet.name).parse().map_err(|error| {
+        let hint = "nothing was written for it: ask whoever runs the orchestrator";
+        CliError::local(
+            "the orchestrator sent a packet without a proper name",
+            hint,
+            error,
+        )
+    })?;
+    write(Some(&out.join(format!("{id}{ENDING}"))), &packet.envelope)
 }
 
 /// What became of one file.
@@ -318,7 +351,7 @@ fn expand(files: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
             all.push(file.clone());
             continue;
         }
-        let unreadable = |error| CliError::local(format!("{} cannot be read", file.display()), "", error);
+        let unreadable = |error| CliError::file(file, "cannot be read", error);
         for entry in fs::read_dir(file).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
             if path.to_string_lossy().ends_with(ENDING) {
@@ -331,7 +364,7 @@ fn expand(files: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    let unreadable = |error| CliError::local(format!("{} cannot be read", path.display()), "", error);
+    let unreadable = |error| CliError::file(path, "cannot be read", error);
     let size = fs::metadata(path).map_err(unreadable)?.len();
     if size > 64 * bounds::ENVELOPE_BYTES as u64 {
         return Err(CliError::usage(

@@ -1,7 +1,7 @@
 //! `sealift release`: immutable bundles of what to run.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -10,13 +10,14 @@ use clap::Subcommand;
 use sealift_common::{bounds, name::SourceRef};
 use sealift_proto::v1::{
     CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, ListReleasesResponse, MarkReleaseRequest,
-    Release, Source, Variables, quality_mark::Mark, target,
+    Release, Source, quality_mark::Mark, target,
 };
 
 use crate::{
     args::{Global, ListArgs},
     client::{client, connect, named, pages, request_id, unary},
     commands::target::KindArg,
+    env_files,
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
@@ -177,7 +178,7 @@ async fn create(
         })?;
     let compose = read_bounded(file, bounds::MANIFEST_BYTES)?;
     let env_files = match kind {
-        KindArg::DockerHost => env_files(&compose, file.parent().unwrap_or(Path::new(".")))?,
+        KindArg::DockerHost => env_files::read(&compose, file.parent().unwrap_or(Path::new(".")))?,
         // Each host has its own; their values never leave it.
         KindArg::ComposeHost => HashMap::new(),
     };
@@ -214,8 +215,9 @@ async fn create(
     show(global, &release)
 }
 
-fn read_bounded(path: &Path, most: usize) -> Result<Vec<u8>, CliError> {
-    let unreadable = |error| CliError::local(format!("{} cannot be read", path.display()), "", error);
+/// Reads a file of at most `most` bytes.
+pub fn read_bounded(path: &Path, most: usize) -> Result<Vec<u8>, CliError> {
+    let unreadable = |error| CliError::file(path, "cannot be read", error);
     let size = fs::metadata(path).map_err(unreadable)?.len();
     if size > most as u64 {
         return Err(CliError::usage(
@@ -224,75 +226,6 @@ fn read_bounded(path: &Path, most: usize) -> Result<Vec<u8>, CliError> {
         ));
     }
     fs::read(path).map_err(unreadable)
-}
-
-/// Reads the files that `env_file` names, since the orchestrator opens none. Whatever else is wrong with the compose file is
-/// for the orchestrator to say.
-fn env_files(compose: &[u8], folder: &Path) -> Result<HashMap<String, Variables>, CliError> {
-    let Ok(text) = std::str::from_utf8(compose) else {
-        return Ok(HashMap::new());
-    };
-    let Ok(document) = serde_saphyr::from_str::<serde_json::Value>(text) else {
-        return Ok(HashMap::new());
-    };
-    let mut names = BTreeSet::new();
-    for service in document
-        .get("services")
-        .and_then(|services| services.as_object())
-        .into_iter()
-        .flat_map(|s| s.values())
-    {
-        match service.get("env_file") {
-            Some(serde_json::Value::String(name)) => drop(names.insert(name.clone())),
-            Some(serde_json::Value::Array(entries)) => {
-                names.extend(entries.iter().filter_map(|entry| {
-                    entry
-                        .as_str()
-                        .or_else(|| entry.get("path")?.as_str())
-                        .map(str::to_owned)
-                }));
-            }
-            _ => {}
-        }
-    }
-    names
-        .into_iter()
-        .map(|name| {
-            let bytes = read_bounded(&folder.join(&name), bounds::MANIFEST_BYTES)?;
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            Ok((
-                name.clone(),
-                Variables {
-                    values: variables(&name, &text)?,
-                },
-            ))
-        })
-        .collect()
-}
-
-/// `NAME=value` lines; blank lines and comments are passed over, one pair of quotes around a value is taken off.
-fn variables(file: &str, text: &str) -> Result<HashMap<String, String>, CliError> {
-    let mut values = HashMap::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        let Some((name, value)) = line.split_once('=') else {
-            return Err(CliError::usage(
-                format!("{file}, line {}: wanted NAME=value", number + 1),
-                "variables that shall come from the environment of a shell must be written out",
-            ));
-        };
-        let value = value.trim();
-        let unquoted = ['"', '\'']
-            .iter()
-            .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
-            .unwrap_or(value);
-        values.insert(name.trim().to_owned(), unquoted.to_owned());
-    }
-    Ok(values)
 }
 
 fn show(global: &Global, release: &Release) -> Result<Exit, CliError> {
@@ -337,19 +270,4 @@ fn rows(releases: &[Release]) -> Rows {
             ]
         },
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn env_files_are_read_as_given_variables() {
-        let values = variables("x", "# c\n\nA=1\nexport B=\"two words\"\nC='x=y'\nD=\n").unwrap();
-        assert_eq!(values["A"], "1");
-        assert_eq!(values["B"], "two words");
-        assert_eq!(values["C"], "x=y");
-        assert_eq!(values["D"], "");
-        assert!(variables("x", "A").is_err());
-    }
 }

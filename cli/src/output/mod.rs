@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use crate::error::{CliError, Exit};
 
+/// What to do about an answer that has no written form.
+pub const REPORT: &str = "this is a fault of this program: please report it";
+
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Format {
@@ -78,15 +81,41 @@ pub fn write<M: Serialize>(format: Format, message: &M, rows: impl FnOnce() -> R
 
 /// Writes a result for programs.
 pub fn write_message<M: Serialize>(format: Format, message: &M) -> Result<(), CliError> {
-    let unwritable = |error| CliError::local("the answer cannot be written", "", error);
+    let unwritable =
+        |error: serde_json::Error| CliError::local("the answer cannot be written", REPORT, error);
     let text = if format == Format::Yaml {
-        let value = serde_json::to_value(message).map_err(unwritable)?;
-        serde_saphyr::to_string(&value)
-            .map_err(|error| CliError::local("the answer cannot be written", "", error))?
+        yaml(&serde_json::to_value(message).map_err(unwritable)?)?
     } else {
-        serde_json::to_string_pretty(message).map_err(unwritable)? + "\n"
+        escaped(&serde_json::to_string_pretty(message).map_err(unwritable)?) + "\n"
     };
     write_stdout(text.as_bytes())
+}
+
+/// YAML; what it would leave as it is although a terminal could obey it is written in the JSON form that is YAML too.
+fn yaml(value: &serde_json::Value) -> Result<String, CliError> {
+    let failed = |error| CliError::local("the answer cannot be written", REPORT, error);
+    let text = serde_saphyr::to_string(value).map_err(failed)?;
+    if text.chars().all(|c| c == '\n' || text::is_harmless(c)) {
+        Ok(text)
+    } else {
+        Ok(escaped(&format!("{value:#}")) + "\n")
+    }
+}
+
+/// JSON with every character escaped that a terminal could obey: such characters occur only inside its strings.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || text::is_harmless(c) {
+            text.push(c);
+        } else {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    text
 }
 
 /// Writes raw bytes to standard output; a closed pipe ends the program quietly.
@@ -96,7 +125,13 @@ pub fn write_stdout(bytes: &[u8]) -> Result<(), CliError> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             std::process::exit(i32::from(Exit::Done.code()));
         }
-        other => other.map_err(|error| CliError::local("standard output cannot be written", "", error)),
+        other => other.map_err(|error| {
+            CliError::local(
+                "standard output cannot be written",
+                "check where it leads to",
+                error,
+            )
+        }),
     }
 }
 
@@ -132,4 +167,37 @@ fn write_rows(rows: &Rows) -> Result<(), CliError> {
 pub fn now() -> chrono::DateTime<chrono::Utc> {
     use sealift_common::time::{Clock as _, SystemClock};
     SystemClock.now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str =
+        "a\u{1b}[31m\u{7f}\u{85}\u{9b}\u{200b}\u{200f}\u{2028}\u{202e}\u{2066}\u{feff}grüße 漢字\n";
+
+    #[test]
+    fn json_is_escaped_wherever_a_terminal_could_obey_it_and_means_the_same() {
+        let json = escaped(&serde_json::to_string_pretty(&[HOSTILE]).unwrap());
+        assert!(
+            json.chars().all(|c| c == '\n' || text::is_harmless(c)),
+            "{json:?}"
+        );
+        assert!(json.contains("grüße 漢字"));
+        let back: Vec<String> = serde_json::from_str(&json).unwrap();
+        assert_eq!(back, [HOSTILE]);
+    }
+
+    #[test]
+    fn yaml_is_escaped_wherever_a_terminal_could_obey_it_and_means_the_same() {
+        for text in [HOSTILE, "plain\u{202e}", "plain"] {
+            let yaml = yaml(&serde_json::json!({ "key": [text] })).unwrap();
+            assert!(
+                yaml.chars().all(|c| c == '\n' || text::is_harmless(c)),
+                "{yaml:?}"
+            );
+            let back: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+            assert_eq!(back["key"][0], text);
+        }
+    }
 }

@@ -11,7 +11,8 @@ pub fn clean(text: &str) -> String {
         .collect()
 }
 
-fn is_harmless(c: char) -> bool {
+/// Whether a terminal shows a character and does nothing else with it.
+pub fn is_harmless(c: char) -> bool {
     !c.is_control()
         && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
