@@ -64,13 +64,70 @@ pub fn run(global: &Global, command: ContextCommand) -> Result<Exit, CliError> {
 }
 
 /// Saves a context under a name and selects it.
-pub fn add(name: String, file: &std::path::Path) -> Result<(), CliError> {
+fn add(name: String, file: &std::path::Path) -> Result<(), CliError> {
     let context = Context::read(file)?;
     let mut contexts = Contexts::load()?;
     contexts.contexts.insert(name.clone(), context);
     anstream::eprintln!("context {} saved and selected", clean(&name));
     contexts.selected = Some(name);
     contexts.save()
+}
+
+/// A context that is there only while something runs.
+#[derive(Debug)]
+pub struct Lent {
+    name: String,
+    context: Context,
+    /// What was selected before.
+    before: Option<String>,
+}
+
+impl Lent {
+    /// Saves a context and selects it. Refused when the name is somebody else's: one whose certificate is another file that exists.
+    pub fn lend(name: &str, file: &std::path::Path) -> Result<Self, CliError> {
+        let context = Context::read(file)?;
+        let mut contexts = Contexts::load()?;
+        let lent = Self::of(&mut contexts, name, context)?;
+        contexts.save()?;
+        Ok(lent)
+    }
+
+    fn of(contexts: &mut Contexts, name: &str, context: Context) -> Result<Self, CliError> {
+        let others =
+            |there: &&Context| there.certificate != context.certificate && there.certificate.exists();
+        if contexts.contexts.get(name).filter(others).is_some() {
+            return Err(CliError::usage(
+                format!("there is a context {name:?} already"),
+                "choose another name with --name, or remove it with `sealift context remove`",
+            ));
+        }
+        contexts.contexts.insert(name.to_owned(), context.clone());
+        let before = contexts.selected.replace(name.to_owned());
+        Ok(Self {
+            name: name.to_owned(),
+            context,
+            before: before.filter(|before| before != name),
+        })
+    }
+
+    /// Forgets the context and selects what was selected before, except where the user has changed either meanwhile.
+    pub fn give_back(self) -> Result<(), CliError> {
+        let mut contexts = Contexts::load()?;
+        self.out_of(&mut contexts);
+        contexts.save()
+    }
+
+    fn out_of(self, contexts: &mut Contexts) {
+        if contexts.contexts.get(&self.name) == Some(&self.context) {
+            contexts.contexts.remove(&self.name);
+        }
+        let gone = |name: &String| !contexts.contexts.contains_key(name);
+        if contexts.selected.as_ref() == Some(&self.name) || contexts.selected.as_ref().is_some_and(gone) {
+            contexts.selected = self
+                .before
+                .filter(|before| contexts.contexts.contains_key(before));
+        }
+    }
 }
 
 fn known(contexts: &Contexts, name: &str) -> Result<(), CliError> {
@@ -106,4 +163,67 @@ fn rows<'a>(contexts: impl IntoIterator<Item = (&'a str, &'a Context, bool)>) ->
             ]
         },
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn context(certificate: &Path) -> Context {
+        Context {
+            endpoint: "https://127.0.0.1:1".to_owned(),
+            ca: "/x/ca.pem".into(),
+            certificate: certificate.to_owned(),
+            key: "/x/key.pem".into(),
+        }
+    }
+
+    fn saved(selected: Option<&str>, names: &[(&str, &Path)]) -> Contexts {
+        Contexts {
+            selected: selected.map(str::to_owned),
+            contexts: names
+                .iter()
+                .map(|(name, certificate)| ((*name).to_owned(), context(certificate)))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_lent_context_leaves_everything_as_it_was() {
+        let mine = Path::new("/nowhere/mine.pem");
+        let before = saved(Some("production"), &[("production", Path::new("/nowhere/p.pem"))]);
+        let mut contexts = before.clone();
+        let lent = Lent::of(&mut contexts, "dev", context(mine)).unwrap();
+        assert_eq!(contexts.selected.as_deref(), Some("dev"));
+        lent.out_of(&mut contexts);
+        assert_eq!(contexts, before);
+    }
+
+    #[test]
+    fn a_context_of_somebody_else_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let theirs = dir.path().join("theirs.pem");
+        std::fs::write(&theirs, "").unwrap();
+        let mut contexts = saved(None, &[("dev", &theirs)]);
+        let before = contexts.clone();
+        let error = Lent::of(&mut contexts, "dev", context(Path::new("/nowhere/mine.pem"))).unwrap_err();
+        assert!(error.to_string().contains("\"dev\""), "{error}");
+        assert_eq!(contexts, before);
+        // What a killed process left behind leads nowhere, and one's own is one's own.
+        let mut contexts = saved(Some("dev"), &[("dev", Path::new("/nowhere/old.pem"))]);
+        Lent::of(&mut contexts, "dev", context(&theirs)).unwrap();
+        Lent::of(&mut contexts, "dev", context(&theirs)).unwrap();
+    }
+
+    #[test]
+    fn what_the_user_selected_meanwhile_stays() {
+        let other = Path::new("/nowhere/o.pem");
+        let mut contexts = saved(None, &[("other", other)]);
+        let lent = Lent::of(&mut contexts, "dev", context(Path::new("/nowhere/m.pem"))).unwrap();
+        contexts.selected = Some("other".to_owned());
+        lent.out_of(&mut contexts);
+        assert_eq!(contexts, saved(Some("other"), &[("other", other)]));
+    }
 }

@@ -25,12 +25,16 @@ use tonic::{Code, transport::Channel};
 
 use crate::{
     client::{client, connect_context, request_id, unary},
+    commands::context::Lent,
     context::Context,
     error::{CliError, Exit},
+    output::text::clean,
 };
 
 /// Longest wait for a part to come up.
 const START_DEADLINE: Duration = Duration::from_mins(1);
+/// Lines of a part's log that are shown when it failed.
+const LAST_LINES: usize = 5;
 /// Longest wait for a part to go down by itself.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -43,7 +47,7 @@ pub struct DevArgs {
     /// Port of the orchestrator on loopback; a free one without.
     #[arg(long)]
     port: Option<u16>,
-    /// Name under which the context is saved and selected.
+    /// Name of the context that is selected while it runs.
     #[arg(long, default_value = "dev")]
     name: String,
 }
@@ -58,6 +62,7 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     let mut system = System {
         data: data.clone(),
         children: Vec::new(),
+        context: None,
     };
     let outcome = tokio::select! {
         outcome = system.run(&args) => outcome,
@@ -66,6 +71,9 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     };
     anstream::eprintln!("stopping ...");
     system.stop(!kept).await;
+    if let Some(Err(error)) = system.context.take().map(Lent::give_back) {
+        error.print();
+    }
     if !kept {
         drop(fs::remove_dir_all(&data));
     }
@@ -83,6 +91,7 @@ async fn terminated() {
 struct System {
     data: PathBuf,
     children: Vec<(&'static str, Child)>,
+    context: Option<Lent>,
 }
 
 impl System {
@@ -139,7 +148,7 @@ impl System {
         self.until("the agent", async || agent_online(&channel).await)
             .await?;
 
-        super::context::add(args.name.clone(), &file)?;
+        self.context = Some(Lent::lend(&args.name, &file)?);
         self.greet(args, &endpoint);
         self.watch().await
     }
@@ -155,7 +164,7 @@ impl System {
         );
         anstream::println!("Data and logs: {} ({kept})", self.data.display());
         anstream::println!(
-            "The context `{}` is saved and selected. Try in another terminal:",
+            "The context `{}` is selected as long as this runs. Try in another terminal:",
             args.name
         );
         anstream::println!("  sealift status");
@@ -168,7 +177,10 @@ impl System {
 
     fn start(&mut self, name: &'static str, mut command: Command) -> Result<(), CliError> {
         let path = self.data.join(format!("{name}.log"));
-        let failed = |error| CliError::local(format!("the {name} cannot be started"), "", error);
+        let failed = |error| {
+            let hint = "the three programs belong into one folder, or on the PATH";
+            CliError::local(format!("the {name} cannot be started"), hint, error)
+        };
         let log = File::create(&path).map_err(failed)?;
         let errors = log.try_clone().map_err(failed)?;
         let child = command
@@ -190,7 +202,7 @@ impl System {
         while !ready().await {
             self.check()?;
             if Instant::now() > deadline {
-                return Err(CliError::usage(
+                return Err(CliError::failed(
                     format!("{what} did not come up within {} s", START_DEADLINE.as_secs()),
                     format!("read the logs in {}", self.data.display()),
                 ));
@@ -204,11 +216,9 @@ impl System {
         for (name, child) in &mut self.children {
             if let Ok(Some(status)) = child.try_wait() {
                 let log = self.data.join(format!("{name}.log"));
-                let text = fs::read_to_string(&log).unwrap_or_default();
-                let last: Vec<_> = text.lines().rev().take(5).collect();
-                let last: Vec<_> = last.into_iter().rev().collect();
-                return Err(CliError::usage(
-                    format!("the {name} ended by itself ({status})\n{}", last.join("\n")),
+                print_end(&fs::read_to_string(&log).unwrap_or_default());
+                return Err(CliError::failed(
+                    format!("the {name} ended by itself ({status})"),
                     format!("its log is {}", log.display()),
                 ));
             }
@@ -243,6 +253,14 @@ impl System {
     }
 }
 
+/// The last lines of what a part said, each cleaned on its own.
+fn print_end(text: &str) {
+    let lines: Vec<_> = text.lines().collect();
+    for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+        anstream::eprintln!("  {}", clean(line));
+    }
+}
+
 /// SIGTERM by the `kill` program (this crate has no unsafe code), then SIGKILL after the deadline.
 async fn terminate(child: &mut Child) {
     if let Some(pid) = child.id() {
@@ -261,7 +279,10 @@ async fn terminate(child: &mut Child) {
 
 /// Runs a command to its end, with a text on standard input.
 async fn finish(what: &str, mut command: Command, input: Option<&str>) -> Result<(), CliError> {
-    let failed = |error: std::io::Error| CliError::local(format!("{what} failed"), "", error);
+    let failed = |error: std::io::Error| {
+        let hint = "the three programs belong into one folder, or on the PATH";
+        CliError::local(format!("{what} failed"), hint, error)
+    };
     let stdin = if input.is_some() {
         Stdio::piped()
     } else {
@@ -280,7 +301,7 @@ async fn finish(what: &str, mut command: Command, input: Option<&str>) -> Result
     let output = timeout(START_DEADLINE, child.wait_with_output())
         .await
         .map_err(|_| {
-            CliError::usage(
+            CliError::failed(
                 format!("{what} took longer than {} s", START_DEADLINE.as_secs()),
                 "look at the host's load",
             )
@@ -289,9 +310,10 @@ async fn finish(what: &str, mut command: Command, input: Option<&str>) -> Result
     if output.status.success() {
         return Ok(());
     }
-    Err(CliError::usage(
+    print_end(&String::from_utf8_lossy(&output.stderr));
+    Err(CliError::failed(
         format!("{what} failed ({})", output.status),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
+        "the lines above say why",
     ))
 }
 
@@ -372,13 +394,13 @@ fn make_private(path: &Path) -> Result<(), CliError> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|error| CliError::local(format!("{} cannot be made", path.display()), "", error))
+        .map_err(|error| CliError::file(path, "cannot be made", error))
 }
 
 /// A program installed beside this one, else one on the path.
 fn beside(name: &str) -> Result<PathBuf, CliError> {
     let here = std::env::current_exe()
-        .map_err(|error| CliError::local("this program cannot find itself", "", error))?;
+        .map_err(|error| CliError::local("this program cannot find itself", "is /proc mounted?", error))?;
     let candidate = here.with_file_name(name);
     Ok(if candidate.exists() {
         candidate
