@@ -321,6 +321,11 @@ impl System {
 
     /// Makes a target, lets an agent join it and starts the agent.
     pub async fn target(&mut self, target: &str) -> Result<usize> {
+        self.target_with(target, &[]).await
+    }
+
+    /// Makes a target whose agent has further environment variables.
+    pub async fn target_with(&mut self, target: &str, environment: &[(&str, &str)]) -> Result<usize> {
         self.sealift(&["target", "create", target]).await?;
         let token = self.sealift(&["target", "token", target]).await?;
         let state = self.folder.path().join("agents").join(target);
@@ -329,6 +334,7 @@ impl System {
         let mut command = Command::new(binary("sealift-agent")?);
         command.arg("join").arg("--state-dir").arg(&state);
         command.args(["--orchestrator", &self.endpoint(), "--token-stdin"]);
+        command.envs(environment.iter().copied());
         let output = run(command, Some(&token)).await?;
         ensure!(
             output.status.success(),
@@ -343,7 +349,7 @@ impl System {
             child: None,
         });
         let index = self.agents.len() - 1;
-        self.start_agent(index, &[]).await?;
+        self.start_agent(index, environment).await?;
         Ok(index)
     }
 

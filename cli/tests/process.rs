@@ -1,0 +1,192 @@
+//! `sealift` as CI sees it: a process with exit codes, results on standard output and talk on standard error. What needs an
+//! orchestrator is among the scenarios.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command as Process, Output, Stdio},
+};
+
+use assert_cmd::{Command, cargo::cargo_bin};
+use tempfile::TempDir;
+
+/// Runs `sealift` in an empty home; it must end with `code`.
+fn run(home: &Path, arguments: &[&str], code: i32) -> Output {
+    let mut command = Command::new(cargo_bin!("sealift"));
+    command.env("XDG_CONFIG_HOME", home).args(arguments);
+    for name in ["SEALIFT_CONTEXT", "SEALIFT_CONTEXT_FILE", "SEALIFT_ENDPOINT"] {
+        command.env_remove(name);
+    }
+    command.assert().code(code).get_output().clone()
+}
+
+/// A context file for an endpoint, with a certificate that nobody knows.
+fn context(folder: &Path, endpoint: &str) -> PathBuf {
+    let identity = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let certificate = identity.cert.pem();
+    fs::write(folder.join("ca.pem"), &certificate).unwrap();
+    fs::write(folder.join("cert.pem"), &certificate).unwrap();
+    let key = folder.join("key.pem");
+    fs::write(&key, identity.signing_key.serialize_pem()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!("endpoint = {endpoint:?}\nca = 'ca.pem'\ncertificate = 'cert.pem'\nkey = 'key.pem'\n");
+    let file = folder.join("context.toml");
+    fs::write(&file, text).unwrap();
+    file
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    let home = TempDir::new().unwrap();
+    for flag in ["--help", "--version"] {
+        let output = run(home.path(), &[flag], 0);
+        assert!(text(&output.stdout).contains("sealift"), "{flag}");
+        assert!(output.stderr.is_empty(), "{flag}");
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_64_and_says_so_on_standard_error() {
+    let home = TempDir::new().unwrap();
+    for arguments in [
+        &["--nonsense"][..],
+        &["promote"],
+        &["status", "-o", "xml"],
+        &["promote", "a#1", "--to", "b", "--timeout", "soon"],
+        // No context is selected.
+        &["whoami"],
+        &["context", "use", "nobody"],
+        &["whoami", "--context", "a", "--context-file", "b"],
+    ] {
+        let output = run(home.path(), arguments, 64);
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(text(&output.stderr).starts_with("error: "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn failures_of_this_machine_end_with_1_and_say_what_to_do() {
+    let home = TempDir::new().unwrap();
+    let missing = home.path().join("missing.toml");
+    let arguments = ["whoami", "--context-file", missing.to_str().unwrap()];
+    let said = text(&run(home.path(), &arguments, 1).stderr);
+    assert!(said.contains("missing.toml") && said.contains("hint: "), "{said}");
+}
+
+#[test]
+fn a_key_that_others_can_read_is_not_used() {
+    let home = TempDir::new().unwrap();
+    let file = context(home.path(), "https://127.0.0.1:1");
+    fs::set_permissions(home.path().join("key.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+    let arguments = ["whoami", "--context-file", file.to_str().unwrap()];
+    let said = text(&run(home.path(), &arguments, 64).stderr);
+    assert!(said.contains("chmod 600"), "{said}");
+}
+
+#[test]
+fn an_orchestrator_that_cannot_be_reached_ends_with_6() {
+    let home = TempDir::new().unwrap();
+    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let file = context(home.path(), &format!("https://{address}"));
+    let arguments = ["whoami", "--context-file", file.to_str().unwrap()];
+    let said = text(&run(home.path(), &arguments, 6).stderr);
+    assert!(
+        said.contains(&address.to_string()) && said.contains("hint: "),
+        "{said}"
+    );
+}
+
+#[test]
+fn ctrl_c_ends_with_130_and_says_that_the_work_goes_on() {
+    let home = TempDir::new().unwrap();
+    // It is connected to, and then never answers.
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let file = context(home.path(), &format!("https://{}", silent.local_addr().unwrap()));
+    let child = Process::new(cargo_bin!("sealift"))
+        .args(["whoami", "--context-file"])
+        .arg(file)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _held = silent.accept().unwrap();
+    let killed = Process::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(text(&output.stderr).contains("goes on"));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn results_are_a_table_json_or_yaml() {
+    let home = TempDir::new().unwrap();
+    let file = context(home.path(), "https://127.0.0.1:1");
+    let show = |format: &str| {
+        let arguments = [
+            "context",
+            "show",
+            "-o",
+            format,
+            "--context-file",
+            file.to_str().unwrap(),
+        ];
+        text(&run(home.path(), &arguments, 0).stdout)
+    };
+    assert!(show("table").contains("ENDPOINT"));
+    let json: serde_json::Value = serde_json::from_str(&show("json")).unwrap();
+    assert_eq!(json["endpoint"], "https://127.0.0.1:1");
+    let yaml: serde_json::Value = serde_saphyr::from_str(&show("yaml")).unwrap();
+    assert_eq!(yaml, json);
+}
+
+#[test]
+fn the_exit_codes_are_told() {
+    let home = TempDir::new().unwrap();
+    let table = text(&run(home.path(), &["exit-codes"], 0).stdout);
+    for code in ["0", "1", "2", "3", "4", "5", "6", "64", "124", "130"] {
+        let told = table
+            .lines()
+            .any(|line| line.split_whitespace().next() == Some(code));
+        assert!(told, "{code}:\n{table}");
+    }
+}
+
+#[test]
+fn completion_scripts_are_written_for_each_shell() {
+    let home = TempDir::new().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(home.path(), &["completion", shell], 0);
+        assert!(text(&output.stdout).contains("promote"), "{shell}");
+    }
+    let path = home.path().join("completion.bash");
+    fs::write(&path, run(home.path(), &["completion", "bash"], 0).stdout).unwrap();
+    let checked = Process::new("bash").arg("-n").arg(path).status().unwrap();
+    assert!(checked.success());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let home = TempDir::new().unwrap();
+    let mut child = Process::new(cargo_bin!("sealift"))
+        .args(["completion", "bash"])
+        .env("XDG_CONFIG_HOME", home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
