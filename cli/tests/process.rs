@@ -1,6 +1,8 @@
 //! `sealift` as CI sees it: a process with exit codes, results on standard output and talk on standard error. What needs an
 //! orchestrator is among the scenarios.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     net::TcpListener,

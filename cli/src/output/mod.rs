@@ -110,9 +110,8 @@ fn escaped(json: &str) -> String {
             text.push(c);
         } else {
             let mut units = [0; 2];
-            for unit in c.encode_utf16(&mut units) {
-                text.push_str(&format!("\\u{unit:04x}"));
-            }
+            let units = c.encode_utf16(&mut units);
+            text.extend(units.iter().map(|unit| format!("\\u{unit:04x}")));
         }
     }
     text
