@@ -28,6 +28,11 @@ pub enum Act {
         /// The tasks.
         tasks: Vec<TaskId>,
     },
+    /// These tasks need nothing more.
+    Drop {
+        /// The tasks.
+        tasks: Vec<TaskId>,
+    },
 }
 
 /// What a message means for an agent that has seen those before it.
@@ -81,12 +86,16 @@ impl Known {
                 acts.push(Act::Stop { task });
             }
         }
-        for removal in &message.removals {
-            parse::<TaskId>("assignments.removals[]", removal)?;
-        }
+        let removed = message
+            .removals
+            .iter()
+            .map(|removal| parse("assignments.removals[]", removal))
+            .collect::<Result<Vec<TaskId>, _>>()?;
         if is_full {
             self.resync_asked = false;
             acts.push(Act::Keep { tasks });
+        } else if !removed.is_empty() {
+            acts.push(Act::Drop { tasks: removed });
         }
         self.version = Some(message.version);
         Ok(Meaning::Acts(acts))
@@ -166,6 +175,24 @@ mod tests {
             [Act::Keep { tasks: vec![] }]
         );
         assert!(acts(known.take(message(1, 2, vec![])).unwrap()).is_empty());
+    }
+
+    #[test]
+    fn removals_say_what_needs_nothing_more() {
+        let mut known = Known::default();
+        known.take(message(0, 1, vec![assignment(1, false)])).unwrap();
+        let removal = Assignments {
+            removals: vec![task(1).to_string()],
+            ..message(1, 2, vec![assignment(2, false)])
+        };
+        let acts = acts(known.take(removal).unwrap());
+        assert!(matches!(&acts[0], Act::Offer { task: t, .. } if *t == task(2)));
+        assert_eq!(acts[1], Act::Drop { tasks: vec![task(1)] });
+        let odd = Assignments {
+            removals: vec!["x".to_owned()],
+            ..message(2, 3, vec![])
+        };
+        assert!(known.take(odd).is_err());
     }
 
     #[test]

@@ -107,7 +107,8 @@ impl HostPolicy {
         Ok(())
     }
 
-    fn check_service(&self, service: &str, spec: &ServiceSpec) -> Result<(), Forbidden> {
+    /// Whether everything that one service asks of the host is allowed. Blocks: follows symbolic links on the host.
+    pub(crate) fn check_service(&self, service: &str, spec: &ServiceSpec) -> Result<(), Forbidden> {
         for mount in &spec.volumes {
             if let MountSpec::Bind { source, .. } = mount {
                 self.check_path(service, source)?;

@@ -451,6 +451,7 @@ impl<W: Work> Session<'_, W> {
             Act::Offer { task, attempt, order } => self.work.offer(task, attempt, order).await,
             Act::Stop { task } => self.work.stop(task).await,
             Act::Keep { tasks } => self.work.keep(&tasks).await,
+            Act::Drop { tasks } => self.work.drop_tasks(&tasks).await,
         }
     }
 

@@ -21,6 +21,26 @@ use crate::{kill, labels};
 /// Largest file that is read.
 const FILE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Makes what a folder writes down of its entries durable. Blocks.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Makes a folder and those that hold it; each that is new is synced into the one that holds it.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder
+        .parent()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    make_folder(above)?;
+    match DirBuilder::new().mode(0o755).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_folder(above),
+    }
+}
+
 fn beside(path: &Path) -> PathBuf {
     path.with_extension("json.new")
 }
@@ -73,7 +93,7 @@ impl Stickers {
         let folder = path
             .parent()
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+        make_folder(folder)?;
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -90,7 +110,7 @@ impl Stickers {
     pub fn put(path: &Path) -> io::Result<()> {
         fs::rename(beside(path), path)?;
         if let Some(folder) = path.parent() {
-            File::open(folder)?.sync_all()?;
+            sync_folder(folder)?;
         }
         kill::at("sticker_renamed");
         Ok(())
@@ -99,8 +119,9 @@ impl Stickers {
     /// Removes a file if it is there. Blocks.
     pub fn remove(path: &Path) -> io::Result<()> {
         match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => path.parent().map_or(Ok(()), sync_folder),
         }
     }
 

@@ -49,6 +49,8 @@ pub trait Work: Send + Sync + 'static {
     fn stop(&self, task: TaskId) -> impl Future<Output = ()> + Send;
     /// Forgets what is kept of finished tasks other than these.
     fn keep(&self, tasks: &[TaskId]) -> impl Future<Output = ()> + Send;
+    /// Forgets what is kept of these tasks, as far as they are finished.
+    fn drop_tasks(&self, tasks: &[TaskId]) -> impl Future<Output = ()> + Send;
     /// Number that the next report gets.
     fn next_report(&self) -> u64;
     /// At most `most` reports above `after`, in order.

@@ -434,9 +434,15 @@ impl<H: Host> Workshop<H> {
         };
         let shared = self.shared.clone();
         let records = records.to_vec();
+        // R1 on the host's side: whoever came first, goes first. Asking here takes the place in the queue; a task's own order of
+        // being run would not.
+        let mut turn = Box::pin(lane.lock_owned());
+        let mine = turn.as_mut().now_or_never();
         self.tracker.spawn(async move {
-            // R1 on the host's side: whoever came first, goes first.
-            let _lane = lane.lock().await;
+            let _lane = match mine {
+                Some(lane) => lane,
+                None => turn.await,
+            };
             let result = run_to_end(&shared, key, records, &order, digest, &stop).await;
             drop(guard);
             if let Err(error) = result {
@@ -458,9 +464,9 @@ impl<H: Host> Workshop<H> {
         }
     }
 
-    /// Forgets what is kept of finished tasks other than `keep`.
-    pub async fn forget(&self, keep: &[TaskId]) {
-        let (journal, keep) = (self.shared.journal.clone(), keep.to_vec());
+    /// Forgets what is kept of finished tasks that do not matter any more.
+    pub async fn forget(&self, matters: impl Fn(TaskId) -> bool + Send + 'static) {
+        let journal = self.shared.journal.clone();
         let gather = move || -> Result<Vec<AttemptKey>, JournalError> {
             let first_waiting = journal
                 .reports(0, 1)?
@@ -478,9 +484,7 @@ impl<H: Host> Workshop<H> {
                 .answered()?
                 .into_iter()
                 .filter(|(key, report)| {
-                    *report < first_waiting
-                        && !keep.contains(&key.task)
-                        && done.get(key).copied().unwrap_or(true)
+                    *report < first_waiting && !matters(key.task) && done.get(key).copied().unwrap_or(true)
                 })
                 .map(|(key, _)| key)
                 .collect())

@@ -130,6 +130,9 @@ impl Work for Desk {
     async fn keep(&self, tasks: &[TaskId]) {
         self.note(format!("keep {}", tasks.len()));
     }
+    async fn drop_tasks(&self, tasks: &[TaskId]) {
+        self.note(format!("drop {}", tasks.len()));
+    }
     fn next_report(&self) -> u64 {
         *self.next.lock().unwrap()
     }

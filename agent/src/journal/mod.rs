@@ -32,6 +32,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+use crate::stickers::sync_folder;
+
 pub use record::{
     AttemptState, Cause, Ending, MOST_RESTORE_STARTS, MOST_STARTS, OldContainer, Phase, Record, steps,
 };
@@ -235,7 +237,11 @@ impl Journal {
                     tries += 1;
                     std::thread::sleep(OPEN_PAUSE);
                 }
-                other => return Ok(other?),
+                other => {
+                    // A file that is new is kept only once the folder that names it is.
+                    sync_folder(state_dir).map_err(|error| JournalError::File(Arc::new(error)))?;
+                    return Ok(other?);
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use sealift_common::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{Done, Runner, Trouble, is_up, patiently};
+use super::{Done, Runner, Trouble, is_up, patiently, prove::aside};
 use crate::{
     host::{Host, LocalImage, NewContainer, NewNetwork},
     journal::{OldContainer, Record},
@@ -24,6 +24,30 @@ use crate::{
 const DEFAULT_NETWORK: &str = "default";
 /// Lines that wait between engine and log.
 pub(super) const LINES: usize = 64;
+
+/// Layers whose state is remembered; an image has at most 127.
+const LAYERS: usize = 256;
+
+/// What was said of each layer of an image: an engine repeats "Downloading" many times a second, of several layers in turn.
+#[derive(Default)]
+struct Progress {
+    said: BTreeMap<String, String>,
+}
+
+impl Progress {
+    /// Whether a line says something else of its layer than the last one.
+    fn is_news(&mut self, line: &str) -> bool {
+        let (layer, state) = line.split_once(": ").unwrap_or(("", line));
+        if self.said.get(layer).is_some_and(|said| said == state) {
+            return false;
+        }
+        if self.said.len() >= LAYERS {
+            self.said.clear();
+        }
+        self.said.insert(layer.to_owned(), state.to_owned());
+        true
+    }
+}
 
 impl<H: Host> Runner<H> {
     /// Does one step and updates what is known.
@@ -140,12 +164,10 @@ impl<H: Host> Runner<H> {
     }
 
     async fn tell_progress(&self, mut lines: mpsc::Receiver<String>) {
-        let mut last = String::new();
+        let mut progress = Progress::default();
         while let Some(line) = lines.recv().await {
-            // An engine repeats "Downloading" many times a second.
-            if line != last {
-                self.log.say(line.clone());
-                last = line;
+            if progress.is_news(&line) {
+                self.log.say(line);
             }
         }
     }
@@ -258,6 +280,7 @@ impl<H: Host> Runner<H> {
 
     async fn create(&mut self, service: &ServiceName) -> Done {
         let spec = self.spec(service)?.clone();
+        self.still_allowed(service, &spec).await?;
         let labels = labels::of_container(&self.order, service, &spec)
             .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?;
         let container = NewContainer {
@@ -286,6 +309,13 @@ impl<H: Host> Runner<H> {
         });
         seen.id = id;
         Ok(())
+    }
+
+    /// A path that was allowed when the order was taken may lead elsewhere by now: whoever may write there may put a link in.
+    async fn still_allowed(&self, service: &ServiceName, spec: &ServiceSpec) -> Result<(), Failure> {
+        let (shared, service, spec) = (self.shared.clone(), service.clone(), spec.clone());
+        let checked = aside(move || Ok(shared.policy.check_service(service.as_str(), &spec))).await?;
+        checked.map_err(|forbidden| Failure::new(FailureCode::OrderRefused, forbidden.to_string()))
     }
 
     /// Looks at the old set; what is written down here is what a restore goes back to.
@@ -352,5 +382,29 @@ impl<H: Host> Runner<H> {
         }
         found.sort_by(|a, b| (a.0, a.1, &a.2.service).cmp(&(b.0, b.1, &b.2.service)));
         Ok(found.into_iter().map(|(_, _, old)| old).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_of_layers_that_take_turns_is_told_once() {
+        let mut progress = Progress::default();
+        let lines = [
+            "Pulling from x",
+            "a: Downloading",
+            "b: Downloading",
+            "a: Downloading",
+            "b: Downloading",
+        ];
+        let news: Vec<_> = lines.into_iter().filter(|line| progress.is_news(line)).collect();
+        assert_eq!(news, ["Pulling from x", "a: Downloading", "b: Downloading"]);
+        assert!(progress.is_news("a: Pull complete"));
+        for layer in 0..10 * LAYERS {
+            assert!(progress.is_news(&format!("{layer}: Waiting")));
+            assert!(progress.said.len() <= LAYERS);
+        }
     }
 }

@@ -330,6 +330,11 @@ impl<H: Host> Runner<H> {
     }
 
     async fn retry_or_give_up(&mut self, step: &Step, failure: Failure) {
+        // An engine that is away refuses nothing: wait for it, and choose again from what it then shows.
+        if failure.code == FailureCode::EngineUnavailable {
+            self.looked = false;
+            return;
+        }
         let tries = self.tries.entry(format!("{step:?}")).or_default();
         *tries += 1;
         // What does not run as it was seen has changed since: choose again from what is there now.

@@ -1,6 +1,6 @@
 //! The switch: old containers go down, new ones come up; and the way back.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use sealift_common::{
     failure::{Failure, FailureCode},
@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{Done, Runner, effects::LINES, patiently};
 use crate::{
-    host::Host,
+    host::{Host, HostError},
     journal::{Ending, Phase, Record, Write},
     kill, labels,
 };
@@ -171,30 +171,38 @@ impl<H: Host> Runner<H> {
         Ok(())
     }
 
-    /// Removes networks of this project that the new set does not use.
+    /// Removes networks of this project that nothing uses: of the new set's when it runs, else all if no set is left.
     pub(super) async fn clean(&mut self) -> Done {
-        let order = &self.order;
-        let own = labels::of_project(order.target_id, &order.release.project);
-        if self.state.phase == Phase::Ended(Ending::Succeeded) {
-            let used = self.networks();
-            let deadline = Instant::now() + Duration::from_secs(30);
-            let tidy = async {
-                for network in self.host().networks(&own).await? {
-                    if !used.contains_key(&network) {
-                        self.host().remove_network(&network).await?;
-                    }
-                }
-                Ok::<_, crate::host::HostError>(())
-            };
-            if let Ok(Err(error)) = timeout_at(deadline, tidy).await {
-                self.log.say(format!("networks were not tidied: {error}"));
-            }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        match timeout_at(deadline, self.tidy_networks()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.log.say(format!("networks were not tidied: {error}")),
+            Err(_) => self.log.say("networks were not tidied: the engine is too slow"),
         }
         // Losing this record only means to look once more.
         self.journal()
             .note(vec![Write::Record(self.key, Record::Cleaned)])
             .await?;
         self.state.apply(&Record::Cleaned);
+        Ok(())
+    }
+
+    async fn tidy_networks(&self) -> Result<(), HostError> {
+        let (host, order) = (self.host(), &self.order);
+        let own = labels::of_project(order.target_id, &order.release.project);
+        let used = if self.state.phase == Phase::Ended(Ending::Succeeded) {
+            self.networks()
+        } else if host.list(&own).await?.is_empty() {
+            BTreeMap::new()
+        } else {
+            // The engine would remove a network that a stopped container of the old set needs for its next start.
+            return Ok(());
+        };
+        for network in host.networks(&own).await? {
+            if !used.contains_key(&network) {
+                host.remove_network(&network).await?;
+            }
+        }
         Ok(())
     }
 }

@@ -39,6 +39,10 @@ struct Agent {
 
 impl Agent {
     async fn start(host: &FakeHost, dir: &Path, clock: &TestClock) -> Self {
+        Self::start_with(host, dir, clock, HostPolicy::default()).await
+    }
+
+    async fn start_with(host: &FakeHost, dir: &Path, clock: &TestClock, policy: HostPolicy) -> Self {
         let shutdown = CancellationToken::new();
         let tracker = TaskTracker::new();
         let workshop = Workshop::start(WorkshopParts {
@@ -46,7 +50,7 @@ impl Agent {
             state_dir: dir.to_owned(),
             clock: Arc::new(clock.clone()),
             identity: identity(),
-            policy: HostPolicy::default(),
+            policy,
             prune: PrunePolicy::default(),
             hostname: "host".to_owned(),
             shutdown: shutdown.clone(),
@@ -235,6 +239,8 @@ async fn r10_a_first_release_that_fails_leaves_nothing() {
     assert_eq!(finished.result(), Wire::Failed);
     assert_eq!(ours(&host).len(), 0);
     assert!(statement(&finished).subject[0].name.starts_with("release:"));
+    agent.idle().await;
+    assert_eq!(host.network_names(), Vec::<String>::new());
     agent.down().await;
 }
 
@@ -500,7 +506,7 @@ async fn r9_reports_have_no_gap_and_survive_a_restart() {
     agent.deploy(&samples::order(2, &[("web", "v2")])).await;
     assert!(agent.reports().iter().any(|report| report.number == 101));
     agent.workshop.outbox().acknowledge(1_000).unwrap();
-    agent.workshop.forget(&[]).await;
+    agent.workshop.forget(|_| false).await;
     assert_eq!(agent.workshop.shared.journal.attempts().unwrap().len(), 0);
     agent.down().await;
 }

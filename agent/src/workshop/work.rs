@@ -32,7 +32,13 @@ impl<H: Host> Work for Workshop<H> {
     }
 
     async fn keep(&self, tasks: &[TaskId]) {
-        self.forget(tasks).await;
+        let tasks = tasks.to_vec();
+        self.forget(move |task| tasks.contains(&task)).await;
+    }
+
+    async fn drop_tasks(&self, tasks: &[TaskId]) {
+        let tasks = tasks.to_vec();
+        self.forget(move |task| !tasks.contains(&task)).await;
     }
 
     fn next_report(&self) -> u64 {

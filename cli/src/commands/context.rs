@@ -93,8 +93,7 @@ impl Lent {
     }
 
     fn of(contexts: &mut Contexts, name: &str, context: Context) -> Result<Self, CliError> {
-        let others =
-            |there: &Context| there.certificate != context.certificate && there.certificate.exists();
+        let others = |there: &Context| there.certificate != context.certificate && there.certificate.exists();
         if contexts.contexts.get(name).is_some_and(others) {
             return Err(CliError::usage(
                 format!("there is a context {name:?} already"),

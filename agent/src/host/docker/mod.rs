@@ -188,6 +188,17 @@ fn tolerate(result: Result<(), Error>, statuses: &[u16]) -> Result<(), Error> {
     }
 }
 
+/// Takes a container that is gone as done. An engine that does not know the call answers 404 as well, and that is not the same.
+fn tolerate_gone(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(Error::DockerResponseServerError {
+            status_code: 404,
+            message,
+        }) if message.to_lowercase().contains("no such container") => Ok(()),
+        other => other,
+    }
+}
+
 fn found<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -398,7 +409,7 @@ impl Host for DockerHost {
             restart_policy: Some(spec::restart(policy)),
             ..Default::default()
         };
-        let update = async { tolerate(self.docker.update_container(id, body).await, &[404]) };
+        let update = async { tolerate_gone(self.docker.update_container(id, body).await) };
         self.call(Call::Other, "set the restart policy", CHANGE, update)
             .await
     }
