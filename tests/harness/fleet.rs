@@ -28,7 +28,7 @@ use sealift_common::{
     recipe::Recipe,
     role::Role,
     strategy::Limits,
-    time::SystemClock,
+    time::{Clock, SystemClock},
     variables::Variables,
 };
 use sealift_orchestrator::{
@@ -46,6 +46,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::database::Database;
+
 /// How long anything in a test may take.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -54,6 +56,8 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 pub struct Fleet {
     /// The orchestrator.
     pub running: Running,
+    /// Its database.
+    pub database: Database,
     /// Where everything is kept.
     pub folder: TempDir,
     /// The default tenant.
@@ -73,21 +77,28 @@ pub struct FakeAgent {
 }
 
 impl Fleet {
-    /// Starts an orchestrator on SQLite.
+    /// Starts an orchestrator on the engine that the run asks for.
     pub async fn start() -> anyhow::Result<Self> {
         Self::start_with(|_| {}).await
     }
 
     /// The same with other settings.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
+        Self::start_at(Arc::new(SystemClock), change).await
+    }
+
+    /// The same with another clock, which its agents follow too.
+    pub async fn start_at(clock: Arc<dyn Clock>, change: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
+        let database = Database::create(folder.path())?;
         let mut config = Config {
             data_dir: folder.path().join("data"),
             ..Config::default()
         };
         config.server.listen = "127.0.0.1:0".parse()?;
+        config.database.url = Some(database.url.clone());
         change(&mut config);
-        let running = Orchestrator::start(config, Arc::new(SystemClock)).await?;
+        let running = Orchestrator::start(config, clock).await?;
         let app = &running.app;
         let now = app.clock.now();
         let mut tx = app.db.write().await?;
@@ -114,6 +125,7 @@ impl Fleet {
             tenant: tenant.id,
             environment,
             running,
+            database,
             folder,
         })
     }
@@ -191,7 +203,7 @@ impl Fleet {
             }
             .check()?,
             host: host.clone(),
-            clock: Arc::new(SystemClock),
+            clock: Arc::clone(&self.running.app.clock),
             dice: Arc::new(|| 0.5),
             hostname: "fake".to_owned(),
             shutdown: stop.clone(),

@@ -1,4 +1,4 @@
-//! The way of a promotion from request to end, with the store on SQLite and agents that are played by the tests: one module per
+//! The way of a promotion from request to end, with the store on SQLite (or PostgreSQL: see `database.rs` of the harness) and agents that are played by the tests: one module per
 //! group of rules.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]

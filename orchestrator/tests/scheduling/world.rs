@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -51,6 +50,10 @@ use sealift_orchestrator::{
 };
 use sealift_store::{Db, Job, Promotion, StoreConfig, Task};
 
+#[path = "../../../tests/harness/database.rs"]
+mod database;
+use database::Database;
+
 /// What an agent does with an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
@@ -72,7 +75,8 @@ pub struct World {
     pub environment: Environment,
     pub targets: Vec<Target>,
     pub offline: Arc<Mutex<BTreeSet<AgentId>>>,
-    pub directory: tempfile::TempDir,
+    database: Database,
+    directory: tempfile::TempDir,
     pub limits: Limits,
     scheduler: Mutex<Option<Scheduler>>,
 }
@@ -81,9 +85,9 @@ fn start() -> DateTime<chrono::Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).unwrap()
 }
 
-pub async fn open(directory: &Path) -> Db {
+async fn open(database: &Database) -> Db {
     let config = StoreConfig {
-        url: format!("sqlite:{}", directory.join("sealift.db").display()),
+        url: database.url.clone(),
         max_connections: 4,
         acquire_deadline: Duration::from_secs(10),
     };
@@ -119,7 +123,8 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let clock = TestClock::at(start());
         let offline = Arc::default();
-        let core = core(open(directory.path()).await, &clock, &offline);
+        let database = Database::create(directory.path()).unwrap();
+        let core = core(open(&database).await, &clock, &offline);
         let now = clock.now();
         let tenant = Tenant {
             id: TenantId::new(now),
@@ -138,6 +143,7 @@ impl World {
             environment,
             targets: Vec::new(),
             offline,
+            database,
             directory,
             limits: Limits::default(),
             scheduler: Mutex::default(),
@@ -318,7 +324,7 @@ impl World {
         while reaper.activate().await.unwrap() == Outcome::More {}
     }
 
-    /// A new process over the same database file, as after `kill -9`.
+    /// A new process over the same database, as after `kill -9`.
     pub async fn restart(self) -> Self {
         let Self {
             core: old,
@@ -327,6 +333,7 @@ impl World {
             environment,
             targets,
             offline,
+            database,
             directory,
             limits,
             scheduler,
@@ -334,7 +341,11 @@ impl World {
         drop(scheduler);
         old.db.clone().close().await;
         drop(old);
-        let core = core(open(directory.path()).await, &clock, &offline);
+        if database.is_shared() {
+            // To the new process it looks as if another replica held the turn: its lease has to run out.
+            clock.advance(TimeDelta::seconds(20));
+        }
+        let core = core(open(&database).await, &clock, &offline);
         turn::take_over(&core.db, clock.now()).await.unwrap();
         Self {
             core,
@@ -343,6 +354,7 @@ impl World {
             environment,
             targets,
             offline,
+            database,
             directory,
             limits,
             scheduler: Mutex::default(),
