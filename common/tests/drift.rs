@@ -87,7 +87,7 @@ fn faithful(recorded: &Recorded) -> ProjectObservation {
 }
 
 #[test]
-fn r14_each_kind_of_drift_is_found_alone() {
+fn each_kind_of_drift_is_found_alone() {
     let record = recorded(&["api", "web"]);
     assert_eq!(drift::compare(Some(&record), &faithful(&record)), []);
     let check = |kind: DriftKind, change: &dyn Fn(&mut ProjectObservation)| {
@@ -130,7 +130,7 @@ fn r14_each_kind_of_drift_is_found_alone() {
 }
 
 #[test]
-fn r14_a_second_container_of_a_service_is_extra() {
+fn a_second_container_of_a_service_is_extra() {
     let record = recorded(&["api"]);
     let mut seen = faithful(&record);
     let mut second = seen.containers[0].clone();
@@ -144,7 +144,7 @@ fn r14_a_second_container_of_a_service_is_extra() {
 }
 
 #[test]
-fn r14_where_a_service_has_two_containers_the_running_one_counts() {
+fn where_a_service_has_two_containers_the_running_one_counts() {
     let record = recorded(&["api"]);
     let mut seen = faithful(&record);
     let mut dead = seen.containers[0].clone();
@@ -155,7 +155,7 @@ fn r14_where_a_service_has_two_containers_the_running_one_counts() {
 }
 
 #[test]
-fn r14_nothing_recorded_makes_everything_that_runs_extra() {
+fn nothing_recorded_makes_everything_that_runs_extra() {
     let record = recorded(&["api"]);
     let found = drift::compare(None, &faithful(&record));
     assert_eq!(found.len(), 1);

@@ -204,7 +204,7 @@ fn task_event() -> impl Strategy<Value = TaskEvent> {
 
 proptest! {
     #[test]
-    fn r10_a_task_never_leaves_a_terminal_phase(events in prop::collection::vec(task_event(), 0..60)) {
+    fn a_task_never_leaves_a_terminal_phase(events in prop::collection::vec(task_event(), 0..60)) {
         let mut state = TaskState::Pending;
         for event in &events {
             let before = state.clone();

@@ -21,6 +21,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
+#[path = "gateway/derived.rs"]
+mod derived;
 #[path = "gateway/ended.rs"]
 mod ended;
 #[path = "gateway/facts.rs"]

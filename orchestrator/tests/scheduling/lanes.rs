@@ -53,6 +53,49 @@ async fn r1_jobs_of_a_lane_run_one_by_one_in_the_order_of_their_tickets() {
 }
 
 #[tokio::test]
+async fn r1_a_wider_lane_runs_as_many_as_it_may_and_never_two_tasks_on_one_target() {
+    let mut world = World::new(2).await;
+    world.core.rules.lane_capacity = 2;
+    let mut jobs = Vec::new();
+    for content in ["v1", "v2", "v3", "v4"] {
+        let release = world.release(content).await;
+        jobs.push(world.promote(&release).await);
+    }
+    let mut most = 0;
+    for _ in 0..100 {
+        world.settle().await;
+        let mut phases = Vec::new();
+        for job in &jobs {
+            phases.push(world.phase(*job).await);
+        }
+        let running = phases.iter().filter(|phase| **phase == JobPhase::Running).count();
+        assert!(running <= 2, "{phases:?}");
+        most = most.max(running);
+        // In ticket order: nothing that waits was overtaken.
+        let waiting = phases.iter().position(|phase| *phase == JobPhase::Queued);
+        let after = waiting.map_or(&[][..], |first| &phases[first..]);
+        assert!(after.iter().all(|phase| *phase == JobPhase::Queued), "{phases:?}");
+        let mut busy: Vec<_> = world.live().await.iter().map(|task| task.target_id).collect();
+        let tasks = busy.len();
+        busy.sort_unstable();
+        busy.dedup();
+        assert_eq!(busy.len(), tasks, "two live tasks on one target");
+        if phases.iter().all(|phase| phase.is_terminal()) {
+            assert!(
+                phases.iter().all(|phase| *phase == JobPhase::Succeeded),
+                "{phases:?}"
+            );
+            assert_eq!(most, 2);
+            return;
+        }
+        if world.act(Act::Succeed).await == 0 {
+            world.clock.advance(TimeDelta::seconds(1));
+        }
+    }
+    panic!("the lane does not come to rest");
+}
+
+#[tokio::test]
 async fn the_second_in_the_lane_is_told_its_place() {
     let world = World::new(1).await;
     let release = world.release("v1").await;

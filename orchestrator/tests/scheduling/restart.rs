@@ -68,6 +68,10 @@ async fn a_failure_survives_a_restart() {
 #[tokio::test]
 async fn r9_a_restart_does_not_wait_for_the_lease_of_the_process_before() {
     let mut world = World::new(1).await;
+    if world.is_shared() {
+        // Where another replica may live, its lease has to run out.
+        return;
+    }
     let release = world.release("v1").await;
     world.settle().await;
     let job = world.promote(&release).await;

@@ -324,6 +324,11 @@ impl World {
         while reaper.activate().await.unwrap() == Outcome::More {}
     }
 
+    /// Whether other processes could hold a lease on the database.
+    pub const fn is_shared(&self) -> bool {
+        self.database.is_shared()
+    }
+
     /// A new process over the same database, as after `kill -9`.
     pub async fn restart(self) -> Self {
         let Self {

@@ -22,7 +22,7 @@ conformance![
     only_the_newest_certificates_of_an_agent_count,
     agents_are_kept_and_listed,
     heartbeats_only_move_forward,
-    r10_a_join_token_works_once,
+    t3_a_join_token_works_once,
     reports_are_acknowledged_forward_only,
 ];
 
@@ -238,7 +238,7 @@ async fn heartbeats_only_move_forward(world: World) {
     );
 }
 
-async fn r10_a_join_token_works_once(world: World) {
+async fn t3_a_join_token_works_once(world: World) {
     let seed = Seed::sow(&world.db, "acme", 1).await;
     let token = JoinToken {
         id: JoinTokenId::new(at(0)),
