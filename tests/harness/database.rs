@@ -2,7 +2,7 @@
 //! `tests/run`. `SEALIFT_TEST_STORE=postgres` chooses for a whole run, so the same tests run on either engine and a plain
 //! `cargo nextest` needs no server. Whole programs have theirs in `real`.
 
-use std::{io, path::Path, process::Command};
+use std::{fmt::Write as _, io, path::Path, process::Command};
 
 /// A database that nobody else uses. Dropping it removes it.
 #[derive(Debug)]
@@ -25,8 +25,11 @@ impl Database {
         let server = std::env::var("SEALIFT_TEST_POSTGRES_URL").map_err(io::Error::other)?;
         // The folder's name is unique on this machine; PostgreSQL does not tell its upper case from its lower case.
         let unique = folder.file_name().unwrap_or_default().as_encoded_bytes();
-        let unique: String = unique.iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = format!("sealift_{unique}");
+        let mut name = "sealift_".to_owned();
+        for byte in unique {
+            // Writing to a string does not fail.
+            let _ = write!(name, "{byte:02x}");
+        }
         psql(&server, &format!("CREATE DATABASE {name}"))?;
         let (head, _) = server.rsplit_once('/').unwrap_or((&server, ""));
         Ok(Self {
