@@ -63,6 +63,8 @@ pub enum Command {
     Rollback(commands::rollback::RollbackArgs),
     /// What runs where, since when, and where it drifted.
     Status(commands::status::StatusArgs),
+    /// What was brought to an environment, newest first, and what became of it.
+    History(commands::history::HistoryArgs),
     /// Where recorded, sticker and runtime disagree.
     Drift(commands::drift::DriftArgs),
     /// Who the orchestrator takes you for.

@@ -27,6 +27,7 @@ pub mod manifest;
 pub mod name;
 pub mod observation;
 pub mod order;
+pub mod outcome;
 pub mod phases;
 pub mod plan;
 pub mod promotion;

@@ -28,6 +28,28 @@ pub struct StickerService {
     pub config: Digest,
 }
 
+/// How a sticker follows the one that was reported before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// There was none, and it names none.
+    First,
+    /// It names the one before it.
+    Linked,
+    /// It names another one: somebody wrote to the file, or a report never came.
+    Broken,
+}
+
+impl Link {
+    /// Of the sticker that one names and the one that was reported before it.
+    pub fn of(named: Option<Digest>, reported: Option<Digest>) -> Self {
+        match (named, reported) {
+            (None, None) => Self::First,
+            (Some(named), Some(reported)) if named == reported => Self::Linked,
+            _ => Self::Broken,
+        }
+    }
+}
+
 /// What runs on a target, by whose decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -283,6 +283,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_queued ON jobs (environment_id, ticket) WHERE state = 'queued';
 CREATE INDEX jobs_in_motion ON jobs (environment_id, ticket) WHERE state IN ('running', 'paused');
 CREATE INDEX jobs_of_rollback ON jobs (rollback_of) WHERE rollback_of IS NOT NULL;
+CREATE INDEX jobs_of_environment ON jobs (environment_id, id);
 CREATE INDEX jobs_finished ON jobs (environment_id, finished_at) WHERE state = 'succeeded';
 
 -- Written with the tasks, before the first order; only the three times change.
@@ -294,6 +295,14 @@ CREATE TABLE waves (
     settled_at TEXT,
     passed_at TEXT,
     PRIMARY KEY (job_id, ordinal)
+) STRICT;
+
+-- What a job is about besides its environment (its project and its components), so that histories run along an index.
+CREATE TABLE job_subjects (
+    environment_id BLOB NOT NULL REFERENCES environments (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    subject_id BLOB NOT NULL,
+    job_id BLOB NOT NULL REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    PRIMARY KEY (environment_id, subject_id, job_id)
 ) STRICT;
 
 CREATE TABLE tasks (
@@ -332,6 +341,7 @@ CREATE TABLE tasks (
 ) STRICT;
 -- R1: the database refuses a second live task on a target.
 CREATE UNIQUE INDEX one_live_task_per_target ON tasks (target_id) WHERE state IN ('assigned', 'accepted', 'running', 'lost');
+CREATE INDEX tasks_of_target ON tasks (target_id, job_id);
 CREATE INDEX tasks_of_job ON tasks (job_id, wave, target);
 CREATE INDEX tasks_of_agent ON tasks (agent_id) WHERE state IN ('assigned', 'accepted', 'running', 'lost');
 CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
@@ -401,6 +411,8 @@ CREATE TABLE active_components (
     superseded_by BLOB REFERENCES releases (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     CHECK ((superseded_at IS NULL) = (superseded_by IS NULL))
 ) STRICT;
+CREATE INDEX active_components_of_job ON active_components (job_id);
+CREATE INDEX active_components_since ON active_components (environment_id, since);
 CREATE UNIQUE INDEX one_active_release_per_component ON active_components (environment_id, component_id) WHERE superseded_at IS NULL;
 CREATE INDEX active_components_of_project ON active_components (environment_id, project_id, id);
 

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod audit;
 pub mod component;
+pub mod current;
 pub mod drift;
 pub mod environment;
 pub mod evidence;

@@ -21,6 +21,8 @@ use crate::{caller::Caller, state::App, status::ApiError};
 pub const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// How often the store is looked at for what another replica changed.
 const LOOK: Duration = Duration::from_secs(2);
+/// Shortest time between two messages of a stream that rests.
+const REST: Duration = Duration::from_millis(500);
 /// Messages that wait for a slow reader; then the stream waits with it, and skips what came between.
 pub const BUFFER: usize = 4;
 
@@ -81,6 +83,15 @@ impl Watch {
         };
         self.said = Instant::now();
         sent.map_err(|_| Status::cancelled("the reader is gone"))
+    }
+
+    /// Waits until half a second after `begun`: for what changes all the time and is read whole each time.
+    pub async fn rest(&self, begun: Instant) {
+        tokio::select! {
+            () = self.revoked.cancelled() => {}
+            () = self.shutdown.cancelled() => {}
+            () = tokio::time::sleep_until(begun + REST) => {}
+        }
     }
 
     /// After a read that began at `begun`: pauses as long as it took, so that watching a large job costs at most half of a core's

@@ -506,7 +506,7 @@ async fn r8_a_sticker_that_does_not_follow_the_recorded_one_is_drift() {
         raw.acknowledged(number).await;
         assert_eq!(fleet.end_of(job).await.unwrap(), JobPhase::Succeeded, "{content}");
         let mut tx = fleet.running.app.db.read().await.unwrap();
-        let open = tx.count_open_drift(target.environment_id).await.unwrap();
+        let open = tx.drifted_projects(target.id).await.unwrap();
         assert_eq!(!open.is_empty(), edited, "{content}: {open:?}");
     }
     assert_eq!(audited(&fleet, "sticker_edited").await, 1);

@@ -8,6 +8,7 @@ pub mod dev;
 pub mod drift;
 pub mod env;
 pub mod evidence;
+pub mod history;
 pub mod hold;
 pub mod job;
 pub mod promote;
@@ -34,6 +35,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Promote(args) => promote::run(global, args).await,
         Command::Rollback(args) => rollback::run(global, args).await,
         Command::Status(args) => status::run(global, args).await,
+        Command::History(args) => history::run(global, args).await,
         Command::Drift(args) => drift::run(global, args).await,
         Command::Whoami => whoami::run(global).await,
         Command::Env(command) => env::run(global, command).await,

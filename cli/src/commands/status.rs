@@ -1,7 +1,13 @@
-//! `sealift status`: the board, environments × components.
+//! `sealift status`: the board, environments × components; with `--watch` it stays up to date.
+
+use std::{collections::BTreeMap, io::IsTerminal as _};
 
 use clap::Args;
-use sealift_proto::v1::{GetBoardRequest, GetBoardResponse, GetServerInfoRequest};
+use sealift_proto::v1::{
+    BoardEnvironment, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse, GetServerInfoRequest, WatchBoardRequest,
+    status_service_client::StatusServiceClient,
+};
+use tonic::transport::Channel;
 
 use crate::{
     args::Global,
@@ -9,7 +15,7 @@ use crate::{
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
-        text::{age, clean, leaf, or_dash, short_digest},
+        text::{age, clean, leaf, short_digest, stamp},
     },
 };
 
@@ -18,6 +24,9 @@ use crate::{
 pub struct StatusArgs {
     /// Only this environment.
     environment: Option<String>,
+    /// Stay and show changes: a picture on a terminal, a line per change elsewhere, a JSON document per line with `-o json`.
+    #[arg(long, short)]
+    watch: bool,
 }
 
 pub async fn run(global: &Global, args: StatusArgs) -> Result<Exit, CliError> {
@@ -28,6 +37,9 @@ pub async fn run(global: &Global, args: StatusArgs) -> Result<Exit, CliError> {
         .environment
         .map(|env| named("environments", &env))
         .unwrap_or_default();
+    if args.watch {
+        return watch(global, client, environment).await;
+    }
     let board = client
         .get_board(unary(GetBoardRequest { environment }))
         .await?
@@ -48,47 +60,186 @@ pub async fn run(global: &Global, args: StatusArgs) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
+/// Shows the board until the stream ends or Ctrl-C.
+async fn watch(
+    global: &Global,
+    mut client: StatusServiceClient<Channel>,
+    environment: String,
+) -> Result<Exit, CliError> {
+    let request = WatchBoardRequest { environment };
+    let mut stream = client.watch_board(request).await?.into_inner();
+    let live = std::io::stdout().is_terminal();
+    let mut said = BTreeMap::new();
+    while let Some(message) = stream.message().await? {
+        let Some(board) = message.board else { continue };
+        match global.output {
+            Format::Json | Format::Yaml => output::write_record(global.output, &board)?,
+            Format::Table if live => output::redraw(&picture(&board))?,
+            Format::Table => {
+                for line in news(&mut said, &board) {
+                    output::line(&line)?;
+                }
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn picture(board: &GetBoardResponse) -> String {
+    format!(
+        "{}\n{}\n{}\n\nCtrl-C ends watching, never the work\n",
+        stamp(board.time.as_ref()),
+        environments(board).table(),
+        components(board).table()
+    )
+}
+
+/// One line for each environment that is not as it was last said.
+fn news(said: &mut BTreeMap<String, String>, board: &GetBoardResponse) -> Vec<String> {
+    let mut lines = Vec::new();
+    for environment in &board.environments {
+        let mut parts = vec![
+            format!("{} targets", environment.targets),
+            agents(environment),
+            format!("drift {}", drift(environment.drift.as_ref())),
+            format!("{} queued", environment.queued),
+        ];
+        parts.extend(environment.jobs.iter().map(job));
+        parts.extend(environment.components.iter().map(|component| {
+            format!(
+                "{} {}",
+                short_component(&component.component),
+                clean(&component.release_display)
+            )
+        }));
+        let name = leaf(&environment.environment);
+        let text = parts.join(", ");
+        if said.get(&name) != Some(&text) {
+            lines.push(format!("{} {name}: {text}", stamp(board.time.as_ref())));
+            said.insert(name, text);
+        }
+    }
+    lines
+}
+
 fn environments(board: &GetBoardResponse) -> Rows {
-    Rows::new(&["ENVIRONMENT", "TARGETS", "AGENTS", "RUNNING", "QUEUED"]).with(board.environments.iter().map(
-        |environment| {
-            let offline = environment.agents_offline;
-            let agents = if offline > 0 {
-                format!("{} online, {offline} OFFLINE", environment.agents_online)
+    let header = ["ENVIRONMENT", "TARGETS", "AGENTS", "RUNNING", "QUEUED", "DRIFT"];
+    Rows::new(&header).with(board.environments.iter().map(|environment| {
+        let running: Vec<_> = environment.jobs.iter().map(job).collect();
+        vec![
+            leaf(&environment.environment),
+            environment.targets.to_string(),
+            agents(environment),
+            if running.is_empty() {
+                "-".to_owned()
             } else {
-                format!("{} online", environment.agents_online)
-            };
-            vec![
-                leaf(&environment.environment),
-                environment.targets.to_string(),
-                agents,
-                or_dash(&leaf(&environment.running_promotion)),
-                environment.queued.to_string(),
-            ]
-        },
-    ))
+                running.join("; ")
+            },
+            environment.queued.to_string(),
+            drift(environment.drift.as_ref()),
+        ]
+    }))
+}
+
+fn agents(environment: &BoardEnvironment) -> String {
+    let offline = environment.agents_offline;
+    if offline > 0 {
+        format!("{} online, {offline} OFFLINE", environment.agents_online)
+    } else {
+        format!("{} online", environment.agents_online)
+    }
+}
+
+fn job(job: &BoardJob) -> String {
+    let failed = if job.tasks_failed > 0 {
+        format!(", {} FAILED", job.tasks_failed)
+    } else {
+        String::new()
+    };
+    format!(
+        "{} {} wave {}/{}, {}/{} targets{failed}",
+        clean(&job.release_display),
+        clean(&job.state),
+        job.wave,
+        job.waves,
+        job.tasks_ended,
+        job.tasks
+    )
+}
+
+/// Open drift, the most severe first.
+fn drift(count: Option<&DriftCount>) -> String {
+    let count = count.copied().unwrap_or_default();
+    let parts: Vec<_> = [
+        (count.critical, "critical"),
+        (count.high, "high"),
+        (count.medium, "medium"),
+        (count.low, "low"),
+    ]
+    .into_iter()
+    .filter(|(open, _)| *open > 0)
+    .map(|(open, severity)| format!("{open} {severity}"))
+    .collect();
+    if parts.is_empty() {
+        "none".to_owned()
+    } else {
+        parts.join(" ")
+    }
+}
+
+fn short_component(name: &str) -> String {
+    clean(name.strip_prefix("components/").unwrap_or(name))
 }
 
 fn components(board: &GetBoardResponse) -> Rows {
     Rows::new(&["ENVIRONMENT", "COMPONENT", "RELEASE", "DIGEST", "SINCE", "DRIFT"]).with(
         board.environments.iter().flat_map(|environment| {
             environment.components.iter().map(|component| {
-                let name = component
-                    .component
-                    .strip_prefix("components/")
-                    .unwrap_or(&component.component);
                 vec![
                     leaf(&environment.environment),
-                    clean(name),
+                    short_component(&component.component),
                     clean(&component.release_display),
                     short_digest(&component.digest),
                     age(component.since.as_ref(), output::now()),
-                    if component.drift > 0 {
-                        format!("{} open", component.drift)
-                    } else {
-                        "none".to_owned()
-                    },
+                    drift(component.drift_count.as_ref()),
                 ]
             })
         }),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_did_not_change_is_not_said_again() {
+        let mut board = GetBoardResponse {
+            environments: vec![
+                BoardEnvironment {
+                    environment: "environments/prod".to_owned(),
+                    ..BoardEnvironment::default()
+                },
+                BoardEnvironment {
+                    environment: "environments/staging".to_owned(),
+                    ..BoardEnvironment::default()
+                },
+            ],
+            time: None,
+        };
+        let mut said = BTreeMap::new();
+        assert_eq!(news(&mut said, &board).len(), 2);
+        assert!(news(&mut said, &board).is_empty());
+        board.environments[1].drift = Some(DriftCount {
+            high: 1,
+            low: 2,
+            ..DriftCount::default()
+        });
+        let lines = news(&mut said, &board);
+        assert_eq!(lines.len(), 1);
+        assert!(
+            lines[0].contains("staging") && lines[0].contains("drift 1 high 2 low"),
+            "{lines:?}"
+        );
+    }
 }

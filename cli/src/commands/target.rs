@@ -1,5 +1,7 @@
 //! `sealift target`: deployable places on hosts.
 
+mod state;
+
 use std::collections::HashMap;
 
 use clap::{Subcommand, ValueEnum};
@@ -14,11 +16,10 @@ use tonic::transport::Channel;
 use crate::{
     args::{Global, ListArgs},
     client::{client, connect, named, pages, request_id, target_name, unary},
-    commands::drift,
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
-        text::{age, clean, leaf, or_dash, short_digest, short_target},
+        text::{age, clean, leaf, short_target},
     },
 };
 
@@ -63,10 +64,21 @@ pub enum TargetCommand {
         #[command(flatten)]
         list: ListArgs,
     },
-    /// Show one with what runs there and its drift.
+    /// Show one: what is recorded and what runs there, side by side, its drift, the newest of its stickers.
     Get {
         /// ENVIRONMENT/TARGET.
         name: String,
+    },
+    /// Show the stickers that its host has reported, newest first, each checked against the one before it.
+    Stickers {
+        /// ENVIRONMENT/TARGET.
+        name: String,
+        /// Only of this project (`repository/project`).
+        #[arg(long)]
+        project: Option<String>,
+        /// Bounds.
+        #[command(flatten)]
+        list: ListArgs,
     },
     /// Replace the labels.
     Label {
@@ -134,9 +146,9 @@ pub async fn run(global: &Global, command: TargetCommand) -> Result<Exit, CliErr
             output::write(global.output, &answer, || rows(&answer.targets))?;
             return Ok(Exit::Done);
         }
-        TargetCommand::Get { name } => {
-            let target = get(&mut client, &name).await?;
-            return show(global, &target);
+        TargetCommand::Get { name } => return state::show(global, &mut client, &name).await,
+        TargetCommand::Stickers { name, project, list } => {
+            return state::stickers(global, &mut client, &name, project.as_deref(), list).await;
         }
         TargetCommand::Label { name, labels } => {
             let mut target = get(&mut client, &name).await?;
@@ -230,31 +242,4 @@ fn kind(target: &Target) -> &'static str {
         Kind::ComposeHost => "compose-host",
         Kind::Unspecified => "-",
     }
-}
-
-fn show(global: &Global, target: &Target) -> Result<Exit, CliError> {
-    output::write(global.output, target, || rows(std::slice::from_ref(target)))?;
-    if global.output != Format::Table {
-        return Ok(Exit::Done);
-    }
-    output::line("")?;
-    output::write(global.output, target, || {
-        Rows::new(&["PROJECT", "SERVICE", "DIGEST", "STATE", "HEALTH", "CONTAINER"]).with(
-            target.observed.iter().map(|seen| {
-                vec![
-                    clean(&seen.project),
-                    clean(&seen.service),
-                    or_dash(&short_digest(&seen.digest)),
-                    clean(&seen.state),
-                    clean(&seen.health),
-                    short_digest(&seen.container_id),
-                ]
-            }),
-        )
-    })?;
-    if !target.drift.is_empty() {
-        output::line("")?;
-        output::write(global.output, target, || drift::rows(&target.drift))?;
-    }
-    Ok(Exit::Done)
 }

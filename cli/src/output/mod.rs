@@ -69,6 +69,25 @@ impl Rows {
         self.rows.extend(rows);
         self
     }
+
+    /// The table as text, one line per row and a header.
+    pub fn table(&self) -> String {
+        let mut table = Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        table.set_header(self.header.clone());
+        table.add_rows(self.rows.clone());
+        // Wrapping helps people; programs that read columns get one line per row.
+        let arrangement = if std::io::stdout().is_terminal() {
+            ContentArrangement::Dynamic
+        } else {
+            ContentArrangement::Disabled
+        };
+        table.set_content_arrangement(arrangement);
+        table
+            .lines()
+            .map(|line| line.trim_end().to_owned() + "\n")
+            .collect()
+    }
 }
 
 /// Writes a result: `message` for programs, `rows` for people.
@@ -77,6 +96,27 @@ pub fn write<M: Serialize>(format: Format, message: &M, rows: impl FnOnce() -> R
         Format::Table => write_rows(&rows()),
         Format::Json | Format::Yaml => write_message(format, message),
     }
+}
+
+/// Writes one of many results for programs: a JSON document in one line, or a YAML document.
+pub fn write_record<M: Serialize>(format: Format, message: &M) -> Result<(), CliError> {
+    if format == Format::Yaml {
+        line("---")?;
+        return write_message(format, message);
+    }
+    let text = serde_json::to_string(message)
+        .map_err(|error| CliError::local("the answer cannot be written", "", error))?;
+    line(&text)
+}
+
+/// Puts a picture in place of what a terminal shows.
+pub fn redraw(picture: &str) -> Result<(), CliError> {
+    // Home; each line with what is right of it cleared; then what is below. Nothing flickers, as nothing is cleared first.
+    let lines: String = picture
+        .lines()
+        .map(|line| format!("{line}\u{1b}[K\r\n"))
+        .collect();
+    write_stdout(format!("\u{1b}[H{lines}\u{1b}[J").as_bytes())
 }
 
 /// Writes a result for programs.
@@ -144,22 +184,7 @@ fn write_rows(rows: &Rows) -> Result<(), CliError> {
         anstream::eprintln!("nothing to show");
         return Ok(());
     }
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(rows.header.clone());
-    table.add_rows(rows.rows.clone());
-    // Wrapping helps people; programs that read columns get one line per row.
-    let arrangement = if std::io::stdout().is_terminal() {
-        ContentArrangement::Dynamic
-    } else {
-        ContentArrangement::Disabled
-    };
-    table.set_content_arrangement(arrangement);
-    let text: String = table
-        .lines()
-        .map(|line| line.trim_end().to_owned() + "\n")
-        .collect();
-    write_stdout(text.as_bytes())
+    write_stdout(rows.table().as_bytes())
 }
 
 /// The present, for ages.

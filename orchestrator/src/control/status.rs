@@ -1,26 +1,39 @@
-//! StatusService: the board. What runs where, since when, and whether it drifted.
+//! StatusService: the board (what runs where, since when, what drifted, what is under way) and the history of environments.
 
 use std::collections::HashMap;
 
 use sealift_common::{
     bounds::PAGE_MAX,
-    id::EnvironmentId,
+    drift::Severity,
+    id::{EnvironmentId, TenantId},
     inventory::{AgentStatus, Environment},
+    name::Name,
+    outcome::Outcome,
 };
 use sealift_proto::v1::{
-    BoardComponent, BoardEnvironment, GetBoardRequest, GetBoardResponse, status_service_server::StatusService,
+    BoardComponent, BoardEnvironment, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse, HistoryEntry,
+    ListHistoryRequest, ListHistoryResponse, WatchBoardRequest, WatchBoardResponse,
+    history_entry::Outcome as WireOutcome, list_history_request::Only, status_service_server::StatusService,
 };
-use sealift_store::{PageRequest, Tx};
+use sealift_store::{Active, BoardState, Change, HistoryRow, HistoryScope, PageRequest, Tx};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{agent, find_environment, int32, timestamp};
-use crate::{caller::Caller, convert::state, names, state::App, status::ApiError};
+use super::{find_environment, int32, target, timestamp};
+use crate::{
+    app::resolve_release::resolve_project,
+    caller::Caller,
+    convert::state,
+    names,
+    paging::{next_token, page_request},
+    state::App,
+    status::ApiError,
+    watch::{self, Watch, Woken},
+};
 
 /// Most components shown of one environment.
 const COMPONENTS: usize = 1000;
-
-/// Most running jobs that are looked through.
-const RUNNING_JOBS: u32 = 1000;
 
 /// The service. A board shows the first [`PAGE_MAX`] environments, in promotion order.
 #[derive(Debug, Clone)]
@@ -29,73 +42,278 @@ pub struct Board {
     pub app: App,
 }
 
-impl Board {
-    async fn environment(
-        &self,
-        tx: &mut Tx,
-        environment: &Environment,
-        running: &HashMap<EnvironmentId, String>,
-    ) -> Result<BoardEnvironment, ApiError> {
-        let drift: HashMap<String, u32> = tx.count_open_drift(environment.id).await?.into_iter().collect();
-        let components = tx.active(environment.id).await?.into_iter().take(COMPONENTS);
-        let components = components.map(|active| {
-            let project = active.project.to_string();
-            BoardComponent {
-                component: names::of_component(&active.component.name),
-                digest: active.digest.to_string(),
-                release: names::of_release(active.release),
-                release_display: state::release_display(&active.project, active.number),
-                job: names::of_job(active.job),
-                since: timestamp(active.since),
-                drift: int32(drift.get(&project).copied().unwrap_or(0)),
-            }
-        });
-        let components = components.collect();
-        let agents = tx.agents_of_environment(environment.id).await?;
-        let offline = agents
-            .iter()
-            .filter(|found| agent::status(&self.app, found) == AgentStatus::Offline)
-            .count();
-        Ok(BoardEnvironment {
-            environment: names::of_environment(&environment.name),
-            targets: int32(tx.environment_targets(environment.id).await?.len()),
-            agents_online: int32(agents.len() - offline),
-            agents_offline: int32(offline),
-            running_promotion: running.get(&environment.id).cloned().unwrap_or_default(),
-            queued: int32(tx.queued_in_lane(environment.id).await?),
-            components,
+/// The board of a tenant, or of one of its environments. The number of statements does not depend on how much there is.
+async fn board(app: &App, tenant: TenantId, wanted: Option<&Name>) -> Result<GetBoardResponse, ApiError> {
+    let mut tx = app.db.read().await?;
+    let environments = match wanted {
+        Some(name) => vec![find_environment(&mut tx, tenant, name).await?],
+        None => {
+            let first = PageRequest::first(PAGE_MAX);
+            tx.list_environments(tenant, &first).await?.items
+        }
+    };
+    let found = tx.board(tenant).await?;
+    let mut active: HashMap<EnvironmentId, Vec<Active>> = HashMap::new();
+    for (environment, component) in tx.active_of_tenant(tenant).await? {
+        active.entry(environment).or_default().push(component);
+    }
+    drop(tx);
+    let environments = environments.iter().map(|environment| {
+        let components = active.remove(&environment.id).unwrap_or_default();
+        environment_of(app, environment, &found, components)
+    });
+    Ok(GetBoardResponse {
+        environments: environments.collect(),
+        time: timestamp(app.clock.now()),
+    })
+}
+
+fn environment_of(
+    app: &App,
+    environment: &Environment,
+    found: &BoardState,
+    components: Vec<Active>,
+) -> BoardEnvironment {
+    let id = environment.id;
+    let count = |counts: &[(EnvironmentId, u32)]| {
+        let mine = counts.iter().find(|(other, _)| *other == id);
+        int32(mine.map_or(0, |(_, count)| *count))
+    };
+    let agents = found.agents.iter().filter(|agent| agent.environment == id);
+    let (mut online, mut offline) = (0, 0);
+    for agent in agents {
+        // Whether it is well is not on the board, so that nobody has to read what it says about itself.
+        match app
+            .presence
+            .status(agent.id, agent.intent, agent.last_seen_at, false)
+        {
+            AgentStatus::Offline => offline += 1,
+            AgentStatus::Online | AgentStatus::Degraded => online += 1,
+        }
+    }
+    let mut all = DriftCount::default();
+    let mut by_project: HashMap<&str, DriftCount> = HashMap::new();
+    for drift in found.drift.iter().filter(|drift| drift.environment == id) {
+        add(&mut all, drift.severity, drift.open);
+        let of_project = by_project.entry(&drift.project).or_default();
+        add(of_project, drift.severity, drift.open);
+    }
+    let jobs: Vec<_> = found
+        .jobs
+        .iter()
+        .filter(|job| job.environment == id)
+        .map(|job| BoardJob {
+            job: names::of_job(job.id),
+            promotion: names::of_promotion(job.promotion),
+            release_display: state::release_display(&job.project, job.number),
+            state: job.phase.to_string(),
+            wave: int32(job.wave).saturating_add(1),
+            waves: int32(job.waves),
+            tasks: int32(job.tasks),
+            tasks_ended: int32(job.ended),
+            tasks_failed: int32(job.failed),
+            start_time: job.started_at.and_then(timestamp),
         })
+        .collect();
+    let components = components.into_iter().take(COMPONENTS).map(|active| {
+        let project = active.project.to_string();
+        let drift = by_project.get(project.as_str()).copied().unwrap_or_default();
+        BoardComponent {
+            component: names::of_component(&active.component.name),
+            digest: active.digest.to_string(),
+            release: names::of_release(active.release),
+            release_display: state::release_display(&active.project, active.number),
+            job: names::of_job(active.job),
+            since: timestamp(active.since),
+            drift: sum(&drift),
+            drift_count: Some(drift),
+        }
+    });
+    BoardEnvironment {
+        environment: names::of_environment(&environment.name),
+        targets: count(&found.targets),
+        agents_online: online,
+        agents_offline: offline,
+        running_promotion: jobs.first().map(|job| job.promotion.clone()).unwrap_or_default(),
+        queued: count(&found.queued),
+        components: components.collect(),
+        drift: Some(all),
+        jobs,
+    }
+}
+
+fn add(counts: &mut DriftCount, severity: Severity, open: u32) {
+    let count = match severity {
+        Severity::Low => &mut counts.low,
+        Severity::Medium => &mut counts.medium,
+        Severity::High => &mut counts.high,
+        Severity::Critical => &mut counts.critical,
+    };
+    *count = count.saturating_add(int32(open));
+}
+
+fn sum(counts: &DriftCount) -> i32 {
+    [counts.low, counts.medium, counts.high, counts.critical]
+        .iter()
+        .fold(0, |sum, count| sum.saturating_add(*count))
+}
+
+/// What may change the board.
+fn is_on_board(change: &Change) -> bool {
+    match change {
+        Change::Promotion(_)
+        | Change::Job(_)
+        | Change::Task { .. }
+        | Change::Lane(_)
+        | Change::Agent(_)
+        | Change::Drift(_) => true,
+        // Observations come all the time; what matters of them is drift.
+        Change::Target(_) | Change::User(_) | Change::Logs(_) => false,
+    }
+}
+
+async fn watch_board(
+    app: App,
+    tenant: TenantId,
+    wanted: Option<Name>,
+    mut watch: Watch,
+    sender: mpsc::Sender<Result<WatchBoardResponse, Status>>,
+) -> Result<(), Status> {
+    let mut said: Option<Vec<BoardEnvironment>> = None;
+    loop {
+        let begun = Instant::now();
+        let now = board(&app, tenant, wanted.as_ref()).await?;
+        if said.as_ref() != Some(&now.environments) {
+            said = Some(now.environments.clone());
+            let message = WatchBoardResponse { board: Some(now) };
+            watch.send(&sender, message).await?;
+        }
+        watch.rest(begun).await;
+        if watch.next(is_on_board).await? == Woken::SignOfLife {
+            watch.send(&sender, WatchBoardResponse::default()).await?;
+        }
+    }
+}
+
+fn outcome(outcome: Outcome) -> WireOutcome {
+    match outcome {
+        Outcome::Succeeded => WireOutcome::Succeeded,
+        Outcome::Failed => WireOutcome::Failed,
+        Outcome::Cancelled => WireOutcome::Cancelled,
+        Outcome::RolledBack => WireOutcome::RolledBack,
+        Outcome::Superseded => WireOutcome::Superseded,
+    }
+}
+
+fn entry(row: &HistoryRow) -> HistoryEntry {
+    HistoryEntry {
+        job: names::of_job(row.job),
+        promotion: names::of_promotion(row.promotion),
+        release: names::of_release(row.release),
+        release_display: state::release_display(&row.project, row.number),
+        outcome: row
+            .fate
+            .outcome()
+            .map_or(WireOutcome::Unspecified, outcome)
+            .into(),
+        state: row.fate.phase.to_string(),
+        target_state: row.task.map(|phase| phase.to_string()).unwrap_or_default(),
+        requested_by: row.requested_by.clone(),
+        change_summary: row.change_summary.clone(),
+        create_time: timestamp(row.created_at),
+        start_time: row.started_at.and_then(timestamp),
+        finish_time: row.finished_at.and_then(timestamp),
+    }
+}
+
+/// What a history is narrowed to.
+async fn scope(
+    tx: &mut Tx,
+    tenant: TenantId,
+    environment: &Environment,
+    only: Option<&Only>,
+) -> Result<HistoryScope, ApiError> {
+    match only {
+        None => Ok(HistoryScope::All),
+        Some(Only::Project(text)) => {
+            let found = resolve_project(tx, tenant, text).await?;
+            let shown: String = text.chars().take(100).collect();
+            found.map_or_else(
+                || {
+                    let what = format!("project {shown}");
+                    Err(ApiError::not_found(what, "sealift release list"))
+                },
+                |(id, _)| Ok(HistoryScope::Project(id)),
+            )
+        }
+        Some(Only::Component(name)) => {
+            let name = names::component("component", name)?;
+            let found = tx.component_by_name(tenant, &name).await?;
+            let found = found
+                .ok_or_else(|| ApiError::not_found(names::of_component(&name), "sealift component list"))?;
+            Ok(HistoryScope::Component(found.id))
+        }
+        Some(Only::Target(name)) => {
+            let (place, name) = names::target("target", name)?;
+            if place != environment.name {
+                return Err(ApiError::invalid("target", "is not one of the environment"));
+            }
+            let id = target::target_id(tx, tenant, &place, &name).await?;
+            Ok(HistoryScope::Target(id))
+        }
     }
 }
 
 #[tonic::async_trait]
 impl StatusService for Board {
+    type WatchBoardStream = ReceiverStream<Result<WatchBoardResponse, Status>>;
+
     async fn get_board(
         &self,
         request: Request<GetBoardRequest>,
     ) -> Result<Response<GetBoardResponse>, Status> {
         let tenant = Caller::of(&request)?.tenant_id()?;
         let wanted = names::environment_or_all("environment", &request.get_ref().environment)?;
-        let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
-        let environments = if let Some(name) = wanted {
-            vec![find_environment(&mut tx, tenant, &name).await?]
-        } else {
-            let page = tx.list_environments(tenant, &PageRequest::first(PAGE_MAX)).await;
-            page.map_err(ApiError::from)?.items
+        Ok(Response::new(board(&self.app, tenant, wanted.as_ref()).await?))
+    }
+
+    async fn watch_board(
+        &self,
+        request: Request<WatchBoardRequest>,
+    ) -> Result<Response<Self::WatchBoardStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let tenant = caller.tenant_id()?;
+        let wanted = names::environment_or_all("environment", &request.get_ref().environment)?;
+        let watch = Watch::new(&self.app, &caller);
+        let app = self.app.clone();
+        Ok(Response::new(watch::stream(&self.app, |sender| {
+            watch_board(app, tenant, wanted, watch, sender)
+        })))
+    }
+
+    async fn list_history(
+        &self,
+        request: Request<ListHistoryRequest>,
+    ) -> Result<Response<ListHistoryResponse>, Status> {
+        let tenant = Caller::of(&request)?.tenant_id()?;
+        let request = request.into_inner();
+        let name = names::environment("environment", &request.environment)?;
+        let (kind, only) = match &request.only {
+            None => ("", ""),
+            Some(Only::Project(text)) => ("project", text.as_str()),
+            Some(Only::Component(text)) => ("component", text.as_str()),
+            Some(Only::Target(text)) => ("target", text.as_str()),
         };
-        let jobs = tx.jobs_in_motion(RUNNING_JOBS).await.map_err(ApiError::from)?;
-        let running = jobs
-            .into_iter()
-            .filter(|job| job.tenant_id == tenant)
-            .map(|job| (job.environment_id, names::of_promotion(job.promotion_id)))
-            .collect();
-        let mut board = Vec::with_capacity(environments.len());
-        for environment in &environments {
-            board.push(self.environment(&mut tx, environment, &running).await?);
-        }
-        Ok(Response::new(GetBoardResponse {
-            environments: board,
-            time: timestamp(self.app.clock.now()),
+        let bound_to = &["ListHistory", request.environment.as_str(), kind, only];
+        let page = page_request(request.page_size, &request.page_token, bound_to)?;
+        let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
+        let environment = find_environment(&mut tx, tenant, &name).await?;
+        let scope = scope(&mut tx, tenant, &environment, request.only.as_ref()).await?;
+        let page = tx.history(environment.id, scope, &page).await;
+        let page = page.map_err(ApiError::from)?;
+        Ok(Response::new(ListHistoryResponse {
+            entries: page.items.iter().map(entry).collect(),
+            next_page_token: next_token(page.next, bound_to),
         }))
     }
 }

@@ -4,22 +4,24 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     error::Reason,
     id::{JoinTokenId, TargetId, TenantId},
-    inventory::{Target, TargetKind},
+    inventory::{AgentStatus, Target, TargetKind},
     join_token::JoinToken,
-    name::{Labels, Name, check_labels},
+    name::{InvalidName, Labels, Name, ProjectRef, check_labels},
     observation::TargetObservation,
     order::Fence,
 };
 use sealift_proto::v1::{
     self, ArchiveTargetRequest, ArchiveTargetResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
-    CreateTargetRequest, CreateTargetResponse, GetTargetRequest, GetTargetResponse, ListTargetsRequest,
-    ListTargetsResponse, UpdateTargetRequest, UpdateTargetResponse, target::Kind,
-    target_service_server::TargetService,
+    CreateTargetRequest, CreateTargetResponse, GetTargetRequest, GetTargetResponse, ListStickersRequest,
+    ListStickersResponse, ListTargetsRequest, ListTargetsResponse, UpdateTargetRequest, UpdateTargetResponse,
+    target::Kind, target_service_server::TargetService,
 };
 use sealift_store::{DriftFilter, JoinToken as StoredToken, PageRequest, Tx};
 use tonic::{Request, Response, Status};
 
-use super::{agent, check_etag, drift, find_environment, find_target, int64, mask, needed, timestamp};
+use super::{
+    agent, check_etag, current, drift, find_environment, find_target, int64, mask, needed, timestamp,
+};
 use crate::{
     caller::Caller,
     config::JOIN_TOKEN_MOST,
@@ -60,6 +62,9 @@ fn encode(target: &Target) -> v1::Target {
         observed: Vec::new(),
         observe_time: None,
         drift: Vec::new(),
+        current: Vec::new(),
+        agent_seen_time: None,
+        silent: false,
     }
 }
 
@@ -102,6 +107,37 @@ impl Targets {
         }
         Ok(encoded)
     }
+
+    /// What is recorded and what is observed.
+    async fn whole(&self, tx: &mut Tx, target: &Target) -> Result<v1::Target, ApiError> {
+        let seen = tx.observation(target.id).await?;
+        let served_by = match target.agent_id {
+            Some(id) => tx.agent(target.tenant_id, id).await?,
+            None => None,
+        };
+        let status = served_by.as_ref().map(|found| agent::status(&self.app, found));
+        Ok(v1::Target {
+            agent_status: status.map(|status| status.to_string()).unwrap_or_default(),
+            observed: seen.as_ref().map(observed).unwrap_or_default(),
+            observe_time: seen.as_ref().and_then(|seen| timestamp(seen.observed_at)),
+            drift: open_drift(tx, target).await?,
+            current: current::projects(tx, target, seen.as_ref()).await?,
+            agent_seen_time: served_by.and_then(|found| found.last_seen_at).and_then(timestamp),
+            silent: status.is_none_or(|status| status == AgentStatus::Offline),
+            ..encode(target)
+        })
+    }
+}
+
+/// The newest open drift of a target.
+async fn open_drift(tx: &mut Tx, target: &Target) -> Result<Vec<v1::Drift>, ApiError> {
+    let filter = DriftFilter {
+        target: Some(target.id),
+        ..DriftFilter::default()
+    };
+    let page = PageRequest::first(DRIFT_SHOWN);
+    let open = tx.list_drift(target.tenant_id, filter, &page).await?;
+    Ok(open.items.iter().map(drift::encode).collect())
 }
 
 #[tonic::async_trait]
@@ -166,22 +202,35 @@ impl TargetService for Targets {
         let (environment, name) = names::target("name", &request.get_ref().name)?;
         let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
         let (_, target) = find_target(&mut tx, tenant, &environment, &name).await?;
-        let mut encoded = self.with_status(&mut tx, &target).await?;
-        if let Some(seen) = tx.observation(target.id).await.map_err(ApiError::from)? {
-            encoded.observed = observed(&seen);
-            encoded.observe_time = timestamp(seen.observed_at);
-        }
-        let filter = DriftFilter {
-            target: Some(target.id),
-            ..DriftFilter::default()
-        };
-        let open = tx
-            .list_drift(tenant, filter, &PageRequest::first(DRIFT_SHOWN))
-            .await
-            .map_err(ApiError::from)?;
-        encoded.drift = open.items.iter().map(drift::encode).collect();
+        let encoded = self.whole(&mut tx, &target).await?;
         Ok(Response::new(GetTargetResponse {
             target: Some(encoded),
+        }))
+    }
+
+    async fn list_stickers(
+        &self,
+        request: Request<ListStickersRequest>,
+    ) -> Result<Response<ListStickersResponse>, Status> {
+        let tenant = Caller::of(&request)?.tenant_id()?;
+        let request = request.into_inner();
+        let (environment, name) = names::target("parent", &request.parent)?;
+        let project: ProjectRef = request
+            .project
+            .parse()
+            .map_err(|error: InvalidName| ApiError::invalid("project", error.to_string()))?;
+        let project = project.to_string();
+        let bound_to = &["ListStickers", request.parent.as_str(), project.as_str()];
+        let page = page_request(request.page_size, &request.page_token, bound_to)?;
+        let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
+        let (_, target) = find_target(&mut tx, tenant, &environment, &name).await?;
+        let page = tx
+            .list_stickers(target.id, &project, &page)
+            .await
+            .map_err(ApiError::from)?;
+        Ok(Response::new(ListStickersResponse {
+            stickers: page.items.iter().map(current::sticker).collect(),
+            next_page_token: next_token(page.next, bound_to),
         }))
     }
 

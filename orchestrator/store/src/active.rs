@@ -4,18 +4,26 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
-    id::{EnvironmentId, JobId},
+    id::{EnvironmentId, JobId, TenantId},
     name::ProjectRef,
     release::Release,
 };
 use sqlx::FromRow;
 
 use crate::{
-    Active, Change, Result, Tx,
+    Active, Change, Result, StoreError, Tx,
     engine::{on, statements},
-    rows::At,
+    rows::{At, all},
     versions::ComponentRow,
 };
+
+macro_rules! select {
+    () => {
+        "SELECT c.id, c.tenant_id, c.name, c.repository, c.created_at, a.environment_id, a.digest, a.release_id, \
+         r.repository AS release_repository, r.project, r.number, a.job_id, a.since FROM active_components a \
+         JOIN components c ON c.id = a.component_id JOIN releases r ON r.id = a.release_id "
+    };
+}
 
 statements! {
     SUPERSEDE = {
@@ -32,10 +40,11 @@ statements! {
         "VALUES ($1, $2, $3, $4, $5, $6, $7)"
     };
     ACTIVE = {
-        "SELECT c.id, c.tenant_id, c.name, c.repository, c.created_at, a.digest, a.release_id, ",
-        "r.repository AS release_repository, r.project, r.number, a.job_id, a.since FROM active_components a ",
-        "JOIN components c ON c.id = a.component_id JOIN releases r ON r.id = a.release_id ",
-        "WHERE a.environment_id = $1 AND a.superseded_at IS NULL ORDER BY c.name"
+        select!(), "WHERE a.environment_id = $1 AND a.superseded_at IS NULL ORDER BY c.name"
+    };
+    ACTIVE_OF_TENANT = {
+        select!(), "JOIN environments e ON e.id = a.environment_id ",
+        "WHERE e.tenant_id = $1 AND e.archived_at IS NULL AND a.superseded_at IS NULL ORDER BY c.name"
     };
 }
 
@@ -43,6 +52,7 @@ statements! {
 struct ActiveRow {
     #[sqlx(flatten)]
     component: ComponentRow,
+    environment_id: uuid::Uuid,
     digest: String,
     release_id: uuid::Uuid,
     release_repository: String,
@@ -50,6 +60,26 @@ struct ActiveRow {
     number: i64,
     job_id: uuid::Uuid,
     since: DateTime<Utc>,
+}
+
+impl TryFrom<ActiveRow> for Active {
+    type Error = StoreError;
+
+    fn try_from(row: ActiveRow) -> Result<Self> {
+        let at = At::new("active_components", row.component.id);
+        Ok(Self {
+            component: row.component.try_into()?,
+            digest: at.parse("digest", &row.digest)?,
+            release: row.release_id.into(),
+            project: ProjectRef {
+                repository: row.release_repository,
+                project: row.project,
+            },
+            number: at.number("number", row.number)?,
+            job: row.job_id.into(),
+            since: row.since,
+        })
+    }
 }
 
 impl Tx {
@@ -107,21 +137,16 @@ impl Tx {
             .bind(environment.uuid())
             .fetch_all(conn)
             .await)?;
-        let active = |row: ActiveRow| {
-            let at = At::new("active_components", row.component.id);
-            Ok(Active {
-                component: row.component.try_into()?,
-                digest: at.parse("digest", &row.digest)?,
-                release: row.release_id.into(),
-                project: ProjectRef {
-                    repository: row.release_repository,
-                    project: row.project,
-                },
-                number: at.number("number", row.number)?,
-                job: row.job_id.into(),
-                since: row.since,
-            })
-        };
-        rows.into_iter().map(active).collect()
+        all(rows)
+    }
+
+    /// What all live environments of a tenant run, by component name.
+    pub async fn active_of_tenant(&mut self, tenant: TenantId) -> Result<Vec<(EnvironmentId, Active)>> {
+        let rows: Vec<ActiveRow> = on!(self, |conn| sqlx::query_as(ACTIVE_OF_TENANT)
+            .bind(tenant.uuid())
+            .fetch_all(conn)
+            .await)?;
+        let placed = |row: ActiveRow| Ok((row.environment_id.into(), row.try_into()?));
+        rows.into_iter().map(placed).collect()
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     drift::{Finding, Severity},
-    id::{DriftId, EnvironmentId, JobId, TargetId, TenantId},
+    id::{DriftId, JobId, TargetId, TenantId},
     inventory::EnvironmentClass,
 };
 use sqlx::FromRow;
@@ -16,7 +16,7 @@ use crate::{
     Acknowledgement, Change, Cursor, DriftChange, DriftFilter, DriftRow, Found, Page, PageRequest, Result,
     StoreError, Tx,
     engine::{on, statements},
-    rows::{At, all, count, json_opt, one},
+    rows::{At, all, json_opt, one},
 };
 
 macro_rules! select {
@@ -79,11 +79,6 @@ statements! {
     };
     OPEN_OF_TARGET = {
         select!(), "WHERE d.target_id = $1 AND d.resolved_at IS NULL ", of_severity!(), newest!()
-    };
-    COUNT_OPEN = {
-        "SELECT d.project, COUNT(*) FROM drift d JOIN targets t ON t.id = d.target_id ",
-        "WHERE d.environment_id = $1 AND t.archived_at IS NULL AND d.resolved_at IS NULL ",
-        "GROUP BY d.project ORDER BY d.project"
     };
 }
 
@@ -341,18 +336,6 @@ impl Tx {
         Ok(Page::of(all(rows)?, page, |row: &DriftRow| {
             Cursor::of(&[&row.id])
         }))
-    }
-
-    /// How much open drift the live targets of an environment have, by project.
-    pub async fn count_open_drift(&mut self, environment: EnvironmentId) -> Result<Vec<(String, u32)>> {
-        let rows: Vec<(String, i64)> = on!(self, |conn| sqlx::query_as(COUNT_OPEN)
-            .bind(environment.uuid())
-            .fetch_all(conn)
-            .await)?;
-        Ok(rows
-            .into_iter()
-            .map(|(project, open)| (project, count(open)))
-            .collect())
     }
 }
 

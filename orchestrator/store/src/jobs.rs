@@ -32,6 +32,11 @@ statements! {
         "INSERT INTO jobs (", columns!(), ") ",
         "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
     };
+    INSERT_SUBJECTS = {
+        "INSERT INTO job_subjects (environment_id, subject_id, job_id) ",
+        "SELECT $1, r.project_id, $2 FROM releases r WHERE r.id = $3 UNION ",
+        "SELECT $1, c.component_id, $2 FROM release_components c WHERE c.release_id = $3"
+    };
     BY_TENANT_AND_ID = { "SELECT ", columns!(), " FROM jobs WHERE tenant_id = $1 AND id = $2" };
     BY_ID = { "SELECT ", columns!(), " FROM jobs WHERE id = $1" };
     OF_PROMOTION = { "SELECT ", columns!(), " FROM jobs WHERE promotion_id = $1" };
@@ -162,7 +167,7 @@ impl Tx {
         At::new("lanes", environment).number("last_ticket", ticket)
     }
 
-    /// Writes a new job; its version should be 0, so that the history counts from 1.
+    /// Writes a new job, and what histories find it by; its version should be 0, so that the history counts from 1.
     pub async fn insert_job(&mut self, job: &Job) -> Result<()> {
         let (ticket, version) = (int(job.ticket)?, int(job.version)?);
         let failure = json_opt(job.state.failure())?;
@@ -187,6 +192,13 @@ impl Tx {
             .bind(job.created_at)
             .bind(job.started_at)
             .bind(job.finished_at)
+            .execute(conn)
+            .await
+            .map(drop))?;
+        on!(self, |conn| sqlx::query(INSERT_SUBJECTS)
+            .bind(job.environment_id.uuid())
+            .bind(job.id.uuid())
+            .bind(job.release_id.uuid())
             .execute(conn)
             .await
             .map(drop))?;

@@ -8,6 +8,7 @@
 mod active;
 mod agents;
 mod audit;
+mod board;
 mod certificates;
 mod changes;
 mod drift;
@@ -15,6 +16,7 @@ mod engine;
 mod environments;
 mod error;
 mod evidence;
+mod history;
 mod holds;
 mod idempotency;
 mod jobs;
@@ -28,6 +30,7 @@ mod promotions;
 pub mod records;
 mod releases;
 mod rows;
+mod stickers;
 mod targets;
 mod tasks;
 mod tasks_rows;
@@ -37,6 +40,7 @@ mod users;
 mod versions;
 mod waves;
 
+pub use board::{BoardAgent, BoardDrift, BoardJob, BoardState};
 pub use changes::Change;
 pub use engine::{Db, Engine, StoreConfig, Tx};
 pub use error::{Result, StoreError};
@@ -60,10 +64,12 @@ pub const STATEMENTS: &[&[Statement]] = &[
     active::STATEMENTS,
     agents::STATEMENTS,
     audit::STATEMENTS,
+    board::STATEMENTS,
     certificates::STATEMENTS,
     drift::STATEMENTS,
     environments::STATEMENTS,
     evidence::STATEMENTS,
+    history::STATEMENTS,
     holds::STATEMENTS,
     idempotency::STATEMENTS,
     jobs::STATEMENTS,
@@ -74,6 +80,7 @@ pub const STATEMENTS: &[&[Statement]] = &[
     observations::STATEMENTS,
     promotions::STATEMENTS,
     releases::STATEMENTS,
+    stickers::STATEMENTS,
     targets::STATEMENTS,
     tasks::STATEMENTS,
     tenants::STATEMENTS,

@@ -1,4 +1,4 @@
-//! What agents saw on targets, their stickers, and what is recorded to run there.
+//! What agents saw on targets, and what is recorded to run there.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
-    Change, Current, Result, StickerRow, StoreError, Tx,
+    Change, Current, Result, StoreError, Tx,
     engine::{on, statements},
     rows::{At, all, int, json},
 };
@@ -31,13 +31,6 @@ statements! {
     OF_ENVIRONMENT = {
         "SELECT o.target_id, o.observation FROM target_observations o JOIN targets t ON t.id = o.target_id ",
         "WHERE t.environment_id = $1 AND t.archived_at IS NULL ORDER BY t.name LIMIT $2"
-    };
-    INSERT_STICKER = {
-        "INSERT INTO stickers (target_id, project, task_id, digest, previous, content, created_at) ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7)"
-    };
-    LATEST_STICKER = {
-        "SELECT digest, content FROM stickers WHERE target_id = $1 AND project = $2 ORDER BY id DESC LIMIT 1"
     };
     CURRENT = {
         "SELECT c.repository, c.project, c.fence, c.inputs, c.sticker, r.manifest, c.release_id, r.number, c.job_id, ",
@@ -145,49 +138,6 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         rows.into_iter().map(observation).collect()
-    }
-
-    /// Keeps a reported sticker. Insert-only.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a sticker's row is these values, and nothing else needs them together"
-    )]
-    pub async fn insert_sticker(
-        &mut self,
-        target: TargetId,
-        project: &str,
-        task: TaskId,
-        digest: Digest,
-        previous: Option<Digest>,
-        content: &[u8],
-        now: DateTime<Utc>,
-    ) -> Result<()> {
-        on!(self, |conn| sqlx::query(INSERT_STICKER)
-            .bind(target.uuid())
-            .bind(project)
-            .bind(task.uuid())
-            .bind(digest.to_string())
-            .bind(previous.map(|digest| digest.to_string()))
-            .bind(content)
-            .bind(now)
-            .execute(conn)
-            .await
-            .map(drop))?;
-        Ok(())
-    }
-
-    /// The newest sticker of a project on a target.
-    pub async fn latest_sticker(&mut self, target: TargetId, project: &str) -> Result<Option<StickerRow>> {
-        let row: Option<(String, Vec<u8>)> = on!(self, |conn| sqlx::query_as(LATEST_STICKER)
-            .bind(target.uuid())
-            .bind(project)
-            .fetch_optional(conn)
-            .await)?;
-        let sticker = |(digest, content): (String, Vec<u8>)| {
-            let digest = At::new("stickers", target).parse("digest", &digest)?;
-            Ok(StickerRow { digest, content })
-        };
-        row.map(sticker).transpose()
     }
 
     /// What is recorded to run on a target and by whose wish, by project.

@@ -10,3 +10,4 @@ mod hostile;
 mod inventory;
 mod process;
 mod support;
+mod views;

@@ -19,3 +19,4 @@ mod seed;
 mod tasks;
 mod tenancy;
 mod trail;
+mod views;

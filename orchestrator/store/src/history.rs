@@ -1,0 +1,164 @@
+//! History: what was brought to an environment, newest first, whole or of one project, component or target. Each list runs along an
+//! index of its own, so that it costs the same after a year.
+
+use chrono::{DateTime, Utc};
+use sealift_common::{
+    id::{ComponentId, EnvironmentId, ProjectId, TargetId},
+    name::ProjectRef,
+    outcome::Fate,
+};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::{
+    Cursor, HistoryRow, HistoryScope, Page, PageRequest, Result, StoreError, Tx,
+    engine::{on, statements},
+    rows::{At, all, count},
+};
+
+macro_rules! select {
+    ($state:literal) => {
+        concat!(
+            "SELECT j.id, j.promotion_id, j.release_id, r.repository, r.project, r.number, j.state, ",
+            $state,
+            " AS task_state, p.requested_by, p.change_summary, j.created_at, j.started_at, j.finished_at, \
+             (SELECT COUNT(*) FROM active_components a WHERE a.job_id = j.id) AS activated, \
+             (SELECT COUNT(*) FROM active_components a WHERE a.job_id = j.id AND a.superseded_at IS NOT NULL) \
+             AS superseded "
+        )
+    };
+}
+
+macro_rules! joins {
+    () => {
+        "JOIN releases r ON r.id = j.release_id JOIN promotions p ON p.id = j.promotion_id "
+    };
+}
+
+statements! {
+    OF_ENVIRONMENT = {
+        select!("NULL"), "FROM jobs j ", joins!(),
+        "WHERE j.environment_id = $1 AND j.id < $2 ORDER BY j.id DESC LIMIT $3"
+    };
+    OF_SUBJECT = {
+        select!("NULL"), "FROM job_subjects s JOIN jobs j ON j.id = s.job_id ", joins!(),
+        "WHERE s.environment_id = $1 AND s.subject_id = $2 AND s.job_id < $3 ORDER BY s.job_id DESC LIMIT $4"
+    };
+    OF_TARGET = {
+        select!("t.state"), "FROM tasks t JOIN jobs j ON j.id = t.job_id ", joins!(),
+        "WHERE t.target_id = $1 AND t.job_id < $2 ORDER BY t.job_id DESC LIMIT $3"
+    };
+    RELEASES_SINCE = {
+        "SELECT COUNT(DISTINCT a.release_id) FROM active_components a JOIN releases r ON r.id = a.release_id ",
+        "WHERE a.environment_id = $1 AND a.since > $2 AND r.repository = $3 AND r.project = $4 ",
+        "AND a.release_id <> $5"
+    };
+}
+
+#[derive(FromRow)]
+struct Columns {
+    id: Uuid,
+    promotion_id: Uuid,
+    release_id: Uuid,
+    repository: String,
+    project: String,
+    number: i64,
+    state: String,
+    task_state: Option<String>,
+    requested_by: String,
+    change_summary: String,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+    activated: i64,
+    superseded: i64,
+}
+
+impl TryFrom<Columns> for HistoryRow {
+    type Error = StoreError;
+
+    fn try_from(row: Columns) -> Result<Self> {
+        let at = At::new("jobs", row.id);
+        Ok(Self {
+            job: row.id.into(),
+            promotion: row.promotion_id.into(),
+            release: row.release_id.into(),
+            project: ProjectRef {
+                repository: row.repository,
+                project: row.project,
+            },
+            number: at.number("number", row.number)?,
+            fate: Fate {
+                phase: at.parse("state", &row.state)?,
+                activated: count(row.activated),
+                superseded: count(row.superseded),
+            },
+            task: at.parse_opt("task_state", row.task_state.as_deref())?,
+            requested_by: row.requested_by,
+            change_summary: row.change_summary,
+            created_at: row.created_at,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+        })
+    }
+}
+
+impl Tx {
+    /// Jobs of an environment, newest first.
+    pub async fn history(
+        &mut self,
+        environment: EnvironmentId,
+        scope: HistoryScope,
+        page: &PageRequest,
+    ) -> Result<Page<HistoryRow>> {
+        let below = page.below_id()?;
+        let subject = match scope {
+            HistoryScope::All | HistoryScope::Target(_) => None,
+            HistoryScope::Project(id) => Some(ProjectId::uuid(id)),
+            HistoryScope::Component(id) => Some(ComponentId::uuid(id)),
+        };
+        let rows: Vec<Columns> = match (scope, subject) {
+            (_, Some(subject)) => on!(self, |conn| sqlx::query_as(OF_SUBJECT)
+                .bind(environment.uuid())
+                .bind(subject)
+                .bind(below)
+                .bind(page.limit())
+                .fetch_all(conn)
+                .await)?,
+            (HistoryScope::Target(target), None) => on!(self, |conn| sqlx::query_as(OF_TARGET)
+                .bind(TargetId::uuid(target))
+                .bind(below)
+                .bind(page.limit())
+                .fetch_all(conn)
+                .await)?,
+            (_, None) => on!(self, |conn| sqlx::query_as(OF_ENVIRONMENT)
+                .bind(environment.uuid())
+                .bind(below)
+                .bind(page.limit())
+                .fetch_all(conn)
+                .await)?,
+        };
+        Ok(Page::of(all(rows)?, page, |row: &HistoryRow| {
+            Cursor::of(&[&row.job])
+        }))
+    }
+
+    /// How many other releases of a project an environment has got since a time.
+    pub async fn releases_since(
+        &mut self,
+        environment: EnvironmentId,
+        project: &ProjectRef,
+        release: sealift_common::id::ReleaseId,
+        since: DateTime<Utc>,
+    ) -> Result<u32> {
+        let found: i64 = on!(self, |conn| sqlx::query_scalar(RELEASES_SINCE)
+            .bind(environment.uuid())
+            .bind(since)
+            .bind(project.repository.as_str())
+            .bind(project.project.as_str())
+            .bind(release.uuid())
+            .fetch_one(conn)
+            .await)?;
+        Ok(count(found))
+    }
+}

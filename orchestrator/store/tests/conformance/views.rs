@@ -1,0 +1,344 @@
+//! What operators look at: the board in a fixed number of statements, histories along an index, sticker chains by pages.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use sealift_common::{
+    drift::{DriftKind, Severity},
+    id::EnvironmentId,
+    job::{JobEvent, JobPhase},
+    outcome::Outcome,
+    sticker::Link,
+};
+use sealift_store::{BoardDrift, Db, HistoryRow, HistoryScope, PageRequest, STATEMENTS, Tx};
+use tracing::{
+    Event, Metadata, Subscriber,
+    span::{Attributes, Id, Record},
+};
+
+use crate::{
+    drift::found,
+    harness::{Raw, World, at, conformance, on_sqlite},
+    seed::{Deployment, Seed, digest, project, target},
+};
+
+conformance![
+    the_board_counts_what_there_is,
+    a_history_is_newest_first_with_derived_outcomes,
+    pages_of_a_history_are_the_whole_history,
+    releases_since_are_those_of_the_project,
+    sticker_chains_are_paged_with_their_links,
+];
+
+/// Starts and ends a job well, and activates its release.
+async fn succeed(tx: &mut Tx, seed: &Seed, made: &Deployment, seconds: i64) {
+    let job = tx.job_by_id(made.job.id).await.unwrap().unwrap();
+    let job = tx
+        .apply_job_event(&job, &JobEvent::Started, "orchestrator", at(seconds))
+        .await
+        .unwrap();
+    tx.apply_job_event(&job, &JobEvent::Completed, "orchestrator", at(seconds + 1))
+        .await
+        .unwrap();
+    let environment = seed.environment.id;
+    tx.activate_release(environment, &made.release, made.job.id, at(seconds + 1))
+        .await
+        .unwrap();
+}
+
+async fn the_board_counts_what_there_is(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 2).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let (tenant, environment) = (seed.tenant.id, seed.environment.id);
+    let mut tx = world.db.write().await.unwrap();
+    let board = tx.board(tenant).await.unwrap();
+    assert_eq!(board.targets, [(environment, 2)]);
+    assert_eq!(board.queued, [(environment, 1)]);
+    assert_eq!(board.agents.len(), 1, "one agent serves both");
+    assert!(board.jobs.is_empty() && board.drift.is_empty());
+
+    let job = &made.job;
+    tx.apply_job_event(job, &JobEvent::Started, "orchestrator", at(1))
+        .await
+        .unwrap();
+    let severe = [found(DriftKind::Stopped, Some("api"), Severity::High)];
+    for target in &seed.targets {
+        tx.reconcile_drift(target.id, "p/a", &severe, at(2))
+            .await
+            .unwrap();
+    }
+    let board = tx.board(tenant).await.unwrap();
+    assert!(board.queued.is_empty());
+    let under_way = &board.jobs[0];
+    assert_eq!((under_way.id, under_way.phase), (job.id, JobPhase::Running));
+    assert_eq!((under_way.tasks, under_way.ended, under_way.failed), (2, 0, 0));
+    assert_eq!((under_way.wave, under_way.waves), (0, 1));
+    let drifted = BoardDrift {
+        environment,
+        project: "p/a".to_owned(),
+        severity: Severity::High,
+        open: 2,
+    };
+    assert_eq!(board.drift, [drifted]);
+    // R12
+    tx.commit().await.unwrap();
+    let other = Seed::sow(&world.db, "bolt", 1).await;
+    let board = world
+        .db
+        .read()
+        .await
+        .unwrap()
+        .board(other.tenant.id)
+        .await
+        .unwrap();
+    assert_eq!(board.targets, [(other.environment.id, 1)]);
+    assert!(board.jobs.is_empty() && board.drift.is_empty());
+}
+
+async fn whole(tx: &mut Tx, environment: EnvironmentId, scope: HistoryScope) -> Vec<HistoryRow> {
+    let page = PageRequest::first(100);
+    tx.history(environment, scope, &page).await.unwrap().items
+}
+
+async fn a_history_is_newest_first_with_derived_outcomes(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let mut jobs = Vec::new();
+    for number in 0..4 {
+        let made = seed.deployment(&world.db, at(number * 10)).await;
+        let mut tx = world.db.write().await.unwrap();
+        if number == 2 {
+            tx.apply_job_event(&made.job, &JobEvent::Cancelled, "user/alice", at(21))
+                .await
+                .unwrap();
+        } else if number < 3 {
+            succeed(&mut tx, &seed, &made, number * 10).await;
+        }
+        tx.commit().await.unwrap();
+        jobs.push(made);
+    }
+    let mut tx = world.db.read().await.unwrap();
+    let rows = whole(&mut tx, seed.environment.id, HistoryScope::All).await;
+    let seen: Vec<_> = rows.iter().map(|row| (row.job, row.fate.outcome())).collect();
+    let wanted = [
+        (jobs[3].job.id, None),
+        (jobs[2].job.id, Some(Outcome::Cancelled)),
+        (jobs[1].job.id, Some(Outcome::Succeeded)),
+        (jobs[0].job.id, Some(Outcome::Superseded)),
+    ];
+    assert_eq!(seen, wanted);
+    assert!(
+        rows.windows(2)
+            .all(|pair| pair[0].created_at > pair[1].created_at)
+    );
+    assert_eq!(rows[0].requested_by, "user/alice");
+    // What is stored of the first one is still how it ended.
+    assert_eq!(rows[3].fate.phase, JobPhase::Succeeded);
+}
+
+async fn pages_of_a_history_are_the_whole_history(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 2).await;
+    for number in 0..5 {
+        seed.deployment(&world.db, at(number)).await;
+    }
+    let mut tx = world.db.write().await.unwrap();
+    // Another project with the same component, without tasks.
+    let release = seed
+        .release(&mut tx, "github.com/acme/shop/other", at(9))
+        .await
+        .unwrap();
+    let promotion = seed.promotion(&mut tx, &release, at(9)).await;
+    let other = seed.job(&mut tx, &promotion, at(9)).await.unwrap();
+    let environment = seed.environment.id;
+    let mine = project("github.com/acme/shop/api");
+    let mine = tx.project(seed.tenant.id, &mine).await.unwrap().unwrap();
+    let scopes = [
+        (HistoryScope::All, 6),
+        (HistoryScope::Project(mine), 5),
+        (HistoryScope::Project(release.project_id), 1),
+        (HistoryScope::Component(seed.component.id), 6),
+        (HistoryScope::Target(seed.targets[1].id), 5),
+    ];
+    for (scope, wanted) in scopes {
+        let rows = whole(&mut tx, environment, scope).await;
+        assert_eq!(rows.len(), wanted, "{scope:?}");
+        let of_target = matches!(scope, HistoryScope::Target(_));
+        assert!(rows.iter().all(|row| row.task.is_some() == of_target));
+        for size in [1, 2, 4] {
+            let (mut page, mut walked) = (PageRequest::first(size), Vec::new());
+            loop {
+                let next = tx.history(environment, scope, &page).await.unwrap();
+                walked.extend(next.items);
+                page.after = next.next;
+                if page.after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(walked, rows, "{scope:?} by {size}");
+        }
+    }
+    let rows = whole(&mut tx, environment, HistoryScope::Project(release.project_id)).await;
+    assert_eq!(rows[0].job, other.id);
+}
+
+async fn releases_since_are_those_of_the_project(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let mine = project("github.com/acme/shop/api");
+    let mut all = Vec::new();
+    for number in 0..3 {
+        let made = seed.deployment(&world.db, at(number * 10)).await;
+        let mut tx = world.db.write().await.unwrap();
+        succeed(&mut tx, &seed, &made, number * 10).await;
+        tx.commit().await.unwrap();
+        all.push(made);
+    }
+    let mut tx = world.db.read().await.unwrap();
+    let environment = seed.environment.id;
+    for (index, behind) in [(0, 2), (1, 1), (2, 0)] {
+        let (release, since) = (all[index].release.id, at(index as i64 * 10));
+        let found = tx.releases_since(environment, &mine, release, since).await;
+        assert_eq!(found.unwrap(), behind);
+    }
+    let other = project("github.com/acme/shop/other");
+    let found = tx
+        .releases_since(environment, &other, all[0].release.id, at(0))
+        .await;
+    assert_eq!(found.unwrap(), 0);
+}
+
+async fn sticker_chains_are_paged_with_their_links(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let (target, task) = (seed.targets[0].id, made.tasks[0].id);
+    let mut tx = world.db.write().await.unwrap();
+    // The third was written on top of one that nobody reported.
+    let chain = [
+        ("a", None, Link::First),
+        ("b", Some("a"), Link::Linked),
+        ("d", Some("c"), Link::Broken),
+        ("e", Some("d"), Link::Linked),
+        ("f", None, Link::Broken),
+    ];
+    for (number, (name, previous, _)) in (1..).zip(chain) {
+        let previous = previous.map(digest);
+        tx.insert_sticker(target, "p/a", task, digest(name), previous, b"{}", at(number))
+            .await
+            .unwrap();
+        // A chain of its own.
+        tx.insert_sticker(target, "p/b", task, digest("x"), None, b"{}", at(number))
+            .await
+            .unwrap();
+    }
+    for size in [1, 2, 3, 9] {
+        let (mut page, mut walked) = (PageRequest::first(size), Vec::new());
+        loop {
+            let next = tx.list_stickers(target, "p/a", &page).await.unwrap();
+            walked.extend(next.items);
+            page.after = next.next;
+            if page.after.is_none() {
+                break;
+            }
+        }
+        let links: Vec<_> = walked
+            .iter()
+            .map(|sticker| (sticker.digest, Link::of(sticker.previous, sticker.older)))
+            .collect();
+        let wanted: Vec<_> = chain
+            .iter()
+            .rev()
+            .map(|(name, _, link)| (digest(name), *link))
+            .collect();
+        assert_eq!(links, wanted, "by {size}");
+        assert!(walked.iter().all(|sticker| sticker.job == made.job.id));
+    }
+}
+
+#[tokio::test]
+async fn histories_run_along_an_index() {
+    on_sqlite(async |world: World| {
+        let mut raw = Raw::open(&world.config.url).await;
+        let wanted = [
+            (
+                "history",
+                "OF_ENVIRONMENT",
+                "SEARCH j USING INDEX jobs_of_environment ",
+            ),
+            ("history", "OF_SUBJECT", "SEARCH s USING COVERING INDEX"),
+            ("history", "OF_TARGET", "SEARCH t USING INDEX tasks_of_target "),
+            (
+                "history",
+                "RELEASES_SINCE",
+                "SEARCH a USING INDEX active_components_since ",
+            ),
+            ("stickers", "LIST", "SEARCH s USING INDEX stickers_newest "),
+            (
+                "active",
+                "ACTIVE_OF_TENANT",
+                "SEARCH a USING INDEX one_active_release_per_component ",
+            ),
+            ("board", "QUEUED", "jobs_queued"),
+            ("board", "DRIFT", "drift_open_of_tenant"),
+        ];
+        for (file, name, index) in wanted {
+            let mut all = STATEMENTS.iter().copied().flatten();
+            let statement = all.find(|one| one.file.ends_with(&format!("::{file}")) && one.name == name);
+            let plan = raw.plan(statement.unwrap().sql).await.join("\n");
+            assert!(plan.contains(index), "{name}:\n{plan}");
+            assert!(!plan.contains("SCAN"), "{name}:\n{plan}");
+        }
+    })
+    .await;
+}
+
+/// Counts the statements that are carried out.
+#[derive(Clone, Default)]
+struct Statements(Arc<AtomicU32>);
+
+impl Subscriber for Statements {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "sqlx::query"
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+async fn statements_of_a_board(db: &Db, counted: &Statements, seed: &Seed) -> u32 {
+    let before = counted.0.load(Ordering::SeqCst);
+    let mut tx = db.read().await.unwrap();
+    let board = tx.board(seed.tenant.id).await.unwrap();
+    assert_eq!(board.targets.len(), 1);
+    tx.active_of_tenant(seed.tenant.id).await.unwrap();
+    drop(tx);
+    counted.0.load(Ordering::SeqCst) - before
+}
+
+/// P10: what the board costs in statements does not grow with the fleet.
+#[tokio::test]
+async fn p10_a_board_of_a_thousand_targets_takes_as_many_statements_as_one_of_one() {
+    let counted = Statements::default();
+    tracing::subscriber::set_global_default(counted.clone()).unwrap();
+    on_sqlite(async |world: World| {
+        let seed = Seed::sow(&world.db, "acme", 1).await;
+        let one = statements_of_a_board(&world.db, &counted, &seed).await;
+        let mut tx = world.db.write().await.unwrap();
+        for number in 0..999 {
+            let mut more = target(&seed.environment, &format!("more-{number}"));
+            more.agent_id = Some(seed.agent.id);
+            tx.insert_target(&more).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let thousand = statements_of_a_board(&world.db, &counted, &seed).await;
+        assert!(one > 0, "statements are not counted");
+        assert_eq!(thousand, one);
+    })
+    .await;
+}
