@@ -112,11 +112,13 @@ pub fn write_record<M: Serialize>(format: Format, message: &M) -> Result<(), Cli
 /// Puts a picture in place of what a terminal shows.
 pub fn redraw(picture: &str) -> Result<(), CliError> {
     // Home; each line with what is right of it cleared; then what is below. Nothing flickers, as nothing is cleared first.
-    let lines: String = picture
-        .lines()
-        .map(|line| format!("{line}\u{1b}[K\r\n"))
-        .collect();
-    write_stdout(format!("\u{1b}[H{lines}\u{1b}[J").as_bytes())
+    let mut frame = "\u{1b}[H".to_owned();
+    for line in picture.lines() {
+        frame.push_str(line);
+        frame.push_str("\u{1b}[K\r\n");
+    }
+    frame.push_str("\u{1b}[J");
+    write_stdout(frame.as_bytes())
 }
 
 /// Writes a result for programs.

@@ -34,8 +34,9 @@ statements! {
     };
     INSERT_SUBJECTS = {
         "INSERT INTO job_subjects (environment_id, subject_id, job_id) ",
-        "SELECT $1, r.project_id, $2 FROM releases r WHERE r.id = $3 UNION ",
-        "SELECT $1, c.component_id, $2 FROM release_components c WHERE c.release_id = $3"
+        "SELECT j.environment_id, r.project_id, j.id FROM jobs j JOIN releases r ON r.id = j.release_id ",
+        "WHERE j.id = $1 UNION SELECT j.environment_id, c.component_id, j.id FROM jobs j ",
+        "JOIN release_components c ON c.release_id = j.release_id WHERE j.id = $1"
     };
     BY_TENANT_AND_ID = { "SELECT ", columns!(), " FROM jobs WHERE tenant_id = $1 AND id = $2" };
     BY_ID = { "SELECT ", columns!(), " FROM jobs WHERE id = $1" };
@@ -196,9 +197,7 @@ impl Tx {
             .await
             .map(drop))?;
         on!(self, |conn| sqlx::query(INSERT_SUBJECTS)
-            .bind(job.environment_id.uuid())
             .bind(job.id.uuid())
-            .bind(job.release_id.uuid())
             .execute(conn)
             .await
             .map(drop))?;

@@ -168,12 +168,11 @@ pub async fn stickers(
     list: ListArgs,
 ) -> Result<Exit, CliError> {
     let parent = target_name(name)?;
-    let projects = match project {
-        Some(project) => vec![project.to_owned()],
-        None => {
-            let target = get(client, name).await?;
-            target.current.into_iter().map(|one| one.project).collect()
-        }
+    let projects = if let Some(project) = project {
+        vec![project.to_owned()]
+    } else {
+        let target = get(client, name).await?;
+        target.current.into_iter().map(|one| one.project).collect()
     };
     let mut broken = false;
     for project in projects {
