@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, io::IsTerminal as _};
 
 use clap::Args;
 use sealift_proto::v1::{
-    BoardEnvironment, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse, GetServerInfoRequest, WatchBoardRequest,
-    status_service_client::StatusServiceClient,
+    BoardEnvironment, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse, GetServerInfoRequest,
+    WatchBoardRequest, status_service_client::StatusServiceClient,
 };
 use tonic::transport::Channel;
 

@@ -189,7 +189,7 @@ async fn write_sticker(world: &World, host: &Host<'_>, task: &Task, previous: Op
         &[app.identity.keys.order.public()],
     )
     .unwrap();
-    let sticker = Sticker::of(&order, app.clock.now(), previous).unwrap();
+    let sticker = Sticker::of(&order, None, app.clock.now(), previous).unwrap();
     let digest = sticker.digest().unwrap();
     let mut tx = host.write().await;
     let bytes = sticker.to_file().unwrap();
