@@ -19,15 +19,19 @@ pub struct Fate {
     pub activated: u32,
     /// How many of these another job has replaced.
     pub superseded: u32,
+    /// A later rollback has undone it.
+    pub undone: bool,
 }
 
 impl Fate {
     /// The outcome; `None` until it has ended.
     pub const fn outcome(self) -> Option<Outcome> {
         match self.phase {
-            JobPhase::Queued | JobPhase::Running => None,
-            JobPhase::Failed => Some(Outcome::Failed),
+            JobPhase::Queued | JobPhase::Running | JobPhase::Paused | JobPhase::RollingBack => None,
+            JobPhase::Failed | JobPhase::RollbackFailed => Some(Outcome::Failed),
             JobPhase::Cancelled => Some(Outcome::Cancelled),
+            JobPhase::RolledBack => Some(Outcome::RolledBack),
+            JobPhase::Succeeded if self.undone => Some(Outcome::RolledBack),
             // As long as one component of it is active, it is not history.
             JobPhase::Succeeded if self.activated > 0 && self.superseded >= self.activated => {
                 Some(Outcome::Superseded)
@@ -41,7 +45,7 @@ impl Fate {
 mod tests {
     use super::*;
 
-    /// C11: what is stored of a job never changes again; only how it looks does, and only from succeeded to superseded.
+    /// C11: what is stored of a job never changes again; only how it looks does, and only from succeeded to superseded or rolled back.
     #[test]
     fn an_outcome_follows_from_the_phase_and_from_what_replaced_it() {
         for phase in JobPhase::ALL {
@@ -50,11 +54,19 @@ mod tests {
                     phase: *phase,
                     activated,
                     superseded,
+                    undone: false,
                 };
                 let outcome = fate.outcome();
                 assert_eq!(outcome.is_some(), phase.is_terminal(), "{fate:?}");
                 let replaced = *phase == JobPhase::Succeeded && (activated, superseded) == (2, 2);
                 assert_eq!(outcome == Some(Outcome::Superseded), replaced, "{fate:?}");
+                let undone = Fate { undone: true, ..fate };
+                let wanted = if *phase == JobPhase::Succeeded {
+                    Some(Outcome::RolledBack)
+                } else {
+                    outcome
+                };
+                assert_eq!(undone.outcome(), wanted, "{undone:?}");
             }
         }
     }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, io::IsTerminal as _};
 
 use clap::Args;
 use sealift_proto::v1::{
-    BoardEnvironment, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse, GetServerInfoRequest,
-    WatchBoardRequest, status_service_client::StatusServiceClient,
+    BoardEnvironment, BoardHold, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse,
+    GetServerInfoRequest, WatchBoardRequest, status_service_client::StatusServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -105,6 +105,7 @@ fn news(said: &mut BTreeMap<String, String>, board: &GetBoardResponse) -> Vec<St
             format!("{} queued", environment.queued),
         ];
         parts.extend(environment.jobs.iter().map(job));
+        parts.extend(environment.holds.iter().map(hold));
         parts.extend(environment.components.iter().map(|component| {
             format!(
                 "{} {}",
@@ -125,7 +126,8 @@ fn news(said: &mut BTreeMap<String, String>, board: &GetBoardResponse) -> Vec<St
 fn environments(board: &GetBoardResponse) -> Rows {
     let header = ["ENVIRONMENT", "TARGETS", "AGENTS", "RUNNING", "QUEUED", "DRIFT"];
     Rows::new(&header).with(board.environments.iter().map(|environment| {
-        let running: Vec<_> = environment.jobs.iter().map(job).collect();
+        let mut running: Vec<_> = environment.jobs.iter().map(job).collect();
+        running.extend(environment.holds.iter().map(hold));
         vec![
             leaf(&environment.environment),
             environment.targets.to_string(),
@@ -165,6 +167,10 @@ fn job(job: &BoardJob) -> String {
         job.tasks_ended,
         job.tasks
     )
+}
+
+fn hold(hold: &BoardHold) -> String {
+    format!("{} HELD ({})", clean(&hold.project), clean(&hold.reason))
 }
 
 /// Open drift, the most severe first.

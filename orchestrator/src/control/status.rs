@@ -11,11 +11,11 @@ use sealift_common::{
     outcome::Outcome,
 };
 use sealift_proto::v1::{
-    BoardComponent, BoardEnvironment, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse, HistoryEntry,
-    ListHistoryRequest, ListHistoryResponse, WatchBoardRequest, WatchBoardResponse,
+    BoardComponent, BoardEnvironment, BoardHold, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse,
+    HistoryEntry, ListHistoryRequest, ListHistoryResponse, WatchBoardRequest, WatchBoardResponse,
     history_entry::Outcome as WireOutcome, list_history_request::Only, status_service_server::StatusService,
 };
-use sealift_store::{Active, BoardState, Change, HistoryRow, HistoryScope, PageRequest, Tx};
+use sealift_store::{Active, BoardState, Change, HistoryRow, HistoryScope, Hold, PageRequest, Tx};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -53,6 +53,9 @@ async fn board(app: &App, tenant: TenantId, wanted: Option<&Name>) -> Result<Get
         }
     };
     let found = tx.board(tenant).await?;
+    let holds = tx
+        .list_holds(tenant, false, &PageRequest::first(PAGE_MAX))
+        .await?;
     let mut active: HashMap<EnvironmentId, Vec<Active>> = HashMap::new();
     for (environment, component) in tx.active_of_tenant(tenant).await? {
         active.entry(environment).or_default().push(component);
@@ -60,7 +63,7 @@ async fn board(app: &App, tenant: TenantId, wanted: Option<&Name>) -> Result<Get
     drop(tx);
     let environments = environments.iter().map(|environment| {
         let components = active.remove(&environment.id).unwrap_or_default();
-        environment_of(app, environment, &found, components)
+        environment_of(app, environment, &found, components, &holds.items)
     });
     Ok(GetBoardResponse {
         environments: environments.collect(),
@@ -73,6 +76,7 @@ fn environment_of(
     environment: &Environment,
     found: &BoardState,
     components: Vec<Active>,
+    holds: &[Hold],
 ) -> BoardEnvironment {
     let id = environment.id;
     let count = |counts: &[(EnvironmentId, u32)]| {
@@ -139,6 +143,16 @@ fn environment_of(
         components: components.collect(),
         drift: Some(all),
         jobs,
+        holds: holds
+            .iter()
+            .filter(|hold| hold.environment_id == id)
+            .map(|hold| BoardHold {
+                project: hold.project.to_string(),
+                reason: hold.reason.clone(),
+                placed_by: hold.placed_by.clone(),
+                since: timestamp(hold.placed_at),
+            })
+            .collect(),
     }
 }
 

@@ -44,7 +44,7 @@ statements! {
         "COUNT(t.finished_at) AS ended, COUNT(CASE WHEN t.state = 'failed' THEN 1 END) AS failed FROM jobs j ",
         "JOIN environments e ON e.id = j.environment_id JOIN releases r ON r.id = j.release_id ",
         "LEFT JOIN tasks t ON t.job_id = j.id ",
-        "WHERE e.tenant_id = $1 AND j.state IN ('running') ",
+        "WHERE e.tenant_id = $1 AND j.state IN ('running', 'paused') ",
         "GROUP BY j.environment_id, j.id, j.promotion_id, j.state, j.started_at, r.repository, r.project, r.number ",
         "ORDER BY j.id"
     };

@@ -24,7 +24,8 @@ macro_rules! select {
             " AS task_state, p.requested_by, p.change_summary, j.created_at, j.started_at, j.finished_at, \
              (SELECT COUNT(*) FROM active_components a WHERE a.job_id = j.id) AS activated, \
              (SELECT COUNT(*) FROM active_components a WHERE a.job_id = j.id AND a.superseded_at IS NOT NULL) \
-             AS superseded "
+             AS superseded, \
+             (SELECT COUNT(*) FROM jobs u WHERE u.rollback_of = j.id AND u.state = 'succeeded') AS undone "
         )
     };
 }
@@ -72,6 +73,7 @@ struct Columns {
     finished_at: Option<DateTime<Utc>>,
     activated: i64,
     superseded: i64,
+    undone: i64,
 }
 
 impl TryFrom<Columns> for HistoryRow {
@@ -92,6 +94,7 @@ impl TryFrom<Columns> for HistoryRow {
                 phase: at.parse("state", &row.state)?,
                 activated: count(row.activated),
                 superseded: count(row.superseded),
+                undone: row.undone > 0,
             },
             task: at.parse_opt("task_state", row.task_state.as_deref())?,
             requested_by: row.requested_by,

@@ -6,8 +6,8 @@ use sealift_common::{
     drift::{Finding, Recorded, Severity},
     failure::Failure,
     id::{
-        AgentId, ComponentId, DecisionId, DriftId, EnvironmentId, HoldId, JobId, JoinTokenId, PacketId, ProjectId,
-        PromotionId, ReleaseId, TargetId, TaskId, TenantId, UserId,
+        AgentId, ComponentId, DecisionId, DriftId, EnvironmentId, HoldId, JobId, JoinTokenId, PacketId,
+        ProjectId, PromotionId, ReleaseId, TargetId, TaskId, TenantId, UserId,
     },
     inventory::{Agent, Component, User},
     job::{JobState, Stop},
