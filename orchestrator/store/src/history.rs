@@ -3,15 +3,16 @@
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
-    id::{ComponentId, EnvironmentId, ProjectId, TargetId},
+    id::{ComponentId, EnvironmentId, JobId, ProjectId, PromotionId, ReleaseId, TargetId},
     name::ProjectRef,
     outcome::Fate,
+    task::TaskPhase,
 };
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
-    Cursor, HistoryRow, HistoryScope, Page, PageRequest, Result, StoreError, Tx,
+    Cursor, Page, PageRequest, Result, StoreError, Tx,
     engine::{on, statements},
     rows::{At, all, count},
 };
@@ -54,6 +55,48 @@ statements! {
         "WHERE a.environment_id = $1 AND a.since > $2 AND r.repository = $3 AND r.project = $4 ",
         "AND a.release_id <> $5"
     };
+}
+
+/// What a history is narrowed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryScope {
+    /// All of the environment.
+    All,
+    /// One project.
+    Project(ProjectId),
+    /// Releases with this component.
+    Component(ComponentId),
+    /// What concerned one target.
+    Target(TargetId),
+}
+
+/// One job in the history of an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryRow {
+    /// The job.
+    pub job: JobId,
+    /// The promotion that it carried out.
+    pub promotion: PromotionId,
+    /// The release.
+    pub release: ReleaseId,
+    /// Its project.
+    pub project: ProjectRef,
+    /// Its number there.
+    pub number: u64,
+    /// What its outcome follows from.
+    pub fate: Fate,
+    /// The phase of the target's task, in the history of a target.
+    pub task: Option<TaskPhase>,
+    /// Who asked for it.
+    pub requested_by: String,
+    /// Why, for people.
+    pub change_summary: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
 }
 
 #[derive(FromRow)]
@@ -151,7 +194,7 @@ impl Tx {
         &mut self,
         environment: EnvironmentId,
         project: &ProjectRef,
-        release: sealift_common::id::ReleaseId,
+        release: ReleaseId,
         since: DateTime<Utc>,
     ) -> Result<u32> {
         let found: i64 = on!(self, |conn| sqlx::query_scalar(RELEASES_SINCE)

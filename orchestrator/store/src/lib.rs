@@ -44,8 +44,10 @@ pub use board::{BoardAgent, BoardDrift, BoardJob, BoardState};
 pub use changes::Change;
 pub use engine::{Db, Engine, StoreConfig, Tx};
 pub use error::{Result, StoreError};
+pub use history::{HistoryRow, HistoryScope};
 pub use pages::{Cursor, Page, PageRequest};
 pub use records::*;
+pub use stickers::ReportedSticker;
 pub use tasks::LEASE_AFTER_RETURN;
 
 /// A constant statement, for the test that prepares them all on both engines.

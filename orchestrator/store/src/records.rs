@@ -6,22 +6,21 @@ use sealift_common::{
     drift::{Finding, Recorded, Severity},
     failure::Failure,
     id::{
-        AgentId, ComponentId, DecisionId, DriftId, EnvironmentId, HoldId, JobId, JoinTokenId, PacketId,
-        ProjectId, PromotionId, ReleaseId, TargetId, TaskId, TenantId, UserId,
+        AgentId, DecisionId, DriftId, EnvironmentId, HoldId, JobId, JoinTokenId, PacketId, ProjectId,
+        PromotionId, ReleaseId, TargetId, TaskId, TenantId, UserId,
     },
     inventory::{Agent, Component, User},
     job::{JobState, Stop},
     name::{Name, ProjectRef},
     observation::EngineEvent,
     order::Fence,
-    outcome::Fate,
     phases,
     promotion::{PromotionKind, PromotionState},
     recipe::Recipe,
     role::Role,
     rollback::QualityMark,
     strategy::Then,
-    task::{TaskPhase, TaskState, Wanted},
+    task::{TaskState, Wanted},
 };
 
 /// Whose a certificate is.
@@ -135,69 +134,6 @@ pub struct StickerRow {
     pub digest: Digest,
     /// The file's bytes.
     pub content: Vec<u8>,
-}
-
-/// A sticker with its place in the chain of its project and target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReportedSticker {
-    /// Grows with each reported sticker.
-    pub position: u64,
-    /// The task that it was reported with.
-    pub task: TaskId,
-    /// That task's job.
-    pub job: JobId,
-    /// Its digest.
-    pub digest: Digest,
-    /// The sticker that it names as the one before it.
-    pub previous: Option<Digest>,
-    /// The sticker that was reported before it.
-    pub older: Option<Digest>,
-    /// The file's bytes.
-    pub content: Vec<u8>,
-    /// When it was reported.
-    pub reported_at: DateTime<Utc>,
-}
-
-/// What a history is narrowed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HistoryScope {
-    /// All of the environment.
-    All,
-    /// One project.
-    Project(ProjectId),
-    /// Releases with this component.
-    Component(ComponentId),
-    /// What concerned one target.
-    Target(TargetId),
-}
-
-/// One job in the history of an environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HistoryRow {
-    /// The job.
-    pub job: JobId,
-    /// The promotion that it carried out.
-    pub promotion: PromotionId,
-    /// The release.
-    pub release: ReleaseId,
-    /// Its project.
-    pub project: ProjectRef,
-    /// Its number there.
-    pub number: u64,
-    /// What its outcome follows from.
-    pub fate: Fate,
-    /// The phase of the target's task, in the history of a target.
-    pub task: Option<TaskPhase>,
-    /// Who asked for it.
-    pub requested_by: String,
-    /// Why, for people.
-    pub change_summary: String,
-    /// When it was made.
-    pub created_at: DateTime<Utc>,
-    /// When it began.
-    pub started_at: Option<DateTime<Utc>>,
-    /// When it ended.
-    pub finished_at: Option<DateTime<Utc>>,
 }
 
 /// A finding with all that is known of it when it is seen.

@@ -3,13 +3,13 @@
 use chrono::{DateTime, Utc};
 use sealift_common::{
     digest::Digest,
-    id::{TargetId, TaskId},
+    id::{JobId, TargetId, TaskId},
 };
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
-    Cursor, Page, PageRequest, ReportedSticker, Result, StickerRow, StoreError, Tx,
+    Cursor, Page, PageRequest, Result, StickerRow, StoreError, Tx,
     engine::{on, statements},
     rows::{At, all},
 };
@@ -27,6 +27,27 @@ statements! {
         "JOIN tasks t ON t.id = s.task_id WHERE s.target_id = $1 AND s.project = $2 AND s.id < $3 ",
         "ORDER BY s.id DESC LIMIT $4"
     };
+}
+
+/// A sticker with its place in the chain of its project and target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportedSticker {
+    /// Grows with each reported sticker.
+    pub position: u64,
+    /// The task that it was reported with.
+    pub task: TaskId,
+    /// That task's job.
+    pub job: JobId,
+    /// Its digest.
+    pub digest: Digest,
+    /// The sticker that it names as the one before it.
+    pub previous: Option<Digest>,
+    /// The sticker that was reported before it.
+    pub older: Option<Digest>,
+    /// The file's bytes.
+    pub content: Vec<u8>,
+    /// When it was reported.
+    pub reported_at: DateTime<Utc>,
 }
 
 #[derive(FromRow)]

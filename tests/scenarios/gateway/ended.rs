@@ -108,7 +108,7 @@ async fn r8_what_was_seen_while_a_task_was_under_way_is_judged_when_it_is_said_a
     let judged = async {
         loop {
             let mut tx = app.db.read().await.unwrap();
-            let open = tx.count_open_drift(target.environment_id).await.unwrap();
+            let open = tx.drifted_projects(target.id).await.unwrap();
             drop(tx);
             if !open.is_empty() {
                 return;
