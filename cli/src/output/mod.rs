@@ -105,8 +105,8 @@ pub fn write_record<M: Serialize>(format: Format, message: &M) -> Result<(), Cli
         return write_message(format, message);
     }
     let text = serde_json::to_string(message)
-        .map_err(|error| CliError::local("the answer cannot be written", "", error))?;
-    line(&text)
+        .map_err(|error| CliError::local("the answer cannot be written", REPORT, error))?;
+    line(&escaped(&text))
 }
 
 /// Puts a picture in place of what a terminal shows.
