@@ -35,6 +35,20 @@ pub const KILL_POINTS: &[&str] = &[
     "old_removed",
 ];
 
+/// Points that only a blue/green swap passes.
+pub const BLUE_GREEN_KILL_POINTS: &[&str] = &[
+    "ready_journalled.before",
+    "ready_journalled",
+    "new_joined.before",
+    "new_joined",
+    "old_left.before",
+    "old_left",
+    "switched_journalled.before",
+    "switched_journalled",
+];
+/// Points that only the way back of a blue/green swap passes.
+pub const BLUE_GREEN_RESTORE_KILL_POINTS: &[&str] = &["old_joined.before", "old_joined"];
+
 /// Points that only a restore passes.
 pub const RESTORE_KILL_POINTS: &[&str] = &[
     "restore_journalled.before",

@@ -95,6 +95,12 @@ pub fn network_name(target: TargetId, project: &ProjectRef, network: &str) -> St
     resource_name(target, project, network)
 }
 
+/// Name of a project network that only the set of one order uses.
+pub fn set_network_name<M>(order: &Order<M>, network: &str) -> String {
+    let shared = network_name(order.target_id, &order.release.project, network);
+    format!("{shared}-{}", order.fence)
+}
+
 /// Name of a project volume. Without the fencing token: volumes are kept from release to release.
 pub fn volume_name(target: TargetId, project: &ProjectRef, volume: &str) -> String {
     resource_name(target, project, volume)

@@ -8,9 +8,10 @@ use sealift_common::{
     digest::Digest,
     id::{AgentId, JobId, PromotionId, ReleaseId, TargetId, TaskId},
     keys::SigningKey,
-    manifest::{Manifest, PinnedImage, RestartPolicy, ServiceSpec},
+    manifest::{Manifest, PinnedImage, RestartPolicy, ServiceSpec, UpdateOrder},
     order::{DecisionRef, Fence, Order, ReleaseRef, TargetBinding, inputs, sign_order},
     strategy::Limits,
+    swap::Swap,
     time::{Clock as _, TestClock},
     variables::Variables,
 };
@@ -86,6 +87,7 @@ pub fn service(image: PinnedImage) -> ServiceSpec {
         logging: None,
         resources: sealift_common::manifest::Resources::default(),
         depends_on: BTreeMap::new(),
+        update_order: UpdateOrder::default(),
     }
 }
 
@@ -149,6 +151,7 @@ pub fn with_manifest<M: Described>(fence: u64, manifest: M) -> Order<M> {
             healthy_deadline_ms: 5_000,
             ..Limits::default()
         },
+        swap: Swap::default(),
     }
 }
 

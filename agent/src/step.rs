@@ -9,10 +9,11 @@ use sealift_common::{
     failure::{Failure, FailureCode},
     manifest::{DependencyCondition, Manifest, RestartPolicy},
     name::ServiceName,
+    swap::{self, Swap},
     task::Wanted,
 };
 
-use crate::journal::{AttemptState, Cause, Ending, MOST_STARTS, Phase};
+use crate::journal::{AttemptState, Cause, Ending, MOST_STARTS, OldContainer, Phase};
 
 /// A container as far as deciding needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,12 @@ pub struct World {
     pub complete: BTreeSet<ServiceName>,
     /// Those that this run has seen healthy.
     pub healthy: BTreeSet<ServiceName>,
+    /// Those of them that this run gave their aliases.
+    pub joined: BTreeSet<ServiceName>,
+    /// Old containers that this run took the aliases from.
+    pub left: BTreeSet<String>,
+    /// Old containers that this run gave them back to.
+    pub back: BTreeSet<String>,
     /// Containers of the old set, by identifier.
     pub old: BTreeMap<String, Seen>,
     /// Whether the old set was seen running after it was started again.
@@ -68,10 +75,20 @@ pub enum Step {
     NoteStarted,
     /// Wait until all were healthy for as long as they must be.
     AwaitHealth,
+    /// Give a new container its aliases on the networks that others call it on.
+    JoinNew(ServiceName),
+    /// Take an old container's aliases away; it stays on its networks.
+    LeaveOld(String),
+    /// Write down that the new set has the aliases.
+    NoteSwitched,
+    /// Watch the new set while the old one still runs.
+    AwaitBake,
     /// Sticker, packet, report, end.
     Commit,
     /// Go back to the old set.
     Restore(Cause),
+    /// Give an old container its aliases back.
+    JoinOld(String),
     /// Stop a new container.
     StopNew(ServiceName),
     /// Remove a new container.
@@ -95,22 +112,39 @@ pub enum Step {
 impl Step {
     /// Whether a request to stop may end it in the middle. Effects on containers are always finished.
     pub const fn is_wait(&self) -> bool {
-        matches!(self, Self::Pull | Self::AwaitDependency(_) | Self::AwaitHealth)
+        matches!(
+            self,
+            Self::Pull | Self::AwaitDependency(_) | Self::AwaitHealth | Self::AwaitBake
+        )
     }
 }
 
 /// The next step. Pure.
-pub fn next(manifest: &Manifest, state: &AttemptState, wanted: Wanted, world: &World) -> Step {
+pub fn next(manifest: &Manifest, swap: Swap, state: &AttemptState, wanted: Wanted, world: &World) -> Step {
     match &state.phase {
-        Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Committing if state.is_poison() => {
+        Phase::Preparing
+        | Phase::Switching
+        | Phase::Proving
+        | Phase::Moving
+        | Phase::Baking
+        | Phase::Committing
+            if state.is_poison() =>
+        {
             Step::Restore(Cause::Failed { failure: poison() })
         }
-        Phase::Preparing | Phase::Switching | Phase::Proving if wanted == Wanted::Stop => {
+        Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Moving | Phase::Baking
+            if wanted == Wanted::Stop =>
+        {
             Step::Restore(Cause::Stopped)
         }
         Phase::Preparing => prepare(manifest, world),
-        Phase::Switching => switch(manifest, state, world),
+        Phase::Switching => match swap {
+            Swap::InPlace => in_place(manifest, state, world),
+            Swap::BlueGreen { .. } => start_new(manifest, world).unwrap_or(Step::NoteStarted),
+        },
         Phase::Proving => Step::AwaitHealth,
+        Phase::Moving => move_over(manifest, state, world),
+        Phase::Baking => Step::AwaitBake,
         Phase::Committing => commit(manifest, state, world),
         // The end says that the restore was given up.
         Phase::Restoring(cause) if state.is_poison() => Step::Conclude(cause.clone()),
@@ -146,14 +180,15 @@ fn prepare(manifest: &Manifest, world: &World) -> Step {
     missing.map_or(Step::Prepare, |name| Step::Create(name.clone()))
 }
 
-/// What is left to do until the old set is down and stays down: the last that was started stops first.
-fn put_down(state: &AttemptState, world: &World) -> Option<Step> {
+/// What is left to do until the `chosen` of the old set are down and stay down: the last that was started stops first.
+fn put_down(state: &AttemptState, world: &World, chosen: impl Fn(&OldContainer) -> bool) -> Option<Step> {
     let old = || {
         state
             .old
             .iter()
             .flatten()
             .rev()
+            .filter(|old| chosen(old))
             .filter_map(|old| world.old.get(&old.id))
     };
     let stop = old()
@@ -167,10 +202,33 @@ fn put_down(state: &AttemptState, world: &World) -> Option<Step> {
     stop.or_else(quiet)
 }
 
-fn switch(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
-    if let Some(step) = put_down(state, world) {
+/// The old set goes down and the new one comes up, but old containers of services that are started first wait for health.
+fn in_place(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
+    let starts_first = |name: &ServiceName| {
+        let spec = manifest.services.get(name);
+        spec.is_some_and(|spec| !spec.update_order.is_stop_first())
+    };
+    if let Some(step) = put_down(state, world, |old| !starts_first(&old.service)) {
         return step;
     }
+    if let Some(step) = start_new(manifest, world) {
+        return step;
+    }
+    let outlived = |old: &&OldContainer| world.old.get(&old.id).is_some_and(|seen| seen.running);
+    let unproven = state
+        .old
+        .iter()
+        .flatten()
+        .filter(outlived)
+        .find(|old| starts_first(&old.service) && !world.healthy.contains(&old.service));
+    if let Some(old) = unproven {
+        return Step::AwaitDependency(old.service.clone());
+    }
+    put_down(state, world, |_| true).unwrap_or(Step::NoteStarted)
+}
+
+/// What is left to do until all new containers are started, each after what it depends on.
+fn start_new(manifest: &Manifest, world: &World) -> Option<Step> {
     for name in manifest.start_order() {
         match world.new.get(name) {
             None => {
@@ -178,7 +236,7 @@ fn switch(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
                     FailureCode::ContainerRejected,
                     format!("the new container of service {name} is gone"),
                 );
-                return Step::Restore(Cause::Failed { failure });
+                return Some(Step::Restore(Cause::Failed { failure }));
             }
             Some(seen) if seen.running => {}
             Some(_) => {
@@ -187,19 +245,39 @@ fn switch(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
                         **condition == DependencyCondition::ServiceHealthy && !world.healthy.contains(*needed)
                     })
                 });
-                return unmet.map_or_else(
+                return Some(unmet.map_or_else(
                     || Step::StartNew(name.clone()),
                     |(needed, _)| Step::AwaitDependency(needed.clone()),
-                );
+                ));
             }
         }
     }
-    Step::NoteStarted
+    None
+}
+
+/// The new set takes its aliases and is well with them, then the old one loses them: at no time does nobody answer.
+fn move_over(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
+    let order = manifest.start_order();
+    let outward = |name: &&&ServiceName| {
+        let spec = manifest.services.get(**name);
+        spec.is_some_and(|spec| swap::is_called(manifest, spec))
+    };
+    let called = || order.iter().filter(outward);
+    if let Some(name) = called().find(|name| !world.joined.contains(**name)) {
+        return Step::JoinNew((*name).clone());
+    }
+    if let Some(name) = called().find(|name| !world.healthy.contains(**name)) {
+        return Step::AwaitDependency((*name).clone());
+    }
+    let loud = state.old.iter().flatten().rev().find(|old| {
+        !old.aliases.is_empty() && world.old.contains_key(&old.id) && !world.left.contains(&old.id)
+    });
+    loud.map_or(Step::NoteSwitched, |old| Step::LeaveOld(old.id.clone()))
 }
 
 fn commit(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
     // An engine that was started again between the stop of an old container and what keeps it down brought it back.
-    if let Some(step) = put_down(state, world) {
+    if let Some(step) = put_down(state, world, |_| true) {
         return step;
     }
     let down = manifest
@@ -216,31 +294,45 @@ fn commit(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
 }
 
 fn restore(manifest: &Manifest, state: &AttemptState, cause: &Cause, world: &World) -> Step {
+    // Sets that ran side by side can do so again: the old one answers before the new one goes.
+    let first = state.moved.then(|| bring_back(state, world)).flatten();
+    first
+        .or_else(|| remove_new(manifest, world))
+        .or_else(|| bring_back(state, world))
+        .unwrap_or_else(|| Step::Conclude(cause.clone()))
+}
+
+fn remove_new(manifest: &Manifest, world: &World) -> Option<Step> {
     let order = manifest.start_order();
-    let new = || order.iter().rev().filter(|name| world.new.contains_key(**name));
-    if let Some(name) = new().find(|name| world.new.get(**name).is_some_and(|seen| seen.running)) {
-        return Step::StopNew((*name).clone());
-    }
-    if let Some(name) = new().next() {
-        return Step::RemoveNew((*name).clone());
-    }
+    let new = || {
+        order
+            .iter()
+            .rev()
+            .filter_map(|name| Some((*name, world.new.get(*name)?)))
+    };
+    let stop = new().find(|(_, seen)| seen.running);
+    stop.map(|(name, _)| Step::StopNew(name.clone()))
+        .or_else(|| new().next().map(|(name, _)| Step::RemoveNew(name.clone())))
+}
+
+/// What is left to do until the old set is as it was found.
+fn bring_back(state: &AttemptState, world: &World) -> Option<Step> {
     for old in state.old.iter().flatten() {
         let Some(seen) = world.old.get(&old.id) else {
             continue;
         };
+        if state.moved && !old.aliases.is_empty() && !world.back.contains(&old.id) {
+            return Some(Step::JoinOld(old.id.clone()));
+        }
         if seen.restart != old.restart {
-            return Step::RestorePolicy(old.id.clone(), old.restart);
+            return Some(Step::RestorePolicy(old.id.clone(), old.restart));
         }
         if old.running && !seen.running {
-            return Step::StartOld(old.id.clone());
+            return Some(Step::StartOld(old.id.clone()));
         }
     }
     let was_running = state.old.iter().flatten().any(|old| old.running);
-    if was_running && !world.old_checked {
-        Step::CheckOld
-    } else {
-        Step::Conclude(cause.clone())
-    }
+    (was_running && !world.old_checked).then_some(Step::CheckOld)
 }
 
 #[cfg(test)]

@@ -81,6 +81,8 @@ reasons! {
     ShuttingDown = "SHUTTING_DOWN";
     /// A concurrent change won; the call may be tried again.
     Conflict = "CONFLICT";
+    /// The release cannot be swapped in the wanted way.
+    SwapUnfit = "SWAP_UNFIT";
     /// A defect of Sealift.
     Internal = "INTERNAL";
 }

@@ -39,6 +39,7 @@ pub mod rollout;
 pub mod spiffe;
 pub mod sticker;
 pub mod strategy;
+pub mod swap;
 pub mod task;
 pub mod time;
 pub mod trust;

@@ -183,9 +183,23 @@ pub struct ServiceSpec {
     /// `depends_on`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub depends_on: BTreeMap<ServiceName, DependencyCondition>,
+    /// `deploy.update_config.order`.
+    #[serde(default, skip_serializing_if = "UpdateOrder::is_stop_first")]
+    pub update_order: UpdateOrder,
 }
 
+/// The network of services that name none.
+pub const DEFAULT_NETWORK: &str = "default";
+
 impl ServiceSpec {
+    /// Names of its networks.
+    pub fn network_names(&self) -> Vec<&str> {
+        if self.networks.is_empty() {
+            return vec![DEFAULT_NETWORK];
+        }
+        self.networks.keys().map(ServiceName::as_str).collect()
+    }
+
     /// The digest of everything but the image: two services of the same image differ by it.
     pub fn config_digest(&self) -> Result<Digest, CanonicalError> {
         let mut config = self.clone();
@@ -357,6 +371,24 @@ pub struct Resources {
     /// Processes and threads.
     #[serde(default)]
     pub pids: u32,
+}
+
+/// In which order a service's old container gives way to the new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateOrder {
+    /// The old one is stopped, then the new one started.
+    #[default]
+    StopFirst,
+    /// The new one is started and healthy, then the old one is stopped.
+    StartFirst,
+}
+
+impl UpdateOrder {
+    /// Whether it is the one that is meant when nothing is said.
+    pub const fn is_stop_first(&self) -> bool {
+        matches!(self, Self::StopFirst)
+    }
 }
 
 /// What must hold of a service before one that depends on it is started.

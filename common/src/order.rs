@@ -15,6 +15,7 @@ use crate::{
     keys::{PublicKey, SigningKey},
     name::{Name, ProjectRef},
     strategy::Limits,
+    swap::Swap,
     variables::Variables,
 };
 
@@ -120,6 +121,9 @@ pub struct Order<M = AnyManifest> {
     pub inputs: Digest,
     /// Limits while doing so.
     pub limits: Limits,
+    /// How the set before gives way.
+    #[serde(default, skip_serializing_if = "Swap::is_in_place")]
+    pub swap: Swap,
 }
 
 /// Why an order is refused, although its signature verifies.
@@ -226,6 +230,7 @@ impl<M> Order<M> {
             variables: self.variables,
             inputs: self.inputs,
             limits: self.limits,
+            swap: self.swap,
         })
     }
 }
@@ -355,6 +360,7 @@ mod tests {
             variables: Variables::default(),
             inputs: inputs(content, &Variables::default()).unwrap(),
             limits: Limits::default(),
+            swap: Swap::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::{
     id::TargetId,
     name::{Labels, Name},
     phases,
+    swap::Swap,
 };
 
 /// A number of targets, or a part of all that a job is to change. As text `3` or `25%`.
@@ -247,6 +248,14 @@ impl Strategy {
                 bake(*bake_ms)
             }
             Self::BlueGreen { bake_ms } => bake(*bake_ms),
+        }
+    }
+
+    /// How the set of each target gives way.
+    pub const fn swap(&self) -> Swap {
+        match self {
+            Self::BlueGreen { bake_ms } => Swap::BlueGreen { bake_ms: *bake_ms },
+            Self::AllAtOnce {} | Self::Rolling { .. } | Self::Canary { .. } => Swap::InPlace,
         }
     }
 }

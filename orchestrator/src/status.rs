@@ -47,6 +47,7 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::RegistryMisbehaved
         | Reason::RegistryInsecure
         | Reason::WrongState
+        | Reason::SwapUnfit
         | Reason::InUse => Code::FailedPrecondition,
         Reason::StaleEtag | Reason::SessionReplaced | Reason::Conflict => Code::Aborted,
         Reason::CertificateMissing | Reason::CertificateRefused | Reason::JoinTokenRefused => {

@@ -57,8 +57,8 @@ pub struct FakeContainer {
     pub running: bool,
     /// Whether it ever ran.
     pub started: u32,
-    /// Networks.
-    pub networks: Vec<String>,
+    /// Networks with the aliases on each.
+    pub networks: BTreeMap<String, Vec<String>>,
     /// Grace period in milliseconds.
     pub grace_ms: u32,
 }
@@ -209,7 +209,7 @@ impl FakeHost {
             restart: RestartPolicy::Always,
             running: true,
             started: 1,
-            networks: Vec::new(),
+            networks: BTreeMap::new(),
             grace_ms: 0,
         };
         inner.containers.insert(id, container);
@@ -416,7 +416,7 @@ impl Host for FakeHost {
             let used = inner
                 .containers
                 .values()
-                .any(|container| container.networks.iter().any(|network| network == name));
+                .any(|container| container.networks.contains_key(name));
             if !used {
                 inner.networks.remove(name);
             }
@@ -459,7 +459,8 @@ impl Host for FakeHost {
                 Behaviour::Exits(code) => code,
                 _ => 0,
             };
-            let fingerprint = json!([container.image, container.restart, container.networks]);
+            let networks: Vec<_> = container.networks.keys().collect();
+            let fingerprint = json!([container.image, container.restart, networks]);
             Inspected {
                 id: container.id.clone(),
                 labels: container.labels.clone(),
@@ -475,6 +476,7 @@ impl Host for FakeHost {
                 restart_count: 0,
                 restart: container.restart,
                 grace: Duration::from_millis(container.grace_ms.into()),
+                aliases: container.networks.clone(),
                 addresses: BTreeMap::new(),
                 fingerprint: canonical::digest(&fingerprint).unwrap_or_else(|_| Digest::of(b"")),
             }
@@ -504,11 +506,20 @@ impl Host for FakeHost {
                 restart: container.spec.restart,
                 running: false,
                 started: 0,
-                networks: container.networks.iter().map(|(name, _)| name.clone()).collect(),
+                networks: container.networks.iter().cloned().collect(),
                 grace_ms: container.spec.stop_grace_period_ms,
             };
             inner.containers.insert(id.clone(), made);
             Ok(id)
+        })
+        .await
+    }
+
+    async fn join_network(&self, id: &str, network: &str, aliases: &[String]) -> Result<(), HostError> {
+        self.effect("join_network", |inner| {
+            let container = inner.containers.get_mut(id).ok_or_else(|| gone(id))?;
+            container.networks.insert(network.to_owned(), aliases.to_vec());
+            Ok(())
         })
         .await
     }

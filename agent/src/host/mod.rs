@@ -103,6 +103,8 @@ pub struct Inspected {
     pub restart: RestartPolicy,
     /// Time between the stop signal and SIGKILL.
     pub grace: Duration,
+    /// Aliases by network, without what the engine adds by itself.
+    pub aliases: BTreeMap<String, Vec<String>>,
     /// Addresses by network.
     pub addresses: BTreeMap<String, IpAddr>,
     /// Digest of all that was given when it was made and that can change later: image, command, environment, limits, restart
@@ -190,6 +192,14 @@ pub trait Host: upkeep::Upkeep + Send + Sync + 'static {
 
     /// Makes a container, stopped, on all its networks. One of the same name with the same labels is taken as made.
     fn create(&self, container: &NewContainer) -> impl Future<Output = Result<String, HostError>> + Send;
+
+    /// Puts a container on a network with exactly these aliases. If it is on it with others, it leaves for an instant.
+    fn join_network(
+        &self,
+        id: &str,
+        network: &str,
+        aliases: &[String],
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
 
     /// Sets the restart policy. A container that is gone is left alone.
     fn set_restart(

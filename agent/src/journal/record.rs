@@ -24,6 +24,9 @@ pub struct OldContainer {
     pub grace_ms: u64,
     /// The registry digest of its image, if the engine knew one.
     pub digest: Option<Digest>,
+    /// Its aliases on the networks on which the new set takes its place; nothing when the sets are swapped in place.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aliases: BTreeMap<String, Vec<String>>,
 }
 
 /// Why the set before is restored.
@@ -91,6 +94,16 @@ pub enum Record {
         /// When the last one was.
         at: DateTime<Utc>,
     },
+    /// Blue/green: the new set was healthy beside the old one for as long as it must be. Intent: give it the aliases.
+    Ready {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Blue/green: the new set has the aliases, the old one runs without. Intent: watch the new one for the bake time.
+    Switched {
+        /// When.
+        at: DateTime<Utc>,
+    },
     /// The new set was healthy for as long as it must be. Intent: write the sticker and the packet.
     Healthy {
         /// When.
@@ -126,6 +139,10 @@ pub enum Phase {
     Switching,
     /// Waiting for health.
     Proving,
+    /// Moving the aliases from the old set to the new one.
+    Moving,
+    /// Watching both sets after the aliases moved.
+    Baking,
     /// Writing sticker and packet.
     Committing,
     /// Going back to the old set.
@@ -153,6 +170,8 @@ pub struct AttemptState {
     pub pulled: bool,
     /// The old set, once it is known.
     pub old: Option<Vec<OldContainer>>,
+    /// Whether aliases may have moved.
+    pub moved: bool,
     /// The sticker file before, once it may have been replaced.
     pub sticker_before: Option<Option<String>>,
     /// When it began.
@@ -189,6 +208,11 @@ impl AttemptState {
                 self.old = Some(old.clone());
             }
             Record::Started { .. } => self.phase = Phase::Proving,
+            Record::Ready { .. } => {
+                self.phase = Phase::Moving;
+                self.moved = true;
+            }
+            Record::Switched { .. } => self.phase = Phase::Baking,
             Record::Healthy { sticker_before, .. } => {
                 self.phase = Phase::Committing;
                 self.sticker_before = Some(sticker_before.clone());
@@ -233,6 +257,11 @@ pub fn steps(record: &Record) -> Vec<(TaskStep, DateTime<Utc>)> {
         }
         Record::Healthy { at, .. } => vec![(TaskStep::Committing, *at)],
         Record::Restoring { at, .. } => vec![(TaskStep::Restoring, *at)],
-        Record::Resumed { .. } | Record::Rested { .. } | Record::Ended { .. } | Record::Cleaned => Vec::new(),
+        Record::Resumed { .. }
+        | Record::Rested { .. }
+        | Record::Ready { .. }
+        | Record::Switched { .. }
+        | Record::Ended { .. }
+        | Record::Cleaned => Vec::new(),
     }
 }

@@ -9,6 +9,7 @@ use sealift_common::{
     failure::{Failure, FailureCode},
     manifest::{MountSpec, PinnedImage, RestartPolicy, ServiceSpec},
     name::ServiceName,
+    swap::{self, Swap},
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -20,8 +21,6 @@ use crate::{
     step::{Seen, Step},
 };
 
-/// The network that every project has.
-const DEFAULT_NETWORK: &str = "default";
 /// Lines that wait between engine and log.
 pub(super) const LINES: usize = 64;
 
@@ -63,8 +62,13 @@ impl<H: Host> Runner<H> {
             Step::StartNew(service) => self.start_new(service).await,
             Step::NoteStarted => self.note_started(),
             Step::AwaitHealth => self.await_health().await,
+            Step::JoinNew(service) => self.join_new(service).await,
+            Step::LeaveOld(id) => self.leave_old(id).await,
+            Step::NoteSwitched => self.note_switched().await,
+            Step::AwaitBake => self.await_bake().await,
             Step::Commit => self.finish_well().await,
             Step::Restore(cause) => Ok(self.begin_restore(cause.clone()).await?),
+            Step::JoinOld(id) => self.join_old(id).await,
             Step::StopNew(service) => self.stop_new(service).await,
             Step::RemoveNew(service) => self.remove_new(service).await,
             Step::RestorePolicy(id, policy) => self.restore_policy(id, *policy).await,
@@ -201,10 +205,7 @@ impl<H: Host> Runner<H> {
         let used: BTreeSet<&str> = manifest
             .services
             .values()
-            .flat_map(|spec| {
-                let named = spec.networks.keys().map(ServiceName::as_str);
-                named.chain(spec.networks.is_empty().then_some(DEFAULT_NETWORK))
-            })
+            .flat_map(ServiceSpec::network_names)
             .collect();
         used.into_iter()
             .filter_map(|name| {
@@ -217,15 +218,18 @@ impl<H: Host> Runner<H> {
             .collect()
     }
 
-    fn network_name(&self, name: &str) -> String {
+    pub(super) fn network_name(&self, name: &str) -> String {
         let external = self
             .order
             .manifest
             .networks
             .get(name)
             .and_then(|spec| spec.external.clone());
-        external
-            .unwrap_or_else(|| labels::network_name(self.order.target_id, &self.order.release.project, name))
+        external.unwrap_or_else(|| match self.order.swap {
+            Swap::InPlace => labels::network_name(self.order.target_id, &self.order.release.project, name),
+            // Two sets that run side by side must not find each other's services by their names.
+            Swap::BlueGreen { .. } => labels::set_network_name(&self.order, name),
+        })
     }
 
     /// The engine's names of the used volumes and whether they are not ours to make.
@@ -255,26 +259,20 @@ impl<H: Host> Runner<H> {
             .collect()
     }
 
+    /// The engine's networks of a new container, with the aliases that it has from the beginning.
     pub(super) fn service_networks(
         &self,
         service: &ServiceName,
         spec: &ServiceSpec,
     ) -> Vec<(String, Vec<String>)> {
-        let aliases = |more: &[String]| {
-            let mut list = vec![service.to_string()];
-            list.extend(
-                more.iter()
-                    .filter(|alias| alias.as_str() != service.as_str())
-                    .cloned(),
-            );
-            list
-        };
-        if spec.networks.is_empty() {
-            return vec![(self.network_name(DEFAULT_NETWORK), aliases(&[]))];
-        }
-        spec.networks
-            .iter()
-            .map(|(name, more)| (self.network_name(name.as_str()), aliases(more)))
+        let manifest = &self.order.manifest;
+        let later = |name: &str| !self.order.swap.is_in_place() && swap::is_external(manifest, name);
+        aliases(service, spec)
+            .into_iter()
+            .map(|(name, aliases)| {
+                let now = if later(name) { Vec::new() } else { aliases };
+                (self.network_name(name), now)
+            })
             .collect()
     }
 
@@ -337,6 +335,19 @@ impl<H: Host> Runner<H> {
         Ok(())
     }
 
+    /// The engine's networks on which the new set takes the old one's place.
+    fn taken_over(&self) -> BTreeSet<String> {
+        let manifest = &self.order.manifest;
+        if self.order.swap.is_in_place() {
+            return BTreeSet::new();
+        }
+        let names = manifest.services.values().flat_map(ServiceSpec::network_names);
+        names
+            .filter(|name| swap::is_external(manifest, name))
+            .map(|name| self.network_name(name))
+            .collect()
+    }
+
     async fn capture(&self) -> Result<Vec<OldContainer>, Trouble> {
         let order = &self.order;
         let wanted = labels::of_project(order.target_id, &order.release.project);
@@ -350,6 +361,7 @@ impl<H: Host> Runner<H> {
                 .position(|service| service.container == id)
                 .unwrap_or(usize::MAX)
         };
+        let taken = self.taken_over();
         let (mut found, mut images) = (Vec::new(), self.images.clone());
         for listed in patiently(patience, || host.list(&wanted)).await? {
             let Some(ours) = labels::read(&listed.labels) else {
@@ -370,7 +382,13 @@ impl<H: Host> Runner<H> {
             let digest = images
                 .get(image)
                 .and_then(|digests| proof::choose(digests, ours.digest));
+            let aliases = inspected
+                .aliases
+                .into_iter()
+                .filter(|(network, aliases)| taken.contains(network) && !aliases.is_empty())
+                .collect();
             let old = OldContainer {
+                aliases,
                 running: is_up(inspected.state),
                 restart: inspected.restart,
                 grace_ms: u64::try_from(inspected.grace.as_millis()).unwrap_or(u64::MAX),
@@ -383,6 +401,17 @@ impl<H: Host> Runner<H> {
         found.sort_by(|a, b| (a.0, a.1, &a.2.service).cmp(&(b.0, b.1, &b.2.service)));
         Ok(found.into_iter().map(|(_, _, old)| old).collect())
     }
+}
+
+/// The networks of a service by their names in the manifest, with its aliases on each.
+pub(super) fn aliases<'a>(service: &ServiceName, spec: &'a ServiceSpec) -> Vec<(&'a str, Vec<String>)> {
+    let named = spec.network_names().into_iter().map(|name| {
+        let mut aliases = vec![service.to_string()];
+        let more = spec.networks.get(name).into_iter().flatten();
+        aliases.extend(more.filter(|alias| alias.as_str() != service.as_str()).cloned());
+        (name, aliases)
+    });
+    named.collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Runner: one actor per attempt. Asks [`crate::step`] what comes next, does it, writes down the result, until nothing is left.
 
+mod blue_green;
 mod effects;
 mod finish;
 mod prove;
@@ -198,7 +199,13 @@ impl<H: Host> Runner<H> {
             } else {
                 Wanted::Run
             };
-            let step = step::next(&self.order.manifest, &self.state, wanted, &self.world);
+            let step = step::next(
+                &self.order.manifest,
+                self.order.swap,
+                &self.state,
+                wanted,
+                &self.world,
+            );
             let wait = step.is_wait();
             let outcome = tokio::select! {
                 biased;
@@ -296,9 +303,12 @@ impl<H: Host> Runner<H> {
         };
         self.log.say(format!("{failure}"));
         match self.state.phase.clone() {
-            Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Committing => {
-                self.begin_restore(Cause::Failed { failure }).await
-            }
+            Phase::Preparing
+            | Phase::Switching
+            | Phase::Proving
+            | Phase::Moving
+            | Phase::Baking
+            | Phase::Committing => self.begin_restore(Cause::Failed { failure }).await,
             Phase::Restoring(_) => {
                 self.retry_or_give_up(step, failure).await;
                 Ok(())
@@ -348,6 +358,9 @@ impl<H: Host> Runner<H> {
         match step {
             Step::StopNew(service) | Step::RemoveNew(service) => {
                 self.world.new.remove(service);
+            }
+            Step::JoinOld(id) => {
+                self.world.back.insert(id.clone());
             }
             Step::RestorePolicy(id, _) | Step::StartOld(id) => {
                 self.world.old.remove(id);

@@ -5,6 +5,7 @@ use std::{io, time::Duration};
 use sealift_common::{
     failure::{Failure, FailureCode},
     name::ServiceName,
+    swap::Swap,
 };
 use tokio::time::Instant;
 
@@ -46,17 +47,28 @@ impl<H: Host> Runner<H> {
 
     pub(super) async fn await_health(&mut self) -> Done {
         let deadline = self.health_deadline();
-        let watched = self
-            .order
-            .manifest
-            .services
-            .keys()
+        let min_healthy = Duration::from_millis(self.order.limits.min_healthy_ms.into());
+        self.watch_all(min_healthy, deadline).await?;
+        kill::at("healthy");
+        match self.order.swap {
+            Swap::InPlace => self.note_healthy().await,
+            Swap::BlueGreen { .. } => self.note_ready().await,
+        }
+    }
+
+    /// Waits until the new set was well for `time` without a break, and keeps what was seen at the end.
+    pub(super) async fn watch_all(&mut self, time: Duration, deadline: Instant) -> Done {
+        let services = self.order.manifest.services.keys();
+        let watched = services
             .map(|service| self.watched(service))
             .collect::<Result<Vec<_>, _>>()?;
-        let min_healthy = Duration::from_millis(self.order.limits.min_healthy_ms.into());
-        let seen = health::await_healthy(self.host(), &watched, min_healthy, deadline).await?;
-        kill::at("healthy");
+        let seen = health::await_healthy(self.host(), &watched, time, deadline).await?;
         self.seen_healthy = proof::seen_running(seen, &self.images);
+        Ok(())
+    }
+
+    /// From here on the new set is the one that stays.
+    pub(super) async fn note_healthy(&mut self) -> Done {
         let path = self.sticker_path();
         let before = aside(move || Stickers::read(&path)).await?;
         let sticker_before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());

@@ -1,6 +1,6 @@
 //! The switch: old containers go down, new ones come up; and the way back.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use sealift_common::{
     failure::{Failure, FailureCode},
@@ -24,6 +24,8 @@ use crate::{
 const SHORT_GRACE: Duration = Duration::from_secs(10);
 /// How long an old set must stay up after it was started again.
 const OLD_STEADY: Duration = Duration::from_millis(300);
+/// How long removing networks may take; what is left is removed by a later attempt.
+const TIDY: Duration = Duration::from_secs(30);
 
 impl<H: Host> Runner<H> {
     pub(super) async fn quiet(&mut self, id: &str) -> Done {
@@ -171,9 +173,9 @@ impl<H: Host> Runner<H> {
         Ok(())
     }
 
-    /// Removes networks of this project that nothing uses: of the new set's when it runs, else all if no set is left.
+    /// Removes networks that nothing uses any more.
     pub(super) async fn clean(&mut self) -> Done {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + TIDY;
         match timeout_at(deadline, self.tidy_networks()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => self.log.say(format!("networks were not tidied: {error}")),
@@ -190,18 +192,21 @@ impl<H: Host> Runner<H> {
     async fn tidy_networks(&self) -> Result<(), HostError> {
         let (host, order) = (self.host(), &self.order);
         let own = labels::of_project(order.target_id, &order.release.project);
-        let used = if self.state.phase == Phase::Ended(Ending::Succeeded) {
-            self.networks()
+        let mine = self.networks();
+        let unused: Vec<String> = if self.state.phase == Phase::Ended(Ending::Succeeded) {
+            let all = host.networks(&own).await?;
+            all.into_iter().filter(|name| !mine.contains_key(name)).collect()
+        } else if !order.swap.is_in_place() {
+            // They were for the new set alone.
+            mine.into_keys().collect()
         } else if host.list(&own).await?.is_empty() {
-            BTreeMap::new()
+            host.networks(&own).await?
         } else {
             // The engine would remove a network that a stopped container of the old set needs for its next start.
             return Ok(());
         };
-        for network in host.networks(&own).await? {
-            if !used.contains_key(&network) {
-                host.remove_network(&network).await?;
-            }
+        for network in unused {
+            host.remove_network(&network).await?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 use sealift_common::failure::FailureCode;
 
+mod model;
+
 use super::*;
 use crate::{
     journal::{OldContainer, Record},
@@ -14,6 +16,7 @@ fn old(running: bool) -> OldContainer {
         restart: RestartPolicy::Always,
         grace_ms: 1_000,
         digest: None,
+        aliases: BTreeMap::new(),
     }
 }
 
@@ -193,7 +196,11 @@ fn each_position_has_its_next_step() {
     let manifest = samples::order(1, &[("web", "v1")]).manifest;
     for (number, (records, wanted, world, expected)) in cases.into_iter().enumerate() {
         let state = AttemptState::fold(&records);
-        assert_eq!(next(&manifest, &state, wanted, &world), expected, "case {number}");
+        assert_eq!(
+            next(&manifest, Swap::InPlace, &state, wanted, &world),
+            expected,
+            "case {number}"
+        );
     }
 }
 
@@ -216,7 +223,7 @@ fn r10_a_new_set_that_died_while_the_agent_was_away_is_not_committed() {
     let state = AttemptState::fold(&records);
     let world = world(Some(false), None);
     assert!(matches!(
-        next(&manifest, &state, Wanted::Run, &world),
+        next(&manifest, Swap::InPlace, &state, Wanted::Run, &world),
         Step::Restore(Cause::Failed { failure }) if failure.code == FailureCode::WorkloadExited
     ));
 }
@@ -241,7 +248,13 @@ fn f21_poison_is_restored_while_committing_and_given_up_only_after_many_restores
     let decide = |records: Vec<Record>| {
         let state = AttemptState::fold(&records);
         let old = seen("o1", false, RestartPolicy::No);
-        next(&manifest, &state, Wanted::Run, &world(Some(true), Some(old)))
+        next(
+            &manifest,
+            Swap::InPlace,
+            &state,
+            Wanted::Run,
+            &world(Some(true), Some(old)),
+        )
     };
     let committing = |times| healthy.iter().cloned().chain(resumed(times));
     assert_eq!(decide(committing(2).collect()), Step::Commit);

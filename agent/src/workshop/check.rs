@@ -96,7 +96,11 @@ pub(super) fn check<H: Host>(
         }));
     }
     let forbidden = match &order.manifest {
-        AnyManifest::DockerHost(manifest) => shared.policy.check(manifest).map_err(|error| error.to_string()),
+        AnyManifest::DockerHost(manifest) => {
+            let policy = shared.policy.check(manifest).map_err(|error| error.to_string());
+            let unfit = order.swap.unfit(manifest).into_iter().next();
+            policy.and(unfit.map_or(Ok(()), |unfit| Err(unfit.to_string())))
+        }
         AnyManifest::ComposeHost(_) => Err("this agent does not serve compose hosts".to_owned()),
     };
     if let Err(forbidden) = forbidden {

@@ -336,7 +336,7 @@ async fn bad_input_on_engine_has_a_code_each_and_changes_nothing() {
         (command, "CONTAINER_REJECTED"),
         (nowhere, "IMAGE_NOT_FOUND"),
         (closed, "REGISTRY_UNAVAILABLE"),
-        (bind, "CONTAINER_REJECTED"),
+        (bind, "ORDER_REFUSED"),
         (dead, "HEALTH_DEADLINE"),
     ];
     if let Ok(locked) = std::env::var("SEALIFT_TEST_AUTH_REGISTRY") {
@@ -543,3 +543,6 @@ async fn changes_by_hand_on_engine_are_observed() {
     expect("stopped", &|container| container.state.as_str() == "exited").await;
     place.down().await;
 }
+
+// Below the macro that it uses.
+mod swaps;

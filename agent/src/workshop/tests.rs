@@ -28,6 +28,7 @@ use crate::{
 mod costs;
 mod crashes;
 mod offers;
+mod swaps;
 
 const EVIDENCE_SEED: [u8; 32] = [9; 32];
 

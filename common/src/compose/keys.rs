@@ -103,7 +103,10 @@ pub const SUPPORTED: &[(&str, &str)] = &[
     ("services.*.logging", ""),
     ("services.*.logging.driver", "required when `logging` is there"),
     ("services.*.logging.options", ""),
-    ("services.*.deploy", "only `resources.limits`"),
+    (
+        "services.*.deploy",
+        "only `resources.limits` and `update_config.order`",
+    ),
     ("services.*.deploy.resources", ""),
     ("services.*.deploy.resources.limits", ""),
     (
@@ -115,6 +118,14 @@ pub const SUPPORTED: &[(&str, &str)] = &[
         "bytes, or with `k`, `m`, `g`; at least 6 MiB",
     ),
     ("services.*.deploy.resources.limits.pids", ""),
+    (
+        "services.*.deploy.update_config",
+        "the rest of it is the recipe's business",
+    ),
+    (
+        "services.*.deploy.update_config.order",
+        "`stop-first` (when missing) or `start-first`",
+    ),
     ("services.*.depends_on", "list or map; orders the start"),
     (
         "services.*.depends_on.*.condition",

@@ -1,4 +1,4 @@
-//! `ulimits`, `logging` and `deploy.resources.limits`.
+//! `ulimits`, `logging` and `deploy`: limits, and the order of an update.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     bounds,
-    manifest::{Logging, Resources, Ulimit},
+    manifest::{Logging, Resources, Ulimit, UpdateOrder},
 };
 
 /// The least memory with which the engine makes a container.
@@ -75,12 +75,31 @@ pub fn logging(cx: &mut Cx, at: &At) -> Option<Logging> {
 }
 
 /// Reads `deploy`.
-pub fn deploy(cx: &mut Cx, at: &At) -> Resources {
-    let mut limits = Resources::default();
+pub fn deploy(cx: &mut Cx, at: &At) -> (Resources, UpdateOrder) {
     let deploy = cx.fields(at, "services.*.deploy");
-    let Some(at) = deploy.get("resources") else {
-        return limits;
+    let limits = deploy.get("resources").map(|at| limits(cx, at));
+    let order = deploy.get("update_config").map(|at| update_order(cx, at));
+    (limits.unwrap_or_default(), order.unwrap_or_default())
+}
+
+fn update_order(cx: &mut Cx, at: &At) -> UpdateOrder {
+    let fields = cx.fields(at, "services.*.deploy.update_config");
+    let Some(at) = fields.get("order") else {
+        return UpdateOrder::default();
     };
+    match cx.text(at).as_deref() {
+        Some("start-first") => UpdateOrder::StartFirst,
+        Some("stop-first") | None => UpdateOrder::StopFirst,
+        Some(other) => {
+            let message = format!("{} is no order", quoted(other));
+            cx.wrong(at, message, "write stop-first or start-first");
+            UpdateOrder::default()
+        }
+    }
+}
+
+fn limits(cx: &mut Cx, at: &At) -> Resources {
+    let mut limits = Resources::default();
     let resources = cx.fields(at, "services.*.deploy.resources");
     let Some(at) = resources.get("limits") else {
         return limits;

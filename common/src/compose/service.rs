@@ -12,9 +12,10 @@ use crate::{
     digest::Digest,
     manifest::{
         DEFAULT_STOP_GRACE_PERIOD_MS, DependencyCondition, Healthcheck, PinnedImage, Probe, Resources,
-        RestartPolicy, ServiceSpec,
+        RestartPolicy, ServiceSpec, UpdateOrder,
     },
     name::ServiceName,
+    swap,
 };
 
 /// Reads one service; `None` when it has no usable image (which is reported).
@@ -50,7 +51,7 @@ pub fn service(cx: &mut Cx, at: &At) -> Option<ComposeService> {
             }
             "init" => spec.init = cx.flag(at).unwrap_or_default(),
             "logging" => spec.logging = resources::logging(cx, at),
-            "deploy" => spec.resources = resources::deploy(cx, at),
+            "deploy" => (spec.resources, spec.update_order) = resources::deploy(cx, at),
             "depends_on" => spec.depends_on = depends_on(cx, at),
             // `environment` wins over `env_file`, so both are read together below; `image` too needs more than itself.
             _ => {}
@@ -64,6 +65,9 @@ pub fn service(cx: &mut Cx, at: &At) -> Option<ComposeService> {
     }
     spec.volumes = mounts.volumes;
     spec.tmpfs = mounts.tmpfs;
+    if let Some(at) = fields.get("deploy") {
+        overlap(cx, at, &spec);
+    }
     let Some(image) = fields.get("image") else {
         cx.wrong(at, "it has no image", "name one with `image:`");
         return None;
@@ -78,6 +82,17 @@ pub fn service(cx: &mut Cx, at: &At) -> Option<ComposeService> {
         return None;
     }
     Some(ComposeService { image: text, spec })
+}
+
+/// A service that is started first holds nothing that only one container can have.
+fn overlap(cx: &mut Cx, at: &At, spec: &ServiceSpec) {
+    if spec.update_order.is_stop_first() {
+        return;
+    }
+    for (message, advice) in swap::beside(spec) {
+        let message = format!("start-first cannot be: {message}");
+        cx.wrong(at, message, &format!("{advice}, or use `order: stop-first`"));
+    }
 }
 
 /// A service that says nothing. Its image is never seen: [`ComposeService::pin`] replaces it.
@@ -115,6 +130,7 @@ fn empty() -> ServiceSpec {
         logging: None,
         resources: Resources::default(),
         depends_on: BTreeMap::new(),
+        update_order: UpdateOrder::default(),
     }
 }
 

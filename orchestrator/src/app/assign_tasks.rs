@@ -201,6 +201,7 @@ async fn assign(
         variables: orders.variables.clone(),
         inputs: orders.inputs,
         limits: orders.recipe.limits,
+        swap: orders.recipe.strategy.swap(),
     };
     let signed = match (core.sign_order)(&order) {
         Ok(signed) => signed,
@@ -214,7 +215,7 @@ async fn assign(
         }
     };
     let lease = core.lease_until(now);
-    let due = now + core.rules.order_life + attempts::longest(&orders.recipe.limits);
+    let due = now + core.rules.order_life + attempts::longest(&order.limits, order.swap);
     tx.assign_task(
         task,
         agent_id,

@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 use sealift_common::{
     failure::{Failure, FailureCode},
     strategy::Limits,
+    swap::Swap,
     task::{TaskEvent, Wanted},
 };
 use sealift_store::Task;
@@ -22,8 +23,14 @@ const GRACE: Duration = Duration::from_mins(5);
 
 /// How long an attempt that has begun may take, all its steps at their limits. After that its agent, however alive, is taken
 /// not to know what became of it (R14).
-pub fn longest(limits: &Limits) -> TimeDelta {
-    let steps = u64::from(limits.pull_deadline_ms) + u64::from(limits.healthy_deadline_ms);
+pub fn longest(limits: &Limits, swap: Swap) -> TimeDelta {
+    let healthy = u64::from(limits.healthy_deadline_ms);
+    let side_by_side = match swap {
+        Swap::InPlace => 0,
+        // The new set is healthy once more when it has taken over, then both are watched.
+        Swap::BlueGreen { bake_ms } => 2 * healthy + u64::from(bake_ms),
+    };
+    let steps = u64::from(limits.pull_deadline_ms) + healthy + side_by_side;
     TimeDelta::from_std(Duration::from_millis(steps) + RESTORING + GRACE).unwrap_or(TimeDelta::days(3))
 }
 

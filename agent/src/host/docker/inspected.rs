@@ -59,10 +59,21 @@ pub fn inspected(response: ContainerInspectResponse) -> Option<Inspected> {
     let config = response.config.unwrap_or_default();
     let host = response.host_config.unwrap_or_default();
     let health = state.health.unwrap_or_default();
-    let addresses = response
+    let id = response.id?;
+    let networks = response
         .network_settings
         .and_then(|settings| settings.networks)
-        .unwrap_or_default()
+        .unwrap_or_default();
+    let aliases = networks
+        .iter()
+        .map(|(name, endpoint)| {
+            // The engine adds the beginning of the identifier.
+            let given = endpoint.aliases.iter().flatten();
+            let given = given.filter(|alias| !id.starts_with(alias.as_str()));
+            (name.clone(), given.cloned().collect())
+        })
+        .collect();
+    let addresses = networks
         .into_iter()
         .filter_map(|(name, endpoint)| {
             let address = endpoint.ip_address.filter(|text| !text.is_empty());
@@ -71,7 +82,7 @@ pub fn inspected(response: ContainerInspectResponse) -> Option<Inspected> {
         })
         .collect();
     Some(Inspected {
-        id: response.id?,
+        id,
         labels: config.labels.unwrap_or_default().into_iter().collect(),
         image_id: response.image.unwrap_or_default(),
         image: config.image.unwrap_or_default(),
@@ -113,6 +124,7 @@ pub fn inspected(response: ContainerInspectResponse) -> Option<Inspected> {
             .stop_timeout
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map_or(DEFAULT_GRACE, Duration::from_secs),
+        aliases,
         addresses,
         fingerprint,
     })

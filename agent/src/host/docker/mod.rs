@@ -5,6 +5,7 @@ mod auth;
 mod errors;
 mod events;
 mod inspected;
+mod networks;
 mod socket;
 mod spec;
 mod upkeep;
@@ -20,9 +21,7 @@ use bollard::{
     auth::DockerCredentials,
     errors::Error,
     exec::{StartExecOptions, StartExecResults},
-    models::{
-        ContainerUpdateBody, ExecConfig, NetworkConnectRequest, NetworkCreateRequest, VolumeCreateRequest,
-    },
+    models::{ContainerUpdateBody, ExecConfig, NetworkCreateRequest, VolumeCreateRequest},
     query_parameters as query,
 };
 use futures::{Stream, StreamExt};
@@ -110,26 +109,6 @@ impl DockerHost {
             }
             other => errors::engine(call, subject, 0, &chain(other)),
         }
-    }
-
-    async fn connect_networks(&self, container: &NewContainer, id: &str) -> Result<(), HostError> {
-        for (network, aliases) in container.networks.iter().skip(1) {
-            let request = NetworkConnectRequest {
-                container: id.to_owned(),
-                endpoint_config: Some(spec::endpoint(aliases)),
-            };
-            let subject = format!("connect {} to network {network}", container.name);
-            let result = self.docker.connect_network(network, request);
-            match timeout(CHANGE, result).await {
-                Ok(Ok(())) => {}
-                Ok(Err(Error::DockerResponseServerError { message, .. }))
-                    if message.contains("already exists in network")
-                        || message.contains("is already connected") => {}
-                Ok(Err(error)) => return Err(self.error(Call::Create, &subject, &error)),
-                Err(_) => return Err(errors::timeout(Call::Create, &subject, CHANGE.as_secs())),
-            }
-        }
-        Ok(())
     }
 
     /// After a conflict of names: ours from an earlier try, or somebody else's.
@@ -402,6 +381,10 @@ impl Host for DockerHost {
         };
         self.connect_networks(container, &id).await?;
         Ok(id)
+    }
+
+    async fn join_network(&self, id: &str, network: &str, aliases: &[String]) -> Result<(), HostError> {
+        self.rejoin(id, network, aliases).await
     }
 
     async fn set_restart(&self, id: &str, policy: RestartPolicy) -> Result<(), HostError> {

@@ -79,17 +79,24 @@ fn check_whole(host: &FakeHost, dir: &Path, finished: &Finished, wanted_version:
         other => panic!("{other:?} {context}"),
     }
     assert_eq!(ours(host).len(), 2, "{context}");
+    let silent = |container: &FakeContainer| container.networks.get(swaps::EDGE).is_some_and(Vec::is_empty);
+    assert!(!ours(host).iter().any(silent), "{context}");
     statement(finished);
 }
 
 async fn crash_case(version: &str, deaths: &[(u64, bool)]) {
+    crash_case_of(|order| order, version, deaths).await;
+}
+
+/// `shape` makes of both orders what they are to be.
+async fn crash_case_of(shape: fn(Order<Manifest>) -> Order<Manifest>, version: &str, deaths: &[(u64, bool)]) {
     let (host, dir) = (engine(), tempfile::tempdir().unwrap());
     let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
     agent
-        .deploy(&samples::order(1, &[("web", "v1"), ("db", "v1")]))
+        .deploy(&shape(samples::order(1, &[("web", "v1"), ("db", "v1")])))
         .await;
     agent.down().await;
-    let order = samples::order(2, &[("web", version), ("db", "v2")]);
+    let order = shape(samples::order(2, &[("web", version), ("db", "v2")]));
     let finished = survive(dir.path(), &host, &order, deaths).await;
     check_whole(
         &host,
@@ -98,6 +105,26 @@ async fn crash_case(version: &str, deaths: &[(u64, bool)]) {
         version,
         &format!("{version} {deaths:?}"),
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_death_at_every_effect_of_a_start_first_swap_ends_with_a_whole_set() {
+    for version in ["v2", "ill"] {
+        for at in 1..=16 {
+            for after in [false, true] {
+                crash_case_of(swaps::start_first, version, &[(at, after)]).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_death_at_every_effect_of_a_blue_green_swap_ends_with_a_whole_set() {
+    for at in 1..=20 {
+        for after in [false, true] {
+            crash_case_of(swaps::blue_green, "v2", &[(at, after)]).await;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
