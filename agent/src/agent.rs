@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
-    connect::{Dice, Finish, Line},
+    connect::{Dice, Finish, Line, Notice, Notices},
     credentials::Credentials,
     enrol,
     host::Host,
@@ -42,6 +42,8 @@ pub struct AgentOptions<H> {
     pub dice: Dice,
     /// Name of the host, for people.
     pub hostname: String,
+    /// Told how the agent is.
+    pub notices: Notices,
     /// Ends the agent; work that is under way goes on when it is started again.
     pub shutdown: CancellationToken,
 }
@@ -111,6 +113,7 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
         clock,
         dice,
         hostname,
+        notices,
         shutdown,
     } = options;
     let store = IdentityStore::open(config.state_dir.clone())?;
@@ -150,8 +153,10 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
         credentials,
         clock,
         dice,
+        notices: Arc::clone(&notices),
         stop: shutdown.clone(),
     };
+    notices(Notice::Ready);
     let finish = match (workshop.take_observations(), workshop.take_logs()) {
         (Some(observations), Some(logs)) => {
             let mut feeds = Feeds { observations, logs };

@@ -41,6 +41,12 @@ pub struct Settings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PruneSettings {
+    /// Whether images are taken away at all. Default: yes.
+    pub enabled: Option<bool>,
+    /// The newest images of each repository that stay, whatever their age. Default 3.
+    pub keep_last: Option<u32>,
+    /// Images that an order asked for within so many days stay, unless the disk is low. Default 14.
+    pub keep_days: Option<u32>,
     /// Less free space than this on the engine's disk is low. Default 2048.
     pub min_free_mib: Option<u64>,
 }
@@ -202,6 +208,9 @@ impl Settings {
                 allow_unconfined: self.policy.allow_unconfined.or(below.policy.allow_unconfined),
             },
             prune: PruneSettings {
+                enabled: self.prune.enabled.or(below.prune.enabled),
+                keep_last: self.prune.keep_last.or(below.prune.keep_last),
+                keep_days: self.prune.keep_days.or(below.prune.keep_days),
                 min_free_mib: self.prune.min_free_mib.or(below.prune.min_free_mib),
             },
         }
@@ -240,9 +249,21 @@ impl Settings {
             state_dir: Some(state_dir.clone()),
             ..self.policy.check()?
         };
-        let mut prune = PrunePolicy::default();
-        if let Some(mib) = self.prune.min_free_mib {
-            prune.min_free = mib.saturating_mul(MIB);
+        let usual = PrunePolicy::default();
+        let given = self.prune;
+        let prune = PrunePolicy {
+            enabled: given.enabled.unwrap_or(usual.enabled),
+            keep_last: given.keep_last.map_or(usual.keep_last, |last| last as usize),
+            keep: given
+                .keep_days
+                .map_or(usual.keep, |days| chrono::TimeDelta::days(days.into())),
+            min_free: given
+                .min_free_mib
+                .map_or(usual.min_free, |mib| mib.saturating_mul(MIB)),
+        };
+        if prune.keep_last == 0 {
+            let problem = "must be at least 1: what was replaced last may be needed again";
+            return Err(invalid("prune.keep_last", problem));
         }
         Ok(Config {
             policy,
@@ -307,6 +328,12 @@ mod tests {
         assert_eq!(config.state_dir, Path::new("/var/lib/sealift-agent"));
         assert_eq!(config.engine_socket, "unix:///var/run/docker.sock");
         assert_eq!(config.orchestrator, None);
+    }
+
+    #[test]
+    fn the_packaged_file_says_the_defaults() {
+        let packaged = parse(include_str!("../../deploy/config/sealift-agent.toml")).unwrap();
+        assert_eq!(packaged.check().unwrap(), Settings::default().check().unwrap());
     }
 
     #[test]
@@ -376,6 +403,7 @@ mod tests {
             "[policy]\nallowed_host_paths = ['/srv/../etc']",
             "[policy]\nallowed_capabilities = ['NET ADMIN']",
             "[policy]\nallowed_capabilities = ['CAP_']",
+            "[prune]\nkeep_last = 0",
         ] {
             assert!(parse(text).unwrap().check().is_err(), "{text}");
         }

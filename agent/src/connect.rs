@@ -33,6 +33,20 @@ const REPLACED: u32 = 16;
 /// A source of random numbers from 0 up to 1.
 pub type Dice = Arc<dyn Fn() -> f64 + Send + Sync>;
 
+/// What whoever supervises the process may want to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The journal is read and what it left unfinished goes on.
+    Ready,
+    /// The orchestrator has welcomed this agent.
+    Connected,
+    /// There is no session; the next one is tried by itself.
+    Away,
+}
+
+/// Where notices go.
+pub type Notices = Arc<dyn Fn(Notice) + Send + Sync>;
+
 /// How the connection ended for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finish {
@@ -55,6 +69,8 @@ pub struct Line {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub dice: Dice,
+    /// Told whether there is a session.
+    pub notices: Notices,
     /// Ends everything.
     pub stop: CancellationToken,
 }
@@ -102,6 +118,7 @@ impl Line {
                     failures += 1;
                 }
             }
+            (self.notices)(Notice::Away);
             let wait = backoff::wait(failures, (self.dice)());
             tracing::debug!(?wait, "connecting again");
             tokio::select! {
@@ -127,6 +144,7 @@ impl Line {
         let welcomed = AtomicBool::new(false);
         let on_welcome = || {
             welcomed.store(true, Ordering::Relaxed);
+            (self.notices)(Notice::Connected);
             if let Err(error) = self.credentials.welcomed(credential) {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,

@@ -145,7 +145,8 @@ fn subject(path: &str) -> String {
     format!("{path} has ")
 }
 
-fn is_about(found: &Condition, path: &str) -> bool {
+/// Whether it is the condition of the disk at `path`.
+pub(crate) fn is_about(found: &Condition, path: &str) -> bool {
     found.is(ConditionCode::DiskLow) && found.detail.starts_with(&subject(path))
 }
 

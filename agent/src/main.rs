@@ -1,5 +1,7 @@
 //! `sealift-agent`: joins a host, runs the agent, examines the host.
 
+mod supervisor;
+
 use std::{
     io::Read as _,
     path::{Path, PathBuf},
@@ -25,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 /// Exit code when the orchestrator does not want this agent any more. Restarting does not help: do not (systemd:
 /// `RestartPreventExitStatus=3`).
 const DISMISSED: u8 = 3;
+/// Name of the credential of the systemd unit that holds the registries' credentials.
+const REGISTRIES: &str = "sealift-agent.docker-config";
 /// Largest token file.
 const TOKEN_BYTES: u64 = 4 * 1024;
 
@@ -55,6 +59,9 @@ struct Flags {
     /// Docker configuration file with the registries' credentials.
     #[arg(long, global = true, env = "SEALIFT_AGENT_DOCKER_CONFIG_FILE")]
     docker_config_file: Option<PathBuf>,
+    /// Directory of the credentials that systemd gave the unit.
+    #[arg(long, global = true, env = "CREDENTIALS_DIRECTORY", hide = true)]
+    credentials_directory: Option<PathBuf>,
     /// What is logged: info, debug, or a filter such as sealift_agent=debug,warn.
     #[arg(long, global = true, env = "SEALIFT_AGENT_LOG_LEVEL")]
     log_level: Option<String>,
@@ -140,7 +147,14 @@ fn settings(flags: Flags) -> anyhow::Result<Config> {
         prune: PruneSettings::default(),
     };
     let around = Settings::of_docker_host(std::env::var("DOCKER_HOST").ok());
-    Ok(given.over(file).over(around).check()?)
+    let mut settings = given.over(file).over(around);
+    let credential = flags
+        .credentials_directory
+        .map(|directory| directory.join(REGISTRIES));
+    if settings.engine.docker_config_file.is_none() {
+        settings.engine.docker_config_file = credential.filter(|file| file.exists());
+    }
+    Ok(settings.check()?)
 }
 
 fn token(from: &Join) -> anyhow::Result<JoinToken> {
@@ -260,6 +274,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         clock: Arc::new(SystemClock),
         dice: Arc::new(rand::random::<f64>),
         hostname: hostname(),
+        notices: Arc::new(supervisor::tell),
         shutdown: shutdown.clone(),
     };
     let agent = Box::pin(agent::run(options));
@@ -268,12 +283,14 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        supervisor::stopping();
         shutdown.cancel();
         std::future::pending::<std::convert::Infallible>().await
     };
     let finish = tokio::select! {
         finish = agent => finish?,
         never = signals => match never {},
+        never = supervisor::watchdog() => match never {},
     };
     Ok(match finish {
         Finish::Stopped => ExitCode::SUCCESS,

@@ -46,7 +46,7 @@ use crate::{
     outbox::Outbox,
     policy::HostPolicy,
     proof,
-    prune::PrunePolicy,
+    prune::{self, PrunePolicy},
     runner::Runner,
     stickers::Stickers,
     work::LogRecord,
@@ -129,6 +129,8 @@ pub(crate) struct Shared<H> {
     pub(crate) facts: watch::Sender<AgentFacts>,
     engine: Mutex<Option<EngineInfo>>,
     engine_root: Mutex<Option<PathBuf>>,
+    /// Taken for writing while an image is being taken away.
+    pub(crate) images: tokio::sync::RwLock<()>,
     logs: mpsc::Sender<LogRecord>,
     active: Mutex<BTreeMap<AttemptKey, Active>>,
 }
@@ -243,6 +245,7 @@ impl<H: Host> Workshop<H> {
             facts: watch::Sender::new(facts),
             engine: Mutex::default(),
             engine_root: Mutex::default(),
+            images: tokio::sync::RwLock::default(),
             logs: log_sender,
             active: Mutex::default(),
             journal,
@@ -264,6 +267,7 @@ impl<H: Host> Workshop<H> {
             }
         }
         parts.tracker.spawn(observe::watch_events(shared.clone()));
+        parts.tracker.spawn(prune::run(shared.clone()));
         parts.tracker.spawn(observe::run(shared, observation_sender));
         workshop
     }

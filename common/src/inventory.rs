@@ -162,6 +162,8 @@ pub struct AgentFacts {
     pub disks: Vec<DiskFacts>,
     /// The host's clock beside the orchestrator's; `None` before it was measured.
     pub clock: Option<ClockFacts>,
+    /// What the agent last took away from the host.
+    pub pruned: Option<PruneFacts>,
     /// Why the agent is not wholly well; empty when it is.
     pub degraded: Vec<Condition>,
 }
@@ -185,6 +187,17 @@ pub struct DiskFacts {
     pub free_bytes: u64,
     /// Bytes in all.
     pub total_bytes: u64,
+}
+
+/// Images that an agent took away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneFacts {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// How many.
+    pub images: u32,
+    /// Their sizes together. Layers that other images share are still there, so less may have become free.
+    pub bytes: u64,
 }
 
 /// The host's clock beside the orchestrator's, measured over the session.

@@ -75,7 +75,13 @@ pub struct ServeFlags {
         hide_env_values = true
     )]
     pub database_url: Option<String>,
+    /// Directory of the credentials that systemd gave the unit.
+    #[arg(long, env = "CREDENTIALS_DIRECTORY", hide = true)]
+    pub credentials_directory: Option<PathBuf>,
 }
+
+/// Name of the credential of the systemd unit that holds the database's URL.
+const DATABASE_URL: &str = "sealift-orchestrator.database-url";
 
 impl ServeFlags {
     /// The settings, checked.
@@ -100,6 +106,13 @@ impl ServeFlags {
         if let Some(url) = &self.database_url {
             config.database.url = Some(url.clone());
             config.database.url_file = None;
+        }
+        if config.database.url.is_none() && config.database.url_file.is_none() {
+            let credential = self
+                .credentials_directory
+                .as_ref()
+                .map(|directory| directory.join(DATABASE_URL));
+            config.database.url_file = credential.filter(|file| file.exists());
         }
         config.validate()?;
         Ok(config)
@@ -135,5 +148,20 @@ mod tests {
         assert_eq!(config.data_dir, PathBuf::from("/from-file"));
         assert_eq!(config.server.listen.port(), 1);
         assert_eq!(config.database_url().unwrap(), "sqlite:/y");
+    }
+
+    #[test]
+    fn the_units_credential_names_the_database_unless_somebody_else_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut flags = ServeFlags {
+            credentials_directory: Some(directory.path().to_owned()),
+            ..ServeFlags::default()
+        };
+        assert_eq!(flags.config().unwrap().database.url_file, None);
+        let file = directory.path().join(DATABASE_URL);
+        std::fs::write(&file, "sqlite:/z").unwrap();
+        assert_eq!(flags.config().unwrap().database.url_file, Some(file));
+        flags.database_url = Some("sqlite:/y".to_owned());
+        assert_eq!(flags.config().unwrap().database.url_file, None);
     }
 }

@@ -4,6 +4,7 @@
 //! files); 5 it went down but not everything ended in time.
 
 mod cli;
+mod supervisor;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -79,11 +80,14 @@ async fn serve(flags: &cli::ServeFlags) -> anyhow::Result<ExitCode> {
     if let Some(address) = running.address {
         tracing::info!(%address, ca = %running.app.identity.ca.digest(), "sealift-orchestrator serves");
     }
+    supervisor::ready();
     tokio::select! {
         _ = terminate.recv() => tracing::info!("asked to go down (SIGTERM)"),
         _ = interrupt.recv() => tracing::info!("asked to go down (SIGINT)"),
         () = running.ended() => tracing::error!("a listener or a loop ended by itself"),
+        never = supervisor::watchdog() => match never {},
     }
+    supervisor::stopping();
     let failed = running.has_ended();
     let clean = running.stop().await;
     tracing::info!(clean, "sealift-orchestrator has gone down");

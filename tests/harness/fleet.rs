@@ -206,6 +206,7 @@ impl Fleet {
             clock: Arc::clone(&self.running.app.clock),
             dice: Arc::new(|| 0.5),
             hostname: "fake".to_owned(),
+            notices: Arc::new(|_| {}),
             shutdown: stop.clone(),
         };
         let ended = self.running.app.tasks.spawn(agent::run(options));

@@ -20,7 +20,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::{
     Host, HostError, HostEvent, Inspected, Listed, LocalImage, NewContainer, NewNetwork,
-    upkeep::{EngineDetails, Upkeep},
+    upkeep::{EngineDetails, ImageNames, Upkeep},
 };
 use crate::labels::{self, Labels};
 
@@ -346,6 +346,29 @@ impl Upkeep for FakeHost {
             storage_driver: "memory".to_owned(),
             ..EngineDetails::default()
         })
+    }
+
+    async fn image_names(&self, reference: &str) -> Result<Option<ImageNames>, HostError> {
+        let image = self.image(reference).await?;
+        Ok(image.map(|image| ImageNames {
+            id: image.id,
+            names: vec![reference.to_owned()],
+            bytes: 1,
+        }))
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<bool, HostError> {
+        self.gate("remove_image").await?;
+        let mut inner = self.lock();
+        let named = |digest: &Digest| reference.ends_with(&digest.to_string());
+        let used = inner
+            .containers
+            .values()
+            .any(|container| named(&container.image.digest));
+        if !used {
+            inner.images.retain(|digest| !named(digest));
+        }
+        Ok(!used)
     }
 }
 

@@ -15,8 +15,28 @@ pub struct EngineDetails {
     pub cgroup_version: String,
 }
 
+/// An image with all its names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageNames {
+    /// The engine's identifier.
+    pub id: String,
+    /// Tags (`repository:tag`) and digests (`repository@digest`).
+    pub names: Vec<String>,
+    /// Its size, with layers that it shares.
+    pub bytes: u64,
+}
+
 /// What keeps a host well.
 pub trait Upkeep: Send + Sync {
     /// How the engine is set up. Costs the engine some work: not to be asked all the time.
     fn details(&self) -> impl Future<Output = Result<EngineDetails, HostError>> + Send;
+
+    /// The names of an image; `None` when the engine does not have it.
+    fn image_names(
+        &self,
+        reference: &str,
+    ) -> impl Future<Output = Result<Option<ImageNames>, HostError>> + Send;
+
+    /// Takes an image away unless something uses it; whether it is gone.
+    fn remove_image(&self, reference: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
 }

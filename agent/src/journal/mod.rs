@@ -32,7 +32,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::stickers::sync_folder;
+use crate::{prune::PulledImage, stickers::sync_folder};
 
 pub use record::{
     AttemptState, Cause, Ending, MOST_RESTORE_STARTS, MOST_STARTS, OldContainer, Phase, Record, steps,
@@ -172,6 +172,25 @@ pub enum Write {
         project: ProjectRef,
         /// What was committed.
         baseline: Baseline,
+    },
+    /// An image that was not on the host and was pulled for an order.
+    ImagePulled {
+        /// `repository@digest`.
+        reference: String,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// An order asks for an image; nothing when it is not one that was pulled for an order.
+    ImageUsed {
+        /// `repository@digest`.
+        reference: String,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// A pulled image is not on the host any more.
+    ImageGone {
+        /// `repository@digest`.
+        reference: String,
     },
     /// Everything about attempts of tasks that nobody asks for any more.
     Forget(Vec<AttemptKey>),
@@ -477,6 +496,11 @@ impl Journal {
     /// What was last committed on a target, by project.
     pub fn baselines(&self, target: TargetId) -> Result<Vec<(ProjectRef, Baseline)>, JournalError> {
         tables::baselines(&self.database()?.begin_read()?, target)
+    }
+
+    /// Images that were pulled for orders and may still be on the host, by `repository@digest`.
+    pub fn images(&self) -> Result<BTreeMap<String, PulledImage>, JournalError> {
+        tables::images(&self.database()?.begin_read()?)
     }
 
     /// Attempts that were answered, with the numbers of the reports that did it.

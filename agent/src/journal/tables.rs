@@ -19,6 +19,7 @@ use super::{
     Answer, AttemptKey, AttemptState, Baseline, JournalError, Phase, Record, ReportDraft, StoredAttempt,
     Write, encode_report,
 };
+use crate::prune::PulledImage;
 
 type Key = (u128, u32);
 
@@ -34,6 +35,8 @@ const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
 const ANSWERS: TableDefinition<Key, &[u8]> = TableDefinition::new("answers");
 /// target/project → baseline as JSON.
 const BASELINES: TableDefinition<&str, &[u8]> = TableDefinition::new("baselines");
+/// repository@digest → when an order last asked for it, as JSON.
+const IMAGES: TableDefinition<&str, &[u8]> = TableDefinition::new("images");
 /// Counters.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
@@ -70,6 +73,7 @@ pub(super) fn make(transaction: &WriteTransaction) -> Result<(), JournalError> {
     transaction.open_table(OUTBOX)?;
     transaction.open_table(ANSWERS)?;
     transaction.open_table(BASELINES)?;
+    transaction.open_table(IMAGES)?;
     let mut meta = transaction.open_table(META)?;
     let format = meta.get(FORMAT)?.map(|value| value.value());
     match format {
@@ -130,6 +134,12 @@ pub(super) fn write(transaction: &WriteTransaction, write: &Write) -> Result<(),
                 .insert(baseline_key(*target, project).as_str(), bytes.as_slice())?;
             Ok(())
         }
+        Write::ImagePulled { reference, at } => keep_image(transaction, reference, *at, true),
+        Write::ImageUsed { reference, at } => keep_image(transaction, reference, *at, false),
+        Write::ImageGone { reference } => {
+            transaction.open_table(IMAGES)?.remove(reference.as_str())?;
+            Ok(())
+        }
         Write::Forget(attempts) => forget(transaction, attempts),
     }
 }
@@ -159,6 +169,31 @@ fn step_again(
         event: Event::Progressed(Progressed { step }),
     };
     write(transaction, &Write::Report(draft))
+}
+
+fn keep_image(
+    transaction: &WriteTransaction,
+    reference: &str,
+    used_at: DateTime<Utc>,
+    is_new: bool,
+) -> Result<(), JournalError> {
+    let mut images = transaction.open_table(IMAGES)?;
+    if is_new || images.get(reference)?.is_some() {
+        let image = to_json(&PulledImage { used_at })?;
+        images.insert(reference, image.as_slice())?;
+    }
+    Ok(())
+}
+
+pub(super) fn images(transaction: &ReadTransaction) -> Result<BTreeMap<String, PulledImage>, JournalError> {
+    transaction
+        .open_table(IMAGES)?
+        .iter()?
+        .map(|entry| {
+            let (reference, image) = entry?;
+            Ok((reference.value().to_owned(), from_json(image.value())?))
+        })
+        .collect()
 }
 
 fn baseline_key(target: TargetId, project: &ProjectRef) -> String {

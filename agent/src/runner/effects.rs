@@ -17,7 +17,7 @@ use super::{Done, Runner, Trouble, is_up, patiently, prove::aside};
 use crate::{
     host::{Host, LocalImage, NewContainer, NewNetwork},
     journal::{OldContainer, Record},
-    kill, labels, proof,
+    kill, labels, proof, prune,
     step::{Seen, Step},
 };
 
@@ -130,6 +130,7 @@ impl<H: Host> Runner<H> {
     ) -> Result<(LocalImage, bool), Failure> {
         let reference = image.pull_reference();
         let host = self.host();
+        prune::claim(&self.shared, &reference).await;
         let mut there = patiently(self.patience(), || host.image(&reference)).await?;
         let missing = there
             .as_ref()
@@ -144,6 +145,7 @@ impl<H: Host> Runner<H> {
             };
             let (result, ()) = tokio::join!(pull, self.tell_progress(lines));
             result?;
+            prune::pulled(&self.shared, &reference).await;
             there = host.image(&reference).await?;
         }
         kill::at("pull_done");

@@ -109,6 +109,10 @@ fn random() -> uuid::Uuid {
 
 impl Place {
     async fn new(targets: usize, credentials: Option<&Path>) -> Self {
+        Self::pruning(targets, credentials, PrunePolicy::default()).await
+    }
+
+    async fn pruning(targets: usize, credentials: Option<&Path>, prune: PrunePolicy) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bindings: Vec<TargetBinding> = (0..targets)
             .map(|number| TargetBinding {
@@ -134,7 +138,7 @@ impl Place {
                 certificate_serial: Box::new(|| "0a".to_owned()),
             },
             policy: HostPolicy::default(),
-            prune: PrunePolicy::default(),
+            prune,
             hostname: "host".to_owned(),
             shutdown: shutdown.clone(),
             tracker: tracker.clone(),
@@ -544,5 +548,6 @@ async fn changes_by_hand_on_engine_are_observed() {
     place.down().await;
 }
 
-// Below the macro that it uses.
+// Below the macro that they use.
+mod images;
 mod swaps;

@@ -27,6 +27,7 @@ use crate::{
 
 mod costs;
 mod crashes;
+mod images;
 mod offers;
 mod swaps;
 

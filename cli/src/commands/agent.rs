@@ -238,6 +238,15 @@ fn details(agent: &Agent) -> Vec<(&'static str, String)> {
         let found = format!("{ahead:+.3} s beside the orchestrator's (±{doubt:.3} s)");
         lines.push(("clock", found));
     }
+    if let Some(pruned) = &agent.pruned {
+        let when = age(pruned.time.as_ref(), output::now());
+        let found = format!(
+            "{} images of {} taken away {when} ago",
+            pruned.images,
+            size(pruned.bytes)
+        );
+        lines.push(("prune", found));
+    }
     lines
 }
 

@@ -100,6 +100,11 @@ fn encode(app: &App, agent: &Agent, targets: &[Target], running_tasks: u32) -> v
             ahead_ms: clock.ahead_ms,
             uncertainty_ms: i64::from(clock.uncertainty_ms),
         }),
+        pruned: agent.facts.pruned.map(|pruned| v1::AgentPrune {
+            time: timestamp(pruned.at),
+            images: int32(pruned.images),
+            bytes: int64(pruned.bytes),
+        }),
     }
 }
 

@@ -3,10 +3,10 @@
 use sealift_common::{
     bounds::TEXT_BYTES,
     condition::Condition,
-    inventory::{AgentFacts, ClockFacts, DiskFacts},
+    inventory::{AgentFacts, ClockFacts, DiskFacts, PruneFacts},
 };
 
-use super::{Malformed, bounded};
+use super::{Malformed, bounded, time, timestamp};
 use crate::agent::v1 as pb;
 
 /// Most entries in a list of facts.
@@ -30,6 +30,7 @@ impl From<AgentFacts> for pb::Facts {
             compose,
             disks,
             clock,
+            pruned,
             degraded,
         } = facts;
         Self {
@@ -50,6 +51,11 @@ impl From<AgentFacts> for pb::Facts {
             clock: clock.map(|clock| pb::Clock {
                 ahead_ms: clock.ahead_ms,
                 uncertainty_ms: clock.uncertainty_ms,
+            }),
+            pruned: pruned.map(|pruned| pb::Prune {
+                time: Some(timestamp(pruned.at)),
+                images: pruned.images,
+                bytes: pruned.bytes,
             }),
         }
     }
@@ -87,6 +93,7 @@ impl TryFrom<pb::Facts> for AgentFacts {
             compose,
             disks,
             clock,
+            pruned,
         } = facts;
         let text = |field, text| bounded(field, text, TEXT_BYTES);
         Ok(Self {
@@ -110,6 +117,15 @@ impl TryFrom<pb::Facts> for AgentFacts {
                 })
             })?,
             clock: clock.map(measured).transpose()?,
+            pruned: pruned
+                .map(|pruned| {
+                    Ok(PruneFacts {
+                        at: time("facts.pruned.time", pruned.time.as_ref())?,
+                        images: pruned.images,
+                        bytes: pruned.bytes,
+                    })
+                })
+                .transpose()?,
             degraded: list("facts.degraded", degraded, |condition| {
                 Ok(Condition {
                     code: code(condition.code)?,
@@ -179,6 +195,11 @@ mod tests {
             clock: Some(ClockFacts {
                 ahead_ms: -20_000,
                 uncertainty_ms: 3,
+            }),
+            pruned: Some(PruneFacts {
+                at: chrono::DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
+                images: 2,
+                bytes: 3,
             }),
             degraded: vec![Condition::new(ConditionCode::DiskLow, "1 B free")],
         }

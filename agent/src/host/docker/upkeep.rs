@@ -1,9 +1,11 @@
 //! What the Docker engine is asked for the sake of the host.
 
-use super::{DockerHost, LOOK, errors::Call};
+use bollard::query_parameters::RemoveImageOptions;
+
+use super::{DockerHost, LOOK, REMOVE, errors::Call, found, status};
 use crate::host::{
     HostError,
-    upkeep::{EngineDetails, Upkeep},
+    upkeep::{EngineDetails, ImageNames, Upkeep},
 };
 
 impl Upkeep for DockerHost {
@@ -19,5 +21,41 @@ impl Upkeep for DockerHost {
                 .map(|version| version.to_string())
                 .unwrap_or_default(),
         })
+    }
+
+    async fn image_names(&self, reference: &str) -> Result<Option<ImageNames>, HostError> {
+        let inspect = async { found(self.docker.inspect_image(reference).await) };
+        let image = self.call(Call::Other, "look at an image", LOOK, inspect).await?;
+        Ok(image.map(|image| {
+            let tags = image.repo_tags.into_iter().flatten();
+            let digests = image.repo_digests.into_iter().flatten();
+            ImageNames {
+                id: image.id.unwrap_or_default(),
+                // An image without names is listed under this one.
+                names: tags
+                    .chain(digests)
+                    .filter(|name| !name.contains("<none>"))
+                    .collect(),
+                bytes: image.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
+            }
+        }))
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<bool, HostError> {
+        let options = RemoveImageOptions {
+            force: false,
+            noprune: false,
+            ..Default::default()
+        };
+        let remove = async {
+            match self.docker.remove_image(reference, Some(options), None).await {
+                Ok(_) => Ok(true),
+                // Gone, or used.
+                Err(error) if status(&error) == Some(404) => Ok(true),
+                Err(error) if status(&error) == Some(409) => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
+        self.call(Call::Other, "take an image away", REMOVE, remove).await
     }
 }
