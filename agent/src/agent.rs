@@ -12,6 +12,7 @@ use tokio::time::{interval, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    bindings::Bindings,
     config::Config,
     connect::{Dice, Finish, Line, Notice, Notices},
     credentials::Credentials,
@@ -124,7 +125,7 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
         .or_else(|| enrol::enrolled_at(&config.state_dir))
         .ok_or(AgentError::NoOrchestrator)?;
     let evidence_key = store.evidence_key()?;
-    let credentials = Arc::new(Credentials::new(store, enrolled));
+    let credentials = Arc::new(Credentials::new(store.clone(), enrolled));
     let identity = credentials.identity().clone();
     let serial = Arc::clone(&credentials);
     let tracker = TaskTracker::new();
@@ -135,7 +136,7 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
         clock: Arc::clone(&clock),
         identity: AgentIdentity {
             agent_id: identity.agent_id,
-            bindings: identity.bindings.clone(),
+            bindings: Bindings::of(store.clone(), identity.bindings.clone()),
             order_keys: identity.order_keys.clone(),
             evidence_key,
             spiffe_id: SpiffeId::agent(identity.tenant.clone(), identity.agent_id),

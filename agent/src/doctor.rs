@@ -1,24 +1,31 @@
 //! Doctor: is this host fit to be an agent? One line for each check: ok, warn or fail, and what to do about it.
 
-use std::{fmt, path::Path, time::Duration};
+mod orchestrator;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::time::Clock;
-use tokio::{process::Command, time::timeout};
+use tokio::{net::TcpStream, process::Command, time::timeout};
 
 use crate::{
     config::Config,
-    enrol,
-    host::Host,
-    identity::{Enrolled, IdentityStore, connect_mtls},
+    facts,
+    host::{Host, docker::auth},
+    identity::{Enrolled, IdentityStore},
 };
 
 /// How long one check may take.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// Oldest engine API that is supported.
-const OLDEST_API: (u32, u32) = (1, 41);
-/// Less free space than this is a warning, or a failure below a tenth of it.
-const FREE_KIB: u64 = 2 * 1024 * 1024;
+/// How long a registry may take to be reached.
+const REACH: Duration = Duration::from_secs(5);
+/// Most registries that are tried.
+const REGISTRIES: usize = 8;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,15 +89,20 @@ impl fmt::Display for Line {
 
 /// Makes all checks. Changes nothing but a temporary file in the state directory.
 pub async fn examine<H: Host>(config: &Config, host: Option<&H>, clock: &dyn Clock) -> Vec<Line> {
-    let mut lines = vec![writable(&config.state_dir), disk(&config.state_dir).await];
-    lines.extend(engine(host).await);
+    let mut lines = vec![
+        writable(&config.state_dir),
+        disk("state disk", config.state_dir.clone(), facts::STATE_MIN_FREE).await,
+    ];
+    lines.extend(engine(config, host).await);
+    lines.push(compose().await);
+    lines.push(registries(config).await);
     let enrolled = IdentityStore::open(config.state_dir.clone()).and_then(|store| store.load());
     match enrolled {
         Err(error) => lines.push(Line::new(
             Verdict::Fail,
             "identity",
             error.to_string(),
-            "see the message",
+            "see the message; run this as the agent's user (runuser -u sealift-agent -- sealift-agent doctor)",
         )),
         Ok(None) => lines.push(Line::new(
             Verdict::Fail,
@@ -100,7 +112,7 @@ pub async fn examine<H: Host>(config: &Config, host: Option<&H>, clock: &dyn Clo
         )),
         Ok(Some(enrolled)) => {
             lines.push(certificate(&enrolled, clock.now()));
-            lines.push(orchestrator(config, &enrolled).await);
+            lines.extend(orchestrator::examine(config, &enrolled, clock).await);
         }
     }
     lines
@@ -123,48 +135,31 @@ fn writable(state_dir: &Path) -> Line {
     }
 }
 
-async fn disk(state_dir: &Path) -> Line {
-    let advice = "free space on the host (docker system df)";
-    let df = Command::new("df")
-        .arg("-Pk")
-        .arg(state_dir)
-        .kill_on_drop(true)
-        .output();
-    match timeout(DEADLINE, df).await {
-        Ok(Ok(output)) => match free_kib(&String::from_utf8_lossy(&output.stdout)) {
-            Some(free) => {
-                let verdict = match free {
-                    free if free < FREE_KIB / 10 => Verdict::Fail,
-                    free if free < FREE_KIB => Verdict::Warn,
-                    _ => Verdict::Ok,
-                };
-                Line::new(verdict, "disk", format!("{} MiB free", free / 1024), advice)
-            }
-            None => Line::new(Verdict::Warn, "disk", "df says nothing that can be read", advice),
-        },
-        Ok(Err(error)) => Line::new(
+async fn disk(what: &'static str, path: PathBuf, min_free: u64) -> Line {
+    let advice =
+        "free space on the host (docker system df), or let the agent do it ([prune] of its settings)";
+    let shown = path.display().to_string();
+    match facts::look(facts::STATE, path).await {
+        Some(disk) => {
+            let verdict = match disk.free_bytes {
+                free if free < min_free / 10 => Verdict::Fail,
+                _ if facts::is_low(&disk, min_free, false) => Verdict::Warn,
+                _ => Verdict::Ok,
+            };
+            let found = format!("{} MiB free at {shown}", disk.free_bytes / (1024 * 1024));
+            Line::new(verdict, what, found, advice)
+        }
+        None => Line::new(
             Verdict::Warn,
-            "disk",
-            format!("df cannot be run: {error}"),
-            advice,
-        ),
-        Err(_) => Line::new(
-            Verdict::Fail,
-            "disk",
-            "df does not answer",
-            "a file system hangs: look at the host",
+            what,
+            format!("{shown} does not say how full it is"),
+            "it cannot be seen from here, or its file system hangs: look at the host",
         ),
     }
 }
 
-/// The fourth column of the second line of `df -Pk`.
-fn free_kib(output: &str) -> Option<u64> {
-    output.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()
-}
-
-async fn engine<H: Host>(host: Option<&H>) -> Vec<Line> {
-    let advice =
-        "check the engine (systemctl status docker), its socket, and that the agent's user may use it";
+async fn engine<H: Host>(config: &Config, host: Option<&H>) -> Vec<Line> {
+    let advice = "check the engine (systemctl status docker), its socket, and that the agent's user may use it (group docker)";
     let Some(host) = host else {
         return vec![Line::new(
             Verdict::Fail,
@@ -173,33 +168,105 @@ async fn engine<H: Host>(host: Option<&H>) -> Vec<Line> {
             advice,
         )];
     };
-    match timeout(DEADLINE, host.engine()).await {
-        Err(_) => vec![Line::new(Verdict::Fail, "engine", "does not answer", advice)],
-        Ok(Err(error)) => vec![Line::new(Verdict::Fail, "engine", error.to_string(), advice)],
-        Ok(Ok(engine)) => {
-            let is_new = version(&engine.api).is_some_and(|api| api >= OLDEST_API);
-            let verdict = if is_new { Verdict::Ok } else { Verdict::Fail };
-            vec![
-                Line::new(
-                    Verdict::Ok,
-                    "engine",
-                    format!("{} {} on {}", engine.name, engine.version, engine.platform),
-                    "",
-                ),
-                Line::new(
-                    verdict,
-                    "engine API",
-                    engine.api,
-                    "1.41 (Engine 20.10) or newer is needed: update the engine",
-                ),
-            ]
-        }
+    let engine = match timeout(DEADLINE, host.engine()).await {
+        Err(_) => return vec![Line::new(Verdict::Fail, "engine", "does not answer", advice)],
+        Ok(Err(error)) => return vec![Line::new(Verdict::Fail, "engine", error.to_string(), advice)],
+        Ok(Ok(engine)) => engine,
+    };
+    let verdict = if facts::is_old(&engine.api) {
+        Verdict::Fail
+    } else {
+        Verdict::Ok
+    };
+    let found = format!("{} {} on {}", engine.name, engine.version, engine.platform);
+    let mut lines = vec![
+        Line::new(Verdict::Ok, "engine", found, ""),
+        Line::new(
+            verdict,
+            "engine API",
+            engine.api,
+            "1.41 (Engine 20.10) or newer is needed: update the engine",
+        ),
+    ];
+    if let Ok(Ok(details)) = timeout(DEADLINE, host.details()).await
+        && details.root.is_absolute()
+    {
+        lines.push(disk("engine disk", details.root, config.prune.min_free).await);
     }
+    lines
 }
 
-fn version(text: &str) -> Option<(u32, u32)> {
-    let (major, minor) = text.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
+/// The host's Compose: the plugin of the Docker command, or the older program.
+async fn compose() -> Line {
+    for (program, arguments) in [
+        ("docker", &["compose", "version", "--short"][..]),
+        ("docker-compose", &["version", "--short"][..]),
+    ] {
+        let run = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        if let Ok(Ok(output)) = timeout(DEADLINE, run).await
+            && output.status.success()
+        {
+            let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            return Line::new(Verdict::Ok, "compose", format!("{version} ({program})"), "");
+        }
+    }
+    Line::new(
+        Verdict::Warn,
+        "compose",
+        "there is none",
+        "only compose-host targets need it: install docker-compose-plugin or docker-compose",
+    )
+}
+
+/// Whether the registries that the host has credentials for can be reached. Whether a password counts shows with a pull.
+async fn registries(config: &Config) -> Line {
+    const WHAT: &str = "registries";
+    let Some(file) = &config.docker_config_file else {
+        return Line::new(
+            Verdict::Ok,
+            WHAT,
+            "no credentials are set: public images only",
+            "",
+        );
+    };
+    let found = match auth::registries(file).await {
+        Ok(found) => found,
+        Err(error) => {
+            let advice = "make it anew (docker login), readable for the agent's user";
+            return Line::new(
+                Verdict::Fail,
+                WHAT,
+                format!("{}: {error}", file.display()),
+                advice,
+            );
+        }
+    };
+    let mut away = Vec::new();
+    for registry in found.iter().take(REGISTRIES) {
+        let address = if registry.contains(':') {
+            registry.clone()
+        } else {
+            format!("{registry}:443")
+        };
+        if !matches!(timeout(REACH, TcpStream::connect(&address)).await, Ok(Ok(_))) {
+            away.push(registry.as_str());
+        }
+    }
+    if away.is_empty() {
+        let found = format!("credentials for {} in {}", found.len(), file.display());
+        return Line::new(Verdict::Ok, WHAT, found, "");
+    }
+    let advice = "check name, DNS and firewall: images there cannot be pulled";
+    Line::new(
+        Verdict::Warn,
+        WHAT,
+        format!("not reached: {}", away.join(", ")),
+        advice,
+    )
 }
 
 fn certificate(enrolled: &Enrolled, now: DateTime<Utc>) -> Line {
@@ -228,61 +295,9 @@ fn certificate(enrolled: &Enrolled, now: DateTime<Utc>) -> Line {
     )
 }
 
-async fn orchestrator(config: &Config, enrolled: &Enrolled) -> Line {
-    let endpoint = config
-        .orchestrator
-        .clone()
-        .or_else(|| enrol::enrolled_at(&config.state_dir));
-    let Some(endpoint) = endpoint else {
-        return Line::new(
-            Verdict::Fail,
-            "orchestrator",
-            "none is known",
-            "name it with --orchestrator https://host:port",
-        );
-    };
-    let credential = enrolled.next.as_ref().unwrap_or(&enrolled.current);
-    let advice = "check name, port, firewall and clock; the agent only needs to reach this one address";
-    match timeout(
-        DEADLINE,
-        connect_mtls(&endpoint, &enrolled.identity.ca_pem, credential),
-    )
-    .await
-    {
-        Ok(Ok(_)) => Line::new(Verdict::Ok, "orchestrator", endpoint.to_string(), ""),
-        Ok(Err(error)) => {
-            let cause = std::error::Error::source(&error)
-                .map(|cause| format!(": {cause}"))
-                .unwrap_or_default();
-            Line::new(Verdict::Fail, "orchestrator", format!("{error}{cause}"), advice)
-        }
-        Err(_) => Line::new(
-            Verdict::Fail,
-            "orchestrator",
-            format!("{endpoint} does not answer"),
-            advice,
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn df_is_read_by_columns() {
-        let output = "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/x 100 40 60 40% /\n";
-        assert_eq!(free_kib(output), Some(60));
-        assert_eq!(free_kib("nonsense"), None);
-    }
-
-    #[test]
-    fn api_levels_compare_as_numbers() {
-        assert!(version("1.41") >= Some(OLDEST_API));
-        assert!(version("1.100") > version("1.99"));
-        assert!(version("1.40") < Some(OLDEST_API));
-        assert_eq!(version("x"), None);
-    }
 
     #[test]
     fn lines_never_carry_control_characters() {

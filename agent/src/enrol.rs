@@ -8,14 +8,18 @@ use sealift_common::{
     order::TargetBinding,
 };
 use sealift_proto::{
-    agent::v1::{Binding, EnrollRequest, EnrollResponse, gateway_service_client::GatewayServiceClient},
+    agent::v1::{
+        AddTargetRequest, Binding, EnrollRequest, EnrollResponse,
+        gateway_service_client::GatewayServiceClient,
+    },
     convert::{Malformed, parse},
 };
 use tokio::time::timeout;
 use tonic::Status;
 
 use crate::identity::{
-    self, Credential, Identity, IdentityError, IdentityStore, OrchestratorEndpoint, connect_pinned,
+    self, Credential, Identity, IdentityError, IdentityStore, OrchestratorEndpoint, connect_mtls,
+    connect_pinned,
 };
 
 /// How long the orchestrator may take to answer.
@@ -39,6 +43,12 @@ pub enum JoinError {
         "the orchestrator did not answer within 30 s; if it enrolled the host all the same, revoke that agent and ask for a new token"
     )]
     Deadline,
+    /// The orchestrator took too long to add a target.
+    #[error("the orchestrator did not answer within 30 s; try again with the same token")]
+    AddDeadline,
+    /// No orchestrator is known.
+    #[error("no orchestrator is known: name it with --orchestrator https://host:port")]
+    NoOrchestrator,
     /// The orchestrator's answer does not make sense.
     #[error("the orchestrator's answer is malformed")]
     Answer(#[from] Malformed),
@@ -89,31 +99,63 @@ pub async fn join(
     Ok(identity)
 }
 
+/// Gives the agent of this host another target, also while it runs. Blocks on the disk, shortly.
+pub async fn add_target(
+    state_dir: &Path,
+    endpoint: Option<&OrchestratorEndpoint>,
+    token: &JoinToken,
+) -> Result<TargetBinding, JoinError> {
+    let store = IdentityStore::open(state_dir.to_owned())?;
+    let enrolled = store.load()?.ok_or(IdentityError::NotEnrolled)?;
+    // The token is a secret of the orchestrator that made it: no other one is to see it.
+    enrolled.identity.check_ca(token.ca_pin())?;
+    let endpoint = endpoint
+        .cloned()
+        .or_else(|| enrolled_at(state_dir))
+        .ok_or(JoinError::NoOrchestrator)?;
+    let credential = enrolled.next.as_ref().unwrap_or(&enrolled.current);
+    let channel = connect_mtls(&endpoint, &enrolled.identity.ca_pem, credential).await?;
+    let mut client = GatewayServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+    let request = AddTargetRequest {
+        join_token: token.reveal(),
+    };
+    let answer = timeout(ANSWER, client.add_target(request))
+        .await
+        .map_err(|_| JoinError::AddDeadline)?
+        .map_err(|status| JoinError::Refused(Box::new(status)))?
+        .into_inner();
+    let binding = read_binding(answer.binding)?;
+    store.add_binding(&binding)?;
+    Ok(binding)
+}
+
 /// The orchestrator that the agent was enrolled at.
 pub fn enrolled_at(state_dir: &Path) -> Option<OrchestratorEndpoint> {
     let text = std::fs::read_to_string(state_dir.join(ADDRESS_FILE)).ok()?;
     text.trim().parse().ok()
 }
 
-fn read(answer: EnrollResponse) -> Result<Identity, Malformed> {
+fn read_binding(binding: Option<Binding>) -> Result<TargetBinding, Malformed> {
     let Binding {
         tenant,
         environment,
         target,
         target_id,
-    } = answer
-        .binding
-        .ok_or_else(|| Malformed::new("binding", "is missing"))?;
+    } = binding.ok_or_else(|| Malformed::new("binding", "is missing"))?;
     let name = |field, text: &str| {
         text.parse()
             .map_err(|error: InvalidName| Malformed::new(field, error.to_string()))
     };
-    let binding = TargetBinding {
+    Ok(TargetBinding {
         tenant: name("binding.tenant", &tenant)?,
         environment: name("binding.environment", &environment)?,
         target: name("binding.target", &target)?,
         target_id: parse("binding.target_id", &target_id)?,
-    };
+    })
+}
+
+fn read(answer: EnrollResponse) -> Result<Identity, Malformed> {
+    let binding = read_binding(answer.binding)?;
     let keys = &answer.order_public_keys;
     if keys.is_empty() || keys.len() > ORDER_KEYS {
         return Err(Malformed::new("order_public_keys", "wanted 1 to 16 keys"));

@@ -19,7 +19,7 @@ const OLDEST_API: (u32, u32) = (1, 41);
 /// How long a file system may take to say how full it is.
 const DISK: Duration = Duration::from_secs(10);
 /// The state directory needs little: below this it is low.
-const STATE_MIN_FREE: u64 = 256 * 1024 * 1024;
+pub const STATE_MIN_FREE: u64 = 256 * 1024 * 1024;
 
 /// What lies on a disk that is looked at.
 pub const ENGINE: &str = "engine";

@@ -33,6 +33,12 @@ pub enum IdentityError {
     /// The host is enrolled already.
     #[error("this state directory belongs to an enrolled agent; remove it to enrol anew")]
     AlreadyEnrolled,
+    /// The host was never enrolled.
+    #[error("this host is not enrolled: run sealift-agent join without --add-target")]
+    NotEnrolled,
+    /// The target belongs to another tenant than the agent.
+    #[error("the target belongs to another tenant than this agent")]
+    OtherTenant,
     /// What the orchestrator sent as certificate or key does not hold together.
     #[error("the certificate is refused: {0}")]
     Certificate(&'static str),

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod assignments;
 pub mod backoff;
+pub mod bindings;
 pub mod clock_offset;
 pub mod config;
 pub mod connect;

@@ -73,7 +73,7 @@ struct Flags {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Enrol this host with a join token (from `sealift target token`).
-    Join(Join),
+    Join(JoinArgs),
     /// Run the agent.
     Run,
     /// Examine this host: engine, disk, identity, orchestrator.
@@ -102,6 +102,15 @@ struct Join {
     token: Option<String>,
 }
 
+#[derive(Debug, Args)]
+struct JoinArgs {
+    #[command(flatten)]
+    from: Join,
+    /// This host has an agent already, which gets another target; it may be running.
+    #[arg(long)]
+    add_target: bool,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     match start(Cli::parse()).await {
@@ -117,7 +126,11 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = settings(cli.settings)?;
     match cli.command {
         What::Version => println!("sealift-agent {}", env!("CARGO_PKG_VERSION")),
-        What::Join(from) => join(&config, &from).await?,
+        What::Join(JoinArgs {
+            from,
+            add_target: true,
+        }) => add_target(&config, &from).await?,
+        What::Join(JoinArgs { from, .. }) => join(&config, &from).await?,
         What::Doctor => return Ok(examine(&config).await),
         What::Run => return run(config).await,
         What::Purge { yes } => purge(&config, yes).await?,
@@ -212,6 +225,18 @@ async fn join(config: &Config, from: &Join) -> anyhow::Result<()> {
     println!(
         "next: sealift-agent run --state-dir {}",
         config.state_dir.display()
+    );
+    Ok(())
+}
+
+async fn add_target(config: &Config, from: &Join) -> anyhow::Result<()> {
+    let token = token(from)?;
+    let binding = enrol::add_target(&config.state_dir, config.orchestrator.as_ref(), &token)
+        .await
+        .context("the target was not added")?;
+    println!(
+        "this host's agent serves {} in {} from now on; it need not be started again",
+        binding.target, binding.environment
     );
     Ok(())
 }

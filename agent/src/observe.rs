@@ -109,7 +109,13 @@ pub(crate) async fn watch_events<H: Host>(shared: Arc<Shared<H>>) {
                     continue;
                 };
                 // Other agents may share the engine.
-                if !shared.identity.bindings.iter().any(|own| own.target_id == target) {
+                if !shared
+                    .identity
+                    .bindings
+                    .all()
+                    .iter()
+                    .any(|own| own.target_id == target)
+                {
                     continue;
                 }
                 let busy = shared.is_busy(target);
@@ -141,9 +147,14 @@ pub(crate) async fn watch_events<H: Host>(shared: Arc<Shared<H>>) {
         }
         // What happened meanwhile is found by looking.
         shared.observer.wish(|wishes| {
-            wishes
-                .targets
-                .extend(shared.identity.bindings.iter().map(|binding| binding.target_id));
+            wishes.targets.extend(
+                shared
+                    .identity
+                    .bindings
+                    .all()
+                    .iter()
+                    .map(|binding| binding.target_id),
+            );
         });
     }
 }
@@ -185,6 +196,7 @@ pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<Ta
         if scheduled {
             next = Instant::now() + period;
             memory.fingerprints.clear();
+            reload_bindings(&shared).await;
             facts::refresh(&shared, looks % THOROUGH == 0).await;
             looks += 1;
         }
@@ -197,7 +209,7 @@ pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<Ta
         for (target, events) in std::mem::take(&mut wishes.events) {
             keep(memory.events.entry(target).or_default(), events);
         }
-        for binding in &shared.identity.bindings {
+        for binding in shared.identity.bindings.all().iter() {
             let wanted = scheduled || wishes.all || wishes.targets.contains(&binding.target_id);
             // While an attempt works, the target changes all the time; it is looked at when that is over.
             let busy = shared.is_busy(binding.target_id);
@@ -219,6 +231,13 @@ pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<Ta
             }
         }
     }
+}
+
+/// Another process of this host may have added a target.
+async fn reload_bindings<H: Host>(shared: &Arc<Shared<H>>) {
+    let shared = shared.clone();
+    // It reads one small file; a panic there would be a defect and leaves what is known.
+    let _ = tokio::task::spawn_blocking(move || shared.identity.bindings.reload()).await;
 }
 
 /// What was found out and told before.

@@ -2,9 +2,11 @@
 //! a time per target, several targets side by side.
 
 mod check;
+mod identity;
 mod known;
 mod work;
 
+pub use identity::AgentIdentity;
 use known::{Known, look};
 
 use std::{
@@ -21,12 +23,10 @@ use sealift_common::{
     digest::Digest,
     evidence::EngineInfo,
     failure::{Failure, FailureCode},
-    id::{AgentId, TargetId, TaskId},
+    id::{TargetId, TaskId},
     inventory::AgentFacts,
-    keys::{PublicKey, SigningKey},
     observation::TargetObservation,
-    order::{Fence, Order, TargetBinding},
-    spiffe::SpiffeId,
+    order::{Fence, Order},
     time::Clock,
 };
 use sealift_proto::agent::v1::{Accepted, Progressed, report::Event};
@@ -54,31 +54,6 @@ use crate::{
 
 /// Observations that wait for the session.
 const OBSERVATIONS: usize = 64;
-
-/// Who the agent is, as far as orders and packets need it.
-pub struct AgentIdentity {
-    /// Its identifier.
-    pub agent_id: AgentId,
-    /// The targets that it serves.
-    pub bindings: Vec<TargetBinding>,
-    /// Keys of which one must have signed an order.
-    pub order_keys: Vec<PublicKey>,
-    /// The key that signs its packets.
-    pub evidence_key: SigningKey,
-    /// Its identity, as in its certificate.
-    pub spiffe_id: SpiffeId,
-    /// Serial of the certificate that it holds now, lower-case hex.
-    pub certificate_serial: Box<dyn Fn() -> String + Send + Sync>,
-}
-
-impl std::fmt::Debug for AgentIdentity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AgentIdentity")
-            .field("agent_id", &self.agent_id)
-            .field("bindings", &self.bindings)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Takes the entry of an attempt away when nothing carries it out any more, however that came about.
 struct ActiveGuard<H> {

@@ -21,8 +21,9 @@ use sealift_common::{
     time::{Clock, TestClock},
 };
 use sealift_proto::agent::v1::{
-    Accepted, Assignment, Assignments, ConnectRequest, ConnectResponse, EnrollRequest, EnrollResponse,
-    Goodbye, RenewCertificateRequest, RenewCertificateResponse, Report, ReportAck, ServerTime, Welcome,
+    Accepted, AddTargetRequest, AddTargetResponse, Assignment, Assignments, ConnectRequest, ConnectResponse,
+    EnrollRequest, EnrollResponse, Goodbye, PingRequest, PingResponse, RenewCertificateRequest,
+    RenewCertificateResponse, Report, ReportAck, ServerTime, Welcome,
     connect_request::Message as Up,
     connect_response::Message as Down,
     gateway_service_server::{GatewayService, GatewayServiceServer},
@@ -53,6 +54,14 @@ impl GatewayService for Script {
         &self,
         _: Request<RenewCertificateRequest>,
     ) -> Result<Response<RenewCertificateResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn add_target(&self, _: Request<AddTargetRequest>) -> Result<Response<AddTargetResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
 

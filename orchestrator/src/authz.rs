@@ -213,6 +213,8 @@ pub static RULES: &[Rule] = &[
     reads("/sealift.v1.AuditService/VerifyAuditEvents", LOCAL),
     mutates("/sealift.agent.v1.GatewayService/Enroll", Roles::ANONYMOUS),
     mutates("/sealift.agent.v1.GatewayService/RenewCertificate", Roles::AGENT),
+    mutates("/sealift.agent.v1.GatewayService/AddTarget", Roles::AGENT),
+    reads("/sealift.agent.v1.GatewayService/Ping", Roles::AGENT),
     streams("/sealift.agent.v1.GatewayService/Connect", Roles::AGENT),
     probes(reads("/grpc.health.v1.Health/Check", IDENTIFIED)),
     probes(streams("/grpc.health.v1.Health/Watch", IDENTIFIED)),

@@ -31,6 +31,8 @@ mod facts_told;
 mod proof;
 #[path = "gateway/records.rs"]
 mod records;
+#[path = "gateway/targets.rs"]
+mod targets;
 
 use proof::{refused, succeeded};
 use records::{audited, history, stolen, task_of};

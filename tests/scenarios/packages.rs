@@ -295,8 +295,7 @@ fn a_download_of_the_installer_that_broke_off_does_nothing() {
     assert_eq!(last, "main \"$@\"");
     let outside = script
         .lines()
-        .skip_while(|line| line.starts_with('#') || line.is_empty())
-        .next()
+        .find(|line| !line.starts_with('#') && !line.is_empty())
         .unwrap();
     assert_eq!(outside, "main() {", "everything is inside of the function");
     let used = script.lines().filter(|line| !line.trim_start().starts_with('#'));
@@ -304,7 +303,7 @@ fn a_download_of_the_installer_that_broke_off_does_nothing() {
         used.clone().all(|line| !line.contains("sudo ")),
         "it calls no sudo"
     );
-    let broken: String = used.take(60).map(|line| format!("{line}\n")).collect();
+    let broken = used.take(60).collect::<Vec<_>>().join("\n");
     let output = Command::new("bash").args(["-c", &broken]).output().unwrap();
     assert!(!output.status.success(), "half a function is no program");
     assert!(
@@ -324,7 +323,7 @@ impl Supervised {
     fn start(program: &str, arguments: &[&str], folder: &Path) -> Self {
         let path = folder.join(format!("{program}.notify"));
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         let folder = std::env::var_os("SEALIFT_TEST_BIN_DIR").map_or_else(
             || {
                 let test = std::env::current_exe().unwrap();

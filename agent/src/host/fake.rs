@@ -1,6 +1,8 @@
 //! A container engine in memory, for tests and simulation: behaves like the real one as far as the agent can see, fails and
 //! hangs on command.
 
+mod upkeep;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,10 +20,7 @@ use sealift_common::{
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
 
-use super::{
-    Host, HostError, HostEvent, Inspected, Listed, LocalImage, NewContainer, NewNetwork,
-    upkeep::{EngineDetails, ImageNames, Upkeep},
-};
+use super::{Host, HostError, HostEvent, Inspected, Listed, LocalImage, NewContainer, NewNetwork};
 use crate::labels::{self, Labels};
 
 /// How the workload of an image behaves.
@@ -336,39 +335,6 @@ impl Inner {
             Behaviour::Unhealthy => ContainerHealth::Unhealthy,
             Behaviour::Runs | Behaviour::Exits(_) => ContainerHealth::None,
         }
-    }
-}
-
-impl Upkeep for FakeHost {
-    async fn details(&self) -> Result<EngineDetails, HostError> {
-        self.gate("details").await?;
-        Ok(EngineDetails {
-            storage_driver: "memory".to_owned(),
-            ..EngineDetails::default()
-        })
-    }
-
-    async fn image_names(&self, reference: &str) -> Result<Option<ImageNames>, HostError> {
-        let image = self.image(reference).await?;
-        Ok(image.map(|image| ImageNames {
-            id: image.id,
-            names: vec![reference.to_owned()],
-            bytes: 1,
-        }))
-    }
-
-    async fn remove_image(&self, reference: &str) -> Result<bool, HostError> {
-        self.gate("remove_image").await?;
-        let mut inner = self.lock();
-        let named = |digest: &Digest| reference.ends_with(&digest.to_string());
-        let used = inner
-            .containers
-            .values()
-            .any(|container| named(&container.image.digest));
-        if !used {
-            inner.images.retain(|digest| !named(digest));
-        }
-        Ok(!used)
     }
 }
 

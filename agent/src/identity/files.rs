@@ -39,6 +39,19 @@ pub(super) fn private_directory(path: &Path) -> Result<(), IdentityError> {
     check_private(path, &at(path, fs::metadata(path))?)
 }
 
+/// Waits until no other process holds the lock, and holds it as long as the file lives.
+pub(super) fn lock(path: &Path) -> Result<File, IdentityError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    let file = at(path, file)?;
+    at(path, file.lock())?;
+    Ok(file)
+}
+
 /// Reads a private file; `None` when there is none.
 pub(super) fn read(path: &Path) -> Result<Option<String>, IdentityError> {
     let file = match File::open(path) {

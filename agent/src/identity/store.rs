@@ -126,8 +126,39 @@ impl IdentityStore {
         self.write_identity(identity)
     }
 
-    /// Replaces who the agent is, for example when its bindings changed.
-    pub fn write_identity(&self, identity: &Identity) -> Result<(), IdentityError> {
+    /// Who the agent is; `None` when it is not enrolled.
+    pub fn identity(&self) -> Result<Option<Identity>, IdentityError> {
+        let path = self.path("identity.json");
+        let Some(text) = files::read(&path)? else {
+            return Ok(None);
+        };
+        let identity = serde_json::from_str(&text).map_err(|_| IdentityError::Content {
+            path,
+            problem: "not an identity",
+        })?;
+        Ok(Some(identity))
+    }
+
+    /// Adds a target that the agent serves from now on. Adding it again changes nothing. Two processes at once: one after the
+    /// other.
+    pub fn add_binding(&self, binding: &TargetBinding) -> Result<(), IdentityError> {
+        let _turn = files::lock(&self.path("identity.lock"))?;
+        let mut identity = self.identity()?.ok_or(IdentityError::NotEnrolled)?;
+        if binding.tenant != identity.tenant {
+            return Err(IdentityError::OtherTenant);
+        }
+        if !identity.bindings.contains(binding) {
+            // A target that was enrolled under another name before is known by its identifier.
+            identity
+                .bindings
+                .retain(|known| known.target_id != binding.target_id);
+            identity.bindings.push(binding.clone());
+            self.write_identity(&identity)?;
+        }
+        Ok(())
+    }
+
+    fn write_identity(&self, identity: &Identity) -> Result<(), IdentityError> {
         let bytes = serde_json::to_vec_pretty(identity)
             .map_err(|_| IdentityError::Certificate("the identity cannot be written"))?;
         files::write(&self.path("identity.json"), &bytes)
@@ -135,14 +166,9 @@ impl IdentityStore {
 
     /// What is kept; `None` when the agent is not enrolled.
     pub fn load(&self) -> Result<Option<Enrolled>, IdentityError> {
-        let path = self.path("identity.json");
-        let Some(text) = files::read(&path)? else {
+        let Some(identity) = self.identity()? else {
             return Ok(None);
         };
-        let identity: Identity = serde_json::from_str(&text).map_err(|_| IdentityError::Content {
-            path,
-            problem: "not an identity",
-        })?;
         let path = self.path("credential.json");
         let current = self
             .credential("credential.json", &identity)?

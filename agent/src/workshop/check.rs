@@ -60,10 +60,8 @@ pub(super) fn check<H: Host>(
             failure: Failure::new(FailureCode::OrderRefused, summary),
         }));
     }
-    let target = identity
-        .bindings
-        .iter()
-        .find(|binding| binding.target_id == order.target_id);
+    let target = identity.bindings.find(order.target_id);
+    let target = target.as_ref();
     let context = OrderContext {
         agent_id: identity.agent_id,
         target,

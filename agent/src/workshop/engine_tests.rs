@@ -20,8 +20,10 @@ use sealift_common::{
 use sealift_proto::agent::v1::{Finished, finished::Result as Wire};
 use tokio::time::{Instant, timeout};
 
+use sealift_common::order::TargetBinding;
+
 use super::*;
-use crate::{host::docker::DockerHost, samples};
+use crate::{bindings::Bindings, host::docker::DockerHost, samples};
 
 const EVIDENCE_SEED: [u8; 32] = [9; 32];
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -131,7 +133,7 @@ impl Place {
             clock: Arc::new(SystemClock),
             identity: AgentIdentity {
                 agent_id,
-                bindings: bindings.clone(),
+                bindings: Bindings::fixed(bindings.clone()),
                 order_keys: vec![samples::order_key().public()],
                 evidence_key: SigningKey::from_seed(&EVIDENCE_SEED),
                 spiffe_id: SpiffeId::agent("acme".parse().unwrap(), agent_id),

@@ -18,6 +18,7 @@ use sealift_proto::agent::v1::{Finished, Report, finished::Result as Wire};
 
 use super::*;
 use crate::{
+    bindings::Bindings,
     host::{
         HostError,
         fake::{Behaviour, FakeContainer, FakeHost},
@@ -109,7 +110,7 @@ impl Agent {
 fn identity() -> AgentIdentity {
     AgentIdentity {
         agent_id: samples::agent_id(),
-        bindings: vec![samples::binding()],
+        bindings: Bindings::fixed(vec![samples::binding()]),
         order_keys: vec![samples::order_key().public()],
         evidence_key: SigningKey::from_seed(&EVIDENCE_SEED),
         spiffe_id: SpiffeId::agent("acme".parse().unwrap(), samples::agent_id()),

@@ -206,7 +206,8 @@ async fn token(
         // The bare token, so that it can be piped into `sealift-agent join --token-stdin`.
         output::line(&clean(&answer.token))?;
         anstream::eprintln!(
-            "on the host: sealift-agent join --orchestrator URL --token-stdin; it works once and is not shown again"
+            "on the host: sealift-agent join --orchestrator URL --token-stdin (a host that has an agent already: join --add-target \
+             --token-stdin); it works once and is not shown again"
         );
     } else {
         output::write_message(global.output, &answer)?;

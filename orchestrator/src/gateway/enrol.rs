@@ -43,10 +43,7 @@ pub async fn enroll(app: &App, caller: &Caller, request: EnrollRequest) -> Resul
         .map_err(|error| ApiError::invalid("evidence_public_key", error.to_string()))?;
     let facts = facts.ok_or_else(|| ApiError::invalid("facts", "is missing"))?;
     let facts = AgentFacts::try_from(facts).map_err(|error| ApiError::invalid(error.field, error.problem))?;
-    let token = Some(join_token)
-        .filter(|text| text.len() <= TOKEN_BYTES)
-        .and_then(|text| text.parse::<JoinToken>().ok())
-        .ok_or_else(refused)?;
+    let token = read_token(&join_token)?;
 
     // Anyone may call this: whoever has no good token does not get as far as the store's writer.
     let mut tx = app.db.read().await?;
@@ -62,30 +59,43 @@ pub async fn enroll(app: &App, caller: &Caller, request: EnrollRequest) -> Resul
     }
 }
 
-/// The row of a token that counts. One whose secret is right and that was used or has expired is named in the denial's audit
-/// event (T3): its second use is an alarm.
+/// The row of a token that counts.
 async fn good_token(
     tx: &mut Tx,
     app: &App,
     caller: &Caller,
     token: &JoinToken,
 ) -> Result<JoinTokenRow, ApiError> {
-    let resource = format!("joinTokens/{}", token.id());
+    let row = known_token(tx, caller, token).await?;
+    check_counts(app, caller, &row)?;
+    Ok(row)
+}
+
+/// The row of a token whose secret is right, whether or not it still counts.
+pub(super) async fn known_token(
+    tx: &mut Tx,
+    caller: &Caller,
+    token: &JoinToken,
+) -> Result<JoinTokenRow, ApiError> {
     let row = tx.join_token(token.id()).await?;
     // Compared even when there is no such token, so that the time does not tell.
     let stored = row.as_ref().map_or([0; 32], |row| row.secret_hash);
     let matches = SecretHash::from_bytes(stored).matches(&token.secret_hash());
-    let Some(row) = row.filter(|_| matches) else {
+    row.filter(|_| matches).ok_or_else(|| {
         tracing::warn!(join_token.id = %token.id(), "a join token was refused: there is none of this secret");
-        caller.about(&resource);
-        return Err(refused());
-    };
-    if row.used_at.is_some() || row.expires_at <= app.clock.now() {
-        tracing::warn!(join_token.id = %row.id, used = row.used_at.is_some(), "a join token was shown that does not count any more");
-        caller.about_proven(&resource);
-        return Err(refused());
+        caller.about(&format!("joinTokens/{}", token.id()));
+        refused()
+    })
+}
+
+/// Refuses a token that was used or has expired; it is named in the denial's audit event (T3): its second use is an alarm.
+pub(super) fn check_counts(app: &App, caller: &Caller, row: &JoinTokenRow) -> Result<(), ApiError> {
+    if row.used_at.is_none() && row.expires_at > app.clock.now() {
+        return Ok(());
     }
-    Ok(row)
+    tracing::warn!(join_token.id = %row.id, used = row.used_at.is_some(), "a join token was shown that does not count any more");
+    caller.about_proven(&format!("joinTokens/{}", row.id));
+    Err(refused())
 }
 
 async fn attempt(
@@ -103,11 +113,7 @@ async fn attempt(
         .tenant(row.tenant_id)
         .await?
         .ok_or_else(|| ApiError::internal(format!("join token {} has no tenant", row.id)))?;
-    let target = tx
-        .target(row.tenant_id, row.target_id)
-        .await?
-        .filter(|target| target.archived_at.is_none())
-        .ok_or_else(refused)?;
+    let target = live_target(&mut tx, &row).await?;
     check_free(&mut tx, &target).await?;
 
     let agent = Agent {
@@ -151,18 +157,39 @@ async fn attempt(
         agent_id: agent.id.to_string(),
         certificate_pem: issued.chain_pem,
         ca_pem: app.identity.ca.pem().to_owned(),
-        binding: Some(Binding {
-            tenant: tenant.name.to_string(),
-            environment: target.environment.to_string(),
-            target: target.name.to_string(),
-            target_id: target.id.to_string(),
-        }),
+        binding: Some(binding(&tenant.name, &target)),
         order_public_keys: vec![app.identity.keys.order.public().to_bytes().to_vec()],
     })
 }
 
+/// A text that may be a join token.
+pub(super) fn read_token(text: &str) -> Result<JoinToken, ApiError> {
+    Some(text)
+        .filter(|text| text.len() <= TOKEN_BYTES)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(refused)
+}
+
+/// The target of a join token.
+pub(super) async fn live_target(tx: &mut Tx, row: &JoinTokenRow) -> Result<Target, ApiError> {
+    tx.target(row.tenant_id, row.target_id)
+        .await?
+        .filter(|target| target.archived_at.is_none())
+        .ok_or_else(refused)
+}
+
+/// What an agent has to know of a target that it serves.
+pub(super) fn binding(tenant: &Name, target: &Target) -> Binding {
+    Binding {
+        tenant: tenant.to_string(),
+        environment: target.environment.to_string(),
+        target: target.name.to_string(),
+        target_id: target.id.to_string(),
+    }
+}
+
 /// A target has one agent at a time. The caller has shown a good token by now, so it may hear the reason.
-async fn check_free(tx: &mut Tx, target: &Target) -> Result<(), ApiError> {
+pub(super) async fn check_free(tx: &mut Tx, target: &Target) -> Result<(), ApiError> {
     let Some(id) = target.agent_id else {
         return Ok(());
     };
@@ -219,7 +246,7 @@ fn invalid_csr(problem: &str) -> ApiError {
     .field("csr_pem", problem)
 }
 
-fn refused() -> ApiError {
+pub(super) fn refused() -> ApiError {
     ApiError::new(
         Reason::JoinTokenRefused,
         "the join token is not accepted",

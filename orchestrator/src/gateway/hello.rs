@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Most targets that one agent serves.
-const TARGETS: usize = 1_024;
+pub(super) const TARGETS: usize = 1_024;
 
 /// What the store knows of an agent that said Hello.
 pub struct Known {

@@ -100,14 +100,15 @@ pub fn take(session: &Session, request: ConnectRequest, key: &PublicKey) -> Resu
             Ok(Taken::Work(Box::pin(async move {
                 let target_id = seen.target_id;
                 let target = app.db.read().await?.target(tenant, target_id).await?;
-                match target.filter(|target| target.agent_id == Some(agent)) {
-                    None => {
+                match target {
+                    // It was this agent's, or another's, and is nobody's now; the agent does not know yet.
+                    Some(target) if target.archived_at.is_some() => return Ok(Done::Nothing),
+                    Some(target) if target.agent_id == Some(agent) => {}
+                    Some(_) | None => {
                         return Err(Refusal::violation(
                             "an observation of a target that is not this agent's",
                         ));
                     }
-                    Some(target) if target.archived_at.is_some() => return Ok(Done::Nothing),
-                    Some(_) => {}
                 }
                 match writer.store(agent, Item::Observation(Box::new(seen))).await? {
                     Outcome::Stored | Outcome::Acknowledged(_) => Ok(Done::Seen(target_id, content)),

@@ -1,11 +1,12 @@
 //! Gateway: what agents call. Agents dial in; nothing here dials out.
 //!
-//! - `enrol`, `renew`: identities.
+//! - `enrol`, `renew`: identities; `add_target`: another target for one.
 //! - `session`: one connection, with `hello` (its beginning), `inbound` (what the agent says), `assignments`
 //!   and `outgoing` (what it is told).
 //! - `reports`, `packets`, `observations`: what becomes of what agents say; `writer` stores it in groups.
 //! - `presence`: who is connected; memory only.
 
+mod add_target;
 pub mod assignments;
 mod enrol;
 mod hello;
@@ -26,9 +27,12 @@ use sealift_common::{
     audit::{AuditEntry, AuditOutcome},
     error::Reason,
 };
-use sealift_proto::agent::v1::{
-    ConnectRequest, ConnectResponse, EnrollRequest, EnrollResponse, RenewCertificateRequest,
-    RenewCertificateResponse, gateway_service_server,
+use sealift_proto::{
+    agent::v1::{
+        AddTargetRequest, AddTargetResponse, ConnectRequest, ConnectResponse, EnrollRequest, EnrollResponse,
+        PingRequest, PingResponse, RenewCertificateRequest, RenewCertificateResponse, gateway_service_server,
+    },
+    convert,
 };
 use sealift_store::{Change, StoreError};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
@@ -39,7 +43,7 @@ use self::{
     session::{Peer, Session},
     writer::Writer,
 };
-use crate::{caller::Caller, state::App, status::ApiError};
+use crate::{VERSION, caller::Caller, state::App, status::ApiError};
 
 /// How long writing an audit event beside a call may take.
 const AUDIT_DEADLINE: Duration = Duration::from_secs(10);
@@ -78,6 +82,23 @@ impl gateway_service_server::GatewayService for Gateway {
         let caller = Caller::of(&request)?;
         let response = renew::renew(&self.app, &caller, &request.into_inner()).await?;
         Ok(Response::new(response))
+    }
+
+    async fn add_target(
+        &self,
+        request: Request<AddTargetRequest>,
+    ) -> Result<Response<AddTargetResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let (tenant, agent) = (caller.tenant_name()?, caller.agent_id()?);
+        let response = add_target::add_target(&self.app, &caller, &tenant, agent, request.get_ref()).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
+        Ok(Response::new(PingResponse {
+            time: Some(convert::timestamp(self.app.clock.now())),
+            version: VERSION.to_owned(),
+        }))
     }
 
     type ConnectStream = ReceiverStream<Result<ConnectResponse, Status>>;

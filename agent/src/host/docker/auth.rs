@@ -60,8 +60,30 @@ pub enum AuthError {
     Malformed,
 }
 
+/// Hosts (with ports, as they stand in the file) of the registries that the file has credentials for.
+pub async fn registries(file: &Path) -> Result<Vec<String>, AuthError> {
+    let config: ConfigFile = match read(file).await? {
+        Some(bytes) => serde_json::from_slice(&bytes).map_err(|_| AuthError::Malformed)?,
+        None => return Ok(Vec::new()),
+    };
+    Ok(config.auths.keys().map(|key| bare(key).to_owned()).collect())
+}
+
+/// A registry's key in the file without scheme and path.
+fn bare(key: &str) -> &str {
+    let key = key.trim_start_matches("https://").trim_start_matches("http://");
+    key.split('/').next().unwrap_or(key)
+}
+
 /// The credentials for the registry of `repository`; `None` when the file is not there or has none.
 pub async fn find(file: &Path, repository: &str) -> Result<Option<Credentials>, AuthError> {
+    match read(file).await? {
+        Some(bytes) => parse(&bytes, repository),
+        None => Ok(None),
+    }
+}
+
+async fn read(file: &Path) -> Result<Option<Vec<u8>>, AuthError> {
     let size = match tokio::fs::metadata(file).await {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -70,21 +92,15 @@ pub async fn find(file: &Path, repository: &str) -> Result<Option<Credentials>, 
     if size > FILE_BYTES {
         return Err(AuthError::TooLarge);
     }
-    let bytes = tokio::fs::read(file).await.map_err(AuthError::Read)?;
-    parse(&bytes, repository)
+    tokio::fs::read(file).await.map(Some).map_err(AuthError::Read)
 }
 
 fn parse(bytes: &[u8], repository: &str) -> Result<Option<Credentials>, AuthError> {
     let config: ConfigFile = serde_json::from_slice(bytes).map_err(|_| AuthError::Malformed)?;
     let host = repository.split('/').next().unwrap_or_default();
     let found = config.auths.into_iter().find(|(key, _)| {
-        let key = key.as_str();
-        let bare = key
-            .trim_start_matches("https://")
-            .trim_start_matches("http://")
-            .split('/')
-            .next();
-        (host == HUB && (key == HUB_KEY || bare == Some("index.docker.io"))) || bare == Some(host)
+        let bare = bare(key);
+        (host == HUB && (key == HUB_KEY || bare == "index.docker.io")) || bare == host
     });
     let Some((_, auth)) = found else {
         return Ok(None);

@@ -1,7 +1,7 @@
 //! The Docker engine (20.10 / API 1.41 and later) and Podman's compatible socket, through bollard. The only module that knows
 //! bollard. Engines differ in what they answer, so every field counts as optional.
 
-mod auth;
+pub mod auth;
 mod errors;
 mod events;
 mod inspected;
