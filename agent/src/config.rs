@@ -9,6 +9,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    compose::ComposeConfig,
     identity::OrchestratorEndpoint,
     policy::{HostPolicy, capability},
     prune::PrunePolicy,
@@ -35,6 +36,21 @@ pub struct Settings {
     pub policy: PolicySettings,
     /// Which images are taken away from the host.
     pub prune: PruneSettings,
+    /// The host's Compose.
+    pub compose: ComposeSettings,
+}
+
+/// Section `[compose]`. Only the file has it: it belongs to whoever runs the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ComposeSettings {
+    /// The program: `docker` (for its plug-in) or `docker-compose`, by absolute path. Default: what is found.
+    pub program: Option<PathBuf>,
+    /// Folder in which the relative paths of compose files are looked up: secrets, configs, `env_file`s, mounts. Services may mount
+    /// what is in it. Default: none, and compose files with relative paths are refused.
+    pub files_dir: Option<PathBuf>,
+    /// File of `NAME=value` lines that Compose fills in beside the environment's variables. Its values never leave the host.
+    pub env_file: Option<PathBuf>,
 }
 
 /// Section `[prune]`. Only the file has it: it belongs to whoever runs the host.
@@ -116,6 +132,8 @@ pub struct Config {
     pub policy: HostPolicy,
     /// Which images are taken away from the host.
     pub prune: PrunePolicy,
+    /// The host's Compose.
+    pub compose: ComposeConfig,
 }
 
 /// Why settings cannot be used.
@@ -207,6 +225,11 @@ impl Settings {
                     .or(below.policy.allow_engine_socket),
                 allow_unconfined: self.policy.allow_unconfined.or(below.policy.allow_unconfined),
             },
+            compose: ComposeSettings {
+                program: self.compose.program.or(below.compose.program),
+                files_dir: self.compose.files_dir.or(below.compose.files_dir),
+                env_file: self.compose.env_file.or(below.compose.env_file),
+            },
             prune: PruneSettings {
                 enabled: self.prune.enabled.or(below.prune.enabled),
                 keep_last: self.prune.keep_last.or(below.prune.keep_last),
@@ -265,7 +288,9 @@ impl Settings {
             let problem = "must be at least 1: what was replaced last may be needed again";
             return Err(invalid("prune.keep_last", problem));
         }
+        let compose = self.compose.check(&state_dir)?;
         Ok(Config {
+            compose,
             policy,
             prune,
             state_dir,
@@ -274,6 +299,33 @@ impl Settings {
             docker_config_file: self.engine.docker_config_file,
             log_level: self.log.level.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log.format.unwrap_or_default(),
+        })
+    }
+}
+
+impl ComposeSettings {
+    fn check(self, state_dir: &Path) -> Result<ComposeConfig, ConfigError> {
+        for (name, path) in [
+            ("compose.program", &self.program),
+            ("compose.files_dir", &self.files_dir),
+            ("compose.env_file", &self.env_file),
+        ] {
+            let problem = match path {
+                Some(path) if !path.is_absolute() => "must be an absolute path",
+                Some(path) if path.starts_with(state_dir) || state_dir.starts_with(path) => {
+                    "must not share anything with state_dir"
+                }
+                _ => continue,
+            };
+            return Err(ConfigError::Invalid {
+                name,
+                problem: problem.to_owned(),
+            });
+        }
+        Ok(ComposeConfig {
+            program: self.program,
+            files_dir: self.files_dir,
+            env_file: self.env_file,
         })
     }
 }

@@ -4,6 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use sealift_common::{
+    compose_manifest::Lifetime,
     failure::{Failure, FailureCode},
     manifest::Probe,
     name::ServiceName,
@@ -38,6 +39,8 @@ pub struct Watched {
     pub service: ServiceName,
     /// The engine's identifier.
     pub id: String,
+    /// Whether it is meant to run for ever.
+    pub lifetime: Lifetime,
     /// A check that the agent makes itself.
     pub probe: Option<Probe>,
     /// The network on which the agent reaches it.
@@ -149,8 +152,12 @@ impl<'a> Track<'a> {
                 return Err(Trouble::Engine(error));
             }
         };
-        self.check_run(&seen).map_err(Trouble::Workload)?;
-        let well = self.is_well(host, &seen).await.map_err(Trouble::Workload)?;
+        let well = if self.may_have_ended(&seen) {
+            self.has_ended(&seen).map_err(Trouble::Workload)?
+        } else {
+            self.check_run(&seen).map_err(Trouble::Workload)?;
+            self.is_well(host, &seen).await.map_err(Trouble::Workload)?
+        };
         self.seen = Some(seen);
         if well {
             self.well_since.get_or_insert_with(Instant::now);
@@ -158,6 +165,33 @@ impl<'a> Track<'a> {
             self.well_since = None;
         }
         Ok(())
+    }
+
+    /// Whether its end says more about it than its health.
+    fn may_have_ended(&self, seen: &Inspected) -> bool {
+        match self.watched.lifetime {
+            Lifetime::Lasting => false,
+            Lifetime::MayEnd => seen.state == ContainerState::Exited && seen.exit_code == 0,
+            Lifetime::MustEnd => true,
+        }
+    }
+
+    /// Whether it has ended well; an engine may start it again until it does.
+    fn has_ended(&mut self, seen: &Inspected) -> Result<bool, Failure> {
+        self.last = "has not ended yet";
+        let service = &self.watched.service;
+        let memory = if seen.oom_killed { " (out of memory)" } else { "" };
+        match seen.state {
+            ContainerState::Exited if seen.exit_code == 0 => Ok(true),
+            ContainerState::Exited | ContainerState::Dead => Err(Failure::new(
+                FailureCode::WorkloadExited,
+                format!(
+                    "service {service} has to end with code 0 and ended with {}{memory}",
+                    seen.exit_code
+                ),
+            )),
+            _ => Ok(false),
+        }
     }
 
     fn check_run(&self, seen: &Inspected) -> Result<(), Failure> {

@@ -63,6 +63,12 @@ pub const RESTORE_KILL_POINTS: &[&str] = &[
     "old_started",
 ];
 
+/// Points of an attempt on a compose host; those of [`KILL_POINTS`] that it passes, too, are not repeated.
+pub const COMPOSE_KILL_POINTS: &[&str] = &["lock_kept", "lock_journalled", "lock_shown", "up.before", "up"];
+
+/// Points that only a restore on a compose host passes.
+pub const COMPOSE_RESTORE_KILL_POINTS: &[&str] = &["return.before", "return"];
+
 /// Points of the session: the acknowledgement of an accepted order arrived; a batch with the end of an attempt was handed to
 /// the stream; its acknowledgement was taken.
 pub const SESSION_KILL_POINTS: &[&str] = &["acked", "evidence_sent", "evidence_acked"];

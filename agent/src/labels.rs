@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use sealift_common::{
     canonical::CanonicalError,
+    compose_manifest::ComposeManifest,
     digest::Digest,
     id::TargetId,
-    manifest::{Manifest, ServiceSpec},
+    manifest::{Manifest, PinnedImage, ServiceSpec},
     name::{ProjectRef, ServiceName},
     order::{Fence, Order},
 };
@@ -39,6 +40,10 @@ pub const FENCE: &str = "dev.sealift.fence";
 pub const DIGEST: &str = "dev.sealift.digest";
 /// Digest of the service's whole description.
 pub const CONFIG: &str = "dev.sealift.config";
+
+/// Says that Compose made it. Nothing else that changes with every order is on what Compose makes, or it would make all of it anew
+/// each time.
+pub const COMPOSE: &str = "dev.sealift.compose";
 
 /// Labels as the engine has them.
 pub type Labels = BTreeMap<String, String>;
@@ -151,6 +156,34 @@ pub fn of_container(
     Ok(labels)
 }
 
+/// Compose's name for a project on a target.
+pub fn compose_project(order: &Order<ComposeManifest>) -> String {
+    format!(
+        "sealift-{}-{}",
+        short_target(order.target_id),
+        project_slug(&order.release.project)
+    )
+}
+
+/// Labels of the container of a service that Compose makes.
+pub fn of_compose_container(
+    order: &Order<ComposeManifest>,
+    service: &ServiceName,
+    image: &PinnedImage,
+) -> Labels {
+    let mut labels = of_project(order.target_id, &order.release.project);
+    let ours = [
+        (COMPOSE, "true".to_owned()),
+        (TENANT, order.tenant.to_string()),
+        (ENVIRONMENT, order.environment.to_string()),
+        (TARGET, order.target.to_string()),
+        (SERVICE, service.to_string()),
+        (DIGEST, image.digest.to_string()),
+    ];
+    labels.extend(ours.map(|(key, value)| (key.to_owned(), value)));
+    labels
+}
+
 /// What our labels say about a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ours {
@@ -160,7 +193,7 @@ pub struct Ours {
     pub project: ProjectRef,
     /// Service.
     pub service: ServiceName,
-    /// Fencing token.
+    /// Fencing token; 0 when Compose made it, which is below every order's.
     pub fence: Fence,
     /// Digest of the ordered image.
     pub digest: Option<Digest>,
@@ -171,11 +204,16 @@ pub struct Ours {
 /// Reads our labels. `None` when they are not all there or not ours: such a container is never touched.
 pub fn read(labels: &Labels) -> Option<Ours> {
     let text = |key: &str| labels.get(key).map(String::as_str);
+    let fence = match (text(FENCE), text(COMPOSE)) {
+        (Some(fence), _) => fence.parse().ok()?,
+        (None, Some(_)) => 0,
+        (None, None) => return None,
+    };
     Some(Ours {
         target: text(TARGET_ID)?.parse().ok()?,
         project: text(PROJECT)?.parse().ok()?,
         service: text(SERVICE)?.parse().ok()?,
-        fence: Fence(text(FENCE)?.parse().ok()?),
+        fence: Fence(fence),
         digest: text(DIGEST).and_then(|value| value.parse().ok()),
         config: text(CONFIG).and_then(|value| value.parse().ok()),
     })

@@ -8,6 +8,7 @@ pub mod assignments;
 pub mod backoff;
 pub mod bindings;
 pub mod clock_offset;
+pub mod compose;
 pub mod config;
 pub mod connect;
 pub mod credentials;

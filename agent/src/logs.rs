@@ -6,13 +6,15 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use sealift_common::{bounds, time::Clock};
+use sealift_common::{bounds, name::ServiceName, time::Clock};
 use tokio::sync::mpsc;
 
-use crate::{journal::AttemptKey, work::LogRecord};
+use crate::{host::Host, journal::AttemptKey, work::LogRecord};
 
 /// Lines that wait for the session.
 pub const QUEUE: usize = 2048;
+/// Lines that wait between engine and log.
+const FOLLOWED: usize = 64;
 /// Source of the agent's own lines.
 pub const AGENT: &str = "agent";
 
@@ -69,6 +71,18 @@ impl AttemptLog {
         if !self.send(source, text) {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Copies the output of a container until it ends.
+    pub async fn follow<H: Host>(&self, host: &H, service: &ServiceName, id: &str) {
+        let (sender, mut lines) = mpsc::channel(FOLLOWED);
+        let copy = async {
+            while let Some(line) = lines.recv().await {
+                self.line(service.as_str(), line);
+            }
+        };
+        // A log that breaks off is no reason to fail.
+        let (_, ()) = tokio::join!(host.logs(id, sender), copy);
     }
 
     fn send(&self, source: &str, text: String) -> bool {

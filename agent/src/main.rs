@@ -13,7 +13,10 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use sealift_agent::{
     agent::{self, AgentOptions, StateLock, hostname},
-    config::{Config, EngineSettings, LogFormat, LogSettings, PolicySettings, PruneSettings, Settings},
+    config::{
+        ComposeSettings, Config, EngineSettings, LogFormat, LogSettings, PolicySettings, PruneSettings,
+        Settings,
+    },
     connect::Finish,
     doctor::{self, Verdict},
     enrol,
@@ -156,6 +159,7 @@ fn settings(flags: Flags) -> anyhow::Result<Config> {
             level: flags.log_level,
             format: flags.log_format,
         },
+        compose: ComposeSettings::default(),
         policy: PolicySettings::default(),
         prune: PruneSettings::default(),
     };

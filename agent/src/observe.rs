@@ -346,13 +346,24 @@ impl Memory {
                 .iter()
                 .any(|known| known.container == listed.id && known.fingerprint == fingerprint)
         });
+        // What Compose made says nothing of orders, so that it stays when only others change: the baseline knows.
+        let made_for = baseline
+            .filter(|baseline| baseline.lock.is_some())
+            .and_then(|baseline| {
+                let known = baseline
+                    .services
+                    .iter()
+                    .find(|known| known.service == ours.service)?;
+                Some((baseline.fence, known.config))
+            });
+        let (fence, config) = made_for.unwrap_or((ours.fence, ours.config));
         Ok(Some(ContainerObservation {
             id: listed.id,
             service: ours.service,
-            fence: ours.fence,
+            fence,
             image_id: listed.image_id,
             digest: labelled.or_else(|| digests.first().copied()),
-            config: ours.config,
+            config,
             unchanged,
             state: listed.state,
             health: listed.health,

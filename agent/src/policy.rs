@@ -1,6 +1,8 @@
 //! Host policy: what orders may ask of this host, whoever signed them. Set on the host alone (section `[policy]` of the settings),
 //! so that nobody who may only deploy becomes root of the host. Nothing of the host is open unless its settings name it.
 
+mod model;
+
 use std::{
     collections::BTreeSet,
     path::{Component, Path, PathBuf},
@@ -85,6 +87,14 @@ pub enum Forbidden {
         service: String,
         /// The capability as the order has it.
         capability: String,
+    },
+    /// Something else of the host, in a resolved compose file.
+    #[error("{path} {what}; this host does not allow that to any release: take it out of the compose file")]
+    Asks {
+        /// Where.
+        path: String,
+        /// What it does.
+        what: &'static str,
     },
     /// A confinement may be switched off.
     #[error(

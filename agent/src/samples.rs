@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     any_manifest::Described,
+    compose_manifest::{ComposeKind, ComposeManifest, ComposeServicePin, Lifetime},
     digest::Digest,
     id::{AgentId, JobId, PromotionId, ReleaseId, TargetId, TaskId},
     keys::SigningKey,
@@ -153,6 +154,28 @@ pub fn with_manifest<M: Described>(fence: u64, manifest: M) -> Order<M> {
         },
         swap: Swap::default(),
     }
+}
+
+/// An order for a compose host.
+pub fn compose_order(fence: u64, services: &[(&str, &str)]) -> Order<ComposeManifest> {
+    let pins = services.iter().map(|(name, version)| {
+        let pin = ComposeServicePin {
+            image: image(version),
+            lifetime: Lifetime::Lasting,
+            probe: None,
+        };
+        (name.parse().unwrap(), pin)
+    });
+    let lines = services
+        .iter()
+        .map(|(name, version)| format!("  {name}: {{image: 'registry.example.com/demo:{version}'}}\n"));
+    let manifest = ComposeManifest {
+        kind: ComposeKind::ComposeHost,
+        document: std::iter::once("services:\n".to_owned()).chain(lines).collect(),
+        profiles: std::collections::BTreeSet::new(),
+        services: pins.collect(),
+    };
+    with_manifest(fence, manifest)
 }
 
 pub fn signed(order: &Order<Manifest>) -> Vec<u8> {

@@ -3,6 +3,8 @@
 //! Whatever happened before, following the steps from any point ends with the old set whole or the new set whole (R10), as long
 //! as the engine answers.
 
+pub mod compose;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use sealift_common::{
@@ -159,7 +161,7 @@ pub fn next(manifest: &Manifest, swap: Swap, state: &AttemptState, wanted: Wante
     }
 }
 
-fn poison() -> Failure {
+pub(crate) fn poison() -> Failure {
     Failure::new(
         FailureCode::AgentState,
         format!("the agent was started {MOST_STARTS} times during this attempt and never came to its end"),

@@ -24,7 +24,7 @@ use sealift_common::{
     evidence::EngineInfo,
     failure::{Failure, FailureCode},
     id::{TargetId, TaskId},
-    inventory::AgentFacts,
+    inventory::{AgentFacts, TargetKind},
     observation::TargetObservation,
     order::{Fence, Order},
     time::Clock,
@@ -34,6 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    compose::Compose,
     facts,
     host::{Host, HostError},
     journal::{
@@ -47,7 +48,7 @@ use crate::{
     policy::HostPolicy,
     proof,
     prune::{self, PrunePolicy},
-    runner::Runner,
+    runner::{Runner, compose::ComposeRunner},
     stickers::Stickers,
     work::LogRecord,
 };
@@ -77,6 +78,8 @@ pub struct WorkshopParts<H> {
     pub clock: Arc<dyn Clock>,
     /// Who the agent is.
     pub identity: AgentIdentity,
+    /// The host's Compose, if it has one.
+    pub compose: Option<Compose>,
     /// What orders may ask of the host.
     pub policy: HostPolicy,
     /// When images are taken away.
@@ -96,6 +99,7 @@ pub(crate) struct Shared<H> {
     pub(crate) stickers: Stickers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) identity: AgentIdentity,
+    pub(crate) compose: Option<Arc<Compose>>,
     pub(crate) policy: HostPolicy,
     pub(crate) prune: PrunePolicy,
     pub(crate) state_dir: PathBuf,
@@ -203,7 +207,7 @@ impl<H: Host> Workshop<H> {
         let (observation_sender, observation_feed) = mpsc::channel(OBSERVATIONS);
         let facts = AgentFacts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: vec!["docker_host".to_owned()],
+            capabilities: capabilities(parts.compose.as_ref()),
             hostname: parts.hostname,
             ..AgentFacts::default()
         };
@@ -212,6 +216,7 @@ impl<H: Host> Workshop<H> {
             stickers: Stickers::new(&parts.state_dir),
             clock: parts.clock,
             identity: parts.identity,
+            compose: parts.compose.map(Arc::new),
             policy: parts.policy,
             prune: parts.prune,
             state_dir: parts.state_dir,
@@ -522,6 +527,16 @@ impl<H: Host> Workshop<H> {
     }
 }
 
+/// What an agent can do: kinds of targets, and with which Compose.
+fn capabilities(compose: Option<&Compose>) -> Vec<String> {
+    let mut capabilities = vec![TargetKind::DockerHost.to_string()];
+    if let Some(compose) = compose {
+        capabilities.push(TargetKind::ComposeHost.to_string());
+        capabilities.push(format!("compose-{}", compose.version()));
+    }
+    capabilities
+}
+
 /// Carries an attempt out, by the kind of target that the order is for.
 async fn carry<H: Host>(
     shared: &Arc<Shared<H>>,
@@ -531,16 +546,26 @@ async fn carry<H: Host>(
     digest: Digest,
     stop: &CancellationToken,
 ) -> Result<(), JournalError> {
-    match order.narrow(AnyManifest::docker) {
-        Some(order) => {
-            Runner::new(shared.clone(), key, order, digest, records, stop.clone())
+    if let Some(order) = order.clone().narrow(AnyManifest::docker) {
+        return Runner::new(shared.clone(), key, order, digest, records, stop.clone())
+            .run()
+            .await;
+    }
+    match (order.narrow(AnyManifest::compose), shared.compose.clone()) {
+        (Some(order), Some(compose)) => {
+            ComposeRunner::new(shared.clone(), compose, key, order, digest, records, stop.clone())
                 .run()
                 .await
         }
-        None => Err(JournalError::Damaged(format!(
-            "task {} is of a kind that was never accepted",
-            key.task
-        ))),
+        // Only what this agent can do is accepted; what is under way waits until the host has its Compose again.
+        _ => {
+            shared.set_condition(
+                ConditionCode::AgentState,
+                "attempt",
+                Some("an attempt under way needs Compose, which this host has no more: install it, then start the agent again"),
+            );
+            Ok(())
+        }
     }
 }
 

@@ -80,6 +80,14 @@ failure_codes! {
     PortInUse = "PORT_IN_USE", Infrastructure, false, "free the port on the host or publish another one";
     /// The host's disk is full.
     DiskFull = "DISK_FULL", Infrastructure, false, "free space on the host (docker system df), then promote again";
+    /// The host's Compose is missing, cannot be started, or its files cannot be written.
+    ComposeUnavailable = "COMPOSE_UNAVAILABLE", Infrastructure, false, "see that docker compose or docker-compose works on the host (sealift-agent doctor), then restart the agent";
+    /// The host's Compose took longer than its deadline.
+    ComposeTimeout = "COMPOSE_TIMEOUT", Timeout, false, "the host is overloaded, or a dependency never becomes healthy: read the log of the attempt (sealift job logs)";
+    /// The host's Compose refuses the file, or makes something else of it than was ordered.
+    ComposeRejected = "COMPOSE_REJECTED", Validation, false, "read the detail; correct the compose file, set the variable (sealift env set-variable, or compose.env_file on the host), or use a newer Compose on the host";
+    /// The resolved compose file asks for what the host does not allow.
+    HostPolicy = "HOST_POLICY", Policy, false, "take what the summary names out of the compose file, or let the host's owner allow it in section [policy] of the agent's settings";
     /// The container could not be created or started as described.
     ContainerRejected = "CONTAINER_REJECTED", Workload, false, "correct the service's description in the compose file and make a new release";
     /// The workload ended by itself.

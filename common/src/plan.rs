@@ -201,8 +201,9 @@ fn whole(release: &Release, recorded: &Recorded, seen: &ProjectObservation) -> b
         };
         container.fence == recorded.fence
             && container.digest == Some(image.digest)
-            && (!lasting || container.state == ContainerState::Running)
-            && matches!(container.health, ContainerHealth::None | ContainerHealth::Healthy)
+            && (!lasting
+                || container.state == ContainerState::Running
+                    && matches!(container.health, ContainerHealth::None | ContainerHealth::Healthy))
     })
 }
 

@@ -35,7 +35,8 @@ use tokio::{
 use crate::{prune::PulledImage, stickers::sync_folder};
 
 pub use record::{
-    AttemptState, Cause, Ending, MOST_RESTORE_STARTS, MOST_STARTS, OldContainer, Phase, Record, steps,
+    AttemptState, Cause, Ending, LockRef, Locked, MOST_RESTORE_STARTS, MOST_STARTS, OldContainer, Phase,
+    Record, steps,
 };
 
 /// Name of the file in the state directory.
@@ -107,6 +108,9 @@ pub struct Baseline {
     pub fence: Fence,
     /// The services in the order in which they were started.
     pub services: Vec<BaselineService>,
+    /// The lock that was brought up, on a compose host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockRef>,
 }
 
 /// One service of a [`Baseline`].
@@ -118,6 +122,9 @@ pub struct BaselineService {
     pub container: String,
     /// Fingerprint of the container.
     pub fingerprint: Digest,
+    /// Digest of the service's description, on a compose host: its containers carry no label that changes with every order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Digest>,
 }
 
 /// An attempt as the journal has it.

@@ -1,6 +1,6 @@
 //! What is written about one attempt, and what follows from it. Records are only appended; the state is their fold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
@@ -42,6 +42,24 @@ pub enum Cause {
     Stopped,
 }
 
+/// A kept lock of a compose host, with what Compose must be told beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRef {
+    /// Digest of the lock.
+    pub digest: Digest,
+    /// The profiles that are switched on in it.
+    pub profiles: BTreeSet<String>,
+}
+
+/// The locks of an attempt on a compose host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locked {
+    /// The new one.
+    pub lock: Digest,
+    /// The one that ran before, if any did.
+    pub previous: Option<LockRef>,
+}
+
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -74,6 +92,15 @@ pub enum Record {
     Rested {
         /// When.
         at: DateTime<Utc>,
+    },
+    /// The compose file is resolved, judged, and kept as a lock.
+    Locked {
+        /// When.
+        at: DateTime<Utc>,
+        /// Its digest.
+        lock: Digest,
+        /// The lock that a restore goes back to.
+        previous: Option<LockRef>,
     },
     /// All images are on the host, with the ordered digests.
     Pulled {
@@ -166,6 +193,8 @@ pub struct AttemptState {
     /// How often it was begun, counting the first time; once it restores: how often that was begun. Starts after an orderly
     /// stop do not count.
     pub starts: u32,
+    /// The locks, on a compose host.
+    pub lock: Option<Locked>,
     /// Whether the images are known to be there.
     pub pulled: bool,
     /// The old set, once it is known.
@@ -202,6 +231,12 @@ impl AttemptState {
             }
             Record::Resumed { .. } => self.starts += 1,
             Record::Rested { .. } => self.starts = self.starts.saturating_sub(1),
+            Record::Locked { lock, previous, .. } => {
+                self.lock = Some(Locked {
+                    lock: *lock,
+                    previous: previous.clone(),
+                });
+            }
             Record::Pulled { .. } => self.pulled = true,
             Record::Prepared { old, .. } => {
                 self.phase = Phase::Switching;
@@ -257,7 +292,8 @@ pub fn steps(record: &Record) -> Vec<(TaskStep, DateTime<Utc>)> {
         }
         Record::Healthy { at, .. } => vec![(TaskStep::Committing, *at)],
         Record::Restoring { at, .. } => vec![(TaskStep::Restoring, *at)],
-        Record::Resumed { .. }
+        Record::Locked { .. }
+        | Record::Resumed { .. }
         | Record::Rested { .. }
         | Record::Ready { .. }
         | Record::Switched { .. }

@@ -11,42 +11,15 @@ use sealift_common::{
     name::ServiceName,
     swap::{self, Swap},
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
-use super::{Done, Runner, Trouble, is_up, patiently, prove::aside};
+use super::{Done, Runner, Trouble, is_up, patiently, prove::aside, pull::bring};
 use crate::{
-    host::{Host, LocalImage, NewContainer, NewNetwork},
+    host::{Host, NewContainer, NewNetwork},
     journal::{OldContainer, Record},
-    kill, labels, proof, prune,
+    kill, labels, proof,
     step::{Seen, Step},
 };
-
-/// Lines that wait between engine and log.
-pub(super) const LINES: usize = 64;
-
-/// Layers whose state is remembered; an image has at most 127.
-const LAYERS: usize = 256;
-
-/// What was said of each layer of an image: an engine repeats "Downloading" many times a second, of several layers in turn.
-#[derive(Default)]
-struct Progress {
-    said: BTreeMap<String, String>,
-}
-
-impl Progress {
-    /// Whether a line says something else of its layer than the last one.
-    fn is_news(&mut self, line: &str) -> bool {
-        let (layer, state) = line.split_once(": ").unwrap_or(("", line));
-        if self.said.get(layer).is_some_and(|said| said == state) {
-            return false;
-        }
-        if self.said.len() >= LAYERS {
-            self.said.clear();
-        }
-        self.said.insert(layer.to_owned(), state.to_owned());
-        true
-    }
-}
 
 impl<H: Host> Runner<H> {
     /// Does one step and updates what is known.
@@ -106,7 +79,16 @@ impl<H: Host> Runner<H> {
         kill::at("pull_begun");
         let pulls: Vec<_> = images
             .values()
-            .map(|image| self.bring(image, &platform, deadline))
+            .map(|image| {
+                bring(
+                    &self.shared,
+                    &self.log,
+                    image,
+                    &platform,
+                    self.patience(),
+                    deadline,
+                )
+            })
             .collect();
         let brought = futures::future::try_join_all(pulls).await?;
         kill::at("digest_compared");
@@ -119,63 +101,6 @@ impl<H: Host> Runner<H> {
             self.write(Record::Pulled { at }, Vec::new()).await?;
         }
         Ok(())
-    }
-
-    /// Brings one image to the host unless it is there, and compares. Answers also whether it was pulled.
-    async fn bring(
-        &self,
-        image: &PinnedImage,
-        platform: &str,
-        deadline: Instant,
-    ) -> Result<(LocalImage, bool), Failure> {
-        let reference = image.pull_reference();
-        let host = self.host();
-        prune::claim(&self.shared, &reference).await;
-        let mut there = patiently(self.patience(), || host.image(&reference)).await?;
-        let missing = there
-            .as_ref()
-            .is_none_or(|local| !local.digests.contains(&image.digest));
-        if missing {
-            self.log.say(format!("pulling {reference}"));
-            let (progress, lines) = mpsc::channel(LINES);
-            let left = deadline.saturating_duration_since(Instant::now());
-            let pull = async {
-                let progress = progress;
-                host.pull(image, &progress, left).await
-            };
-            let (result, ()) = tokio::join!(pull, self.tell_progress(lines));
-            result?;
-            prune::pulled(&self.shared, &reference).await;
-            there = host.image(&reference).await?;
-        }
-        kill::at("pull_done");
-        let Some(local) = there else {
-            let summary =
-                format!("{reference} was pulled, but the engine does not have it under that digest");
-            return Err(Failure::new(FailureCode::DigestMismatch, summary));
-        };
-        if !local.digests.contains(&image.digest) {
-            let summary = format!("{reference} was ordered, the engine has {:?}", local.digests);
-            return Err(Failure::new(FailureCode::DigestMismatch, summary));
-        }
-        let known = |text: &str| !text.starts_with('/') && !text.ends_with('/');
-        if known(platform) && known(&local.platform) && local.platform != platform {
-            let summary = format!(
-                "{reference} is built for {}, the host is {platform}",
-                local.platform
-            );
-            return Err(Failure::new(FailureCode::PlatformMismatch, summary));
-        }
-        Ok((local, missing))
-    }
-
-    async fn tell_progress(&self, mut lines: mpsc::Receiver<String>) {
-        let mut progress = Progress::default();
-        while let Some(line) = lines.recv().await {
-            if progress.is_news(&line) {
-                self.log.say(line);
-            }
-        }
     }
 
     async fn surroundings(&mut self) -> Done {
@@ -414,28 +339,4 @@ pub(super) fn aliases<'a>(service: &ServiceName, spec: &'a ServiceSpec) -> Vec<(
         (name, aliases)
     });
     named.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_of_layers_that_take_turns_is_told_once() {
-        let mut progress = Progress::default();
-        let lines = [
-            "Pulling from x",
-            "a: Downloading",
-            "b: Downloading",
-            "a: Downloading",
-            "b: Downloading",
-        ];
-        let news: Vec<_> = lines.into_iter().filter(|line| progress.is_news(line)).collect();
-        assert_eq!(news, ["Pulling from x", "a: Downloading", "b: Downloading"]);
-        assert!(progress.is_news("a: Pull complete"));
-        for layer in 0..10 * LAYERS {
-            assert!(progress.is_news(&format!("{layer}: Waiting")));
-            assert!(progress.said.len() <= LAYERS);
-        }
-    }
 }

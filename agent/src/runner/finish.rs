@@ -1,12 +1,16 @@
 //! The two ends of an attempt: the new set committed, or the old set restored. Sticker, packet and report; the last commit holds
 //! the journal's end, the packet and the report together.
 
-use std::path::PathBuf;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use sealift_common::{
     digest::Digest,
     evidence::EngineInfo,
     failure::{Failure, FailureCode},
+    order::Fence,
     sticker::Sticker,
 };
 
@@ -18,6 +22,31 @@ use crate::{
     proof::{self, End, Running},
     stickers::Stickers,
 };
+
+/// How a restore ends, and why.
+pub(super) fn end_of(restore: Option<Failure>, cause: &Cause) -> (Ending, Option<Failure>) {
+    match (restore, cause) {
+        (Some(restore), Cause::Failed { failure }) => {
+            let detail = format!("{} (after {failure})", restore.detail);
+            (Ending::Failed, Some(restore.with_detail(detail)))
+        }
+        (Some(restore), Cause::Stopped) => (Ending::Failed, Some(restore)),
+        (None, Cause::Failed { failure }) => (Ending::Failed, Some(failure.clone())),
+        (None, Cause::Stopped) => (Ending::Stopped, None),
+    }
+}
+
+/// Puts back the sticker file that an order may have replaced. Blocks.
+pub(super) fn put_back(path: &Path, fence: Fence, before: Option<&str>) -> io::Result<()> {
+    let there = Stickers::read(path)?;
+    let ours =
+        there.is_some_and(|bytes| Sticker::from_file(&bytes).is_ok_and(|sticker| sticker.fence == fence));
+    match (ours, before) {
+        (false, _) => Ok(()),
+        (true, Some(text)) => Stickers::write(path, text.as_bytes()),
+        (true, None) => Stickers::remove(path),
+    }
+}
 
 impl<H: Host> Runner<H> {
     pub(super) fn sticker_path(&self) -> PathBuf {
@@ -91,11 +120,13 @@ impl<H: Host> Runner<H> {
                     service: service.clone(),
                     container: running.inspected.id.clone(),
                     fingerprint: running.inspected.fingerprint,
+                    config: None,
                 })
             });
         Baseline {
             fence: self.order.fence,
             services: services.collect(),
+            lock: None,
         }
     }
 
@@ -142,16 +173,7 @@ impl<H: Host> Runner<H> {
         };
         let path = self.sticker_path();
         let fence = self.order.fence;
-        let restore = move || {
-            let there = Stickers::read(&path)?;
-            let ours = there
-                .is_some_and(|bytes| Sticker::from_file(&bytes).is_ok_and(|sticker| sticker.fence == fence));
-            match (ours, before) {
-                (false, _) => Ok(()),
-                (true, Some(text)) => Stickers::write(&path, text.as_bytes()),
-                (true, None) => Stickers::remove(&path),
-            }
-        };
+        let restore = move || put_back(&path, fence, before.as_deref());
         aside(restore).await
     }
 
@@ -182,15 +204,7 @@ impl<H: Host> Runner<H> {
                 }
             }
         };
-        let (ending, failure) = match (self.restore_failure.clone(), cause) {
-            (Some(restore), Cause::Failed { failure }) => {
-                let detail = format!("{} (after {failure})", restore.detail);
-                (Ending::Failed, Some(restore.with_detail(detail)))
-            }
-            (Some(restore), Cause::Stopped) => (Ending::Failed, Some(restore)),
-            (None, Cause::Failed { failure }) => (Ending::Failed, Some(failure.clone())),
-            (None, Cause::Stopped) => (Ending::Stopped, None),
-        };
+        let (ending, failure) = end_of(self.restore_failure.clone(), cause);
         let at = self.now();
         let packet = match self.packet(ending, failure.as_ref(), &running, None).await {
             Ok(packet) => packet,

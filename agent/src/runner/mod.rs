@@ -1,9 +1,11 @@
 //! Runner: one actor per attempt. Asks [`crate::step`] what comes next, does it, writes down the result, until nothing is left.
 
 mod blue_green;
+pub(crate) mod compose;
 mod effects;
 mod finish;
 mod prove;
+mod pull;
 mod switch;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

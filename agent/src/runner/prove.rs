@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use sealift_common::{
+    compose_manifest::Lifetime,
     failure::{Failure, FailureCode},
     name::ServiceName,
     swap::Swap,
@@ -31,6 +32,7 @@ impl<H: Host> Runner<H> {
         Ok(Watched {
             service: service.clone(),
             id: id.unwrap_or_default(),
+            lifetime: Lifetime::Lasting,
             probe: spec.probe.clone(),
             network: network.map(|(name, _)| name).unwrap_or_default(),
         })

@@ -8,12 +8,9 @@ use sealift_common::{
     name::ServiceName,
     observation::ContainerState,
 };
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Done, Runner, effects::LINES, patiently};
+use super::{Done, Runner, patiently};
 use crate::{
     host::{Host, HostError},
     journal::{Ending, Phase, Record, Write},
@@ -73,19 +70,9 @@ impl<H: Host> Runner<H> {
 
     /// Copies the output of a new container into the log.
     fn follow(&mut self, service: ServiceName, id: String) {
-        let (sender, mut lines) = mpsc::channel(LINES);
-        let shared = self.shared.clone();
-        let log = self.log.clone();
-        self.followers.spawn(async move {
-            let read = shared.host.logs(&id, sender);
-            let copy = async {
-                while let Some(line) = lines.recv().await {
-                    log.line(service.as_str(), line);
-                }
-            };
-            // A log that breaks off is no reason to fail.
-            let (_, ()) = tokio::join!(read, copy);
-        });
+        let (shared, log) = (self.shared.clone(), self.log.clone());
+        self.followers
+            .spawn(async move { log.follow(&shared.host, &service, &id).await });
     }
 
     pub(super) fn note_started(&mut self) -> Done {

@@ -99,7 +99,12 @@ pub(super) fn check<H: Host>(
             let unfit = order.swap.unfit(manifest).into_iter().next();
             policy.and(unfit.map_or(Ok(()), |unfit| Err(unfit.to_string())))
         }
-        AnyManifest::ComposeHost(_) => Err("this agent does not serve compose hosts".to_owned()),
+        // Its policy is for the file as Compose resolves it, which is the first step of the attempt.
+        AnyManifest::ComposeHost(_) if !order.swap.is_in_place() => {
+            Err("a compose host cannot run two sets beside each other".to_owned())
+        }
+        AnyManifest::ComposeHost(_) if shared.compose.is_some() => Ok(()),
+        AnyManifest::ComposeHost(_) => Err("this host has no Compose".to_owned()),
     };
     if let Err(forbidden) = forbidden {
         let failure = Failure::new(FailureCode::OrderRefused, forbidden);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use sealift_common::{
+    any_manifest::Described,
     evidence::Packet,
     id::{AgentId, TaskId},
     keys::SigningKey,
@@ -23,7 +24,7 @@ use tokio::time::{Instant, timeout};
 use sealift_common::order::TargetBinding;
 
 use super::*;
-use crate::{bindings::Bindings, host::docker::DockerHost, samples};
+use crate::{bindings::Bindings, compose::ComposeConfig, host::docker::DockerHost, samples};
 
 const EVIDENCE_SEED: [u8; 32] = [9; 32];
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -73,7 +74,7 @@ struct Place {
     bindings: Vec<TargetBinding>,
     shutdown: CancellationToken,
     tracker: TaskTracker,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     next: u64,
 }
 
@@ -111,10 +112,28 @@ fn random() -> uuid::Uuid {
 
 impl Place {
     async fn new(targets: usize, credentials: Option<&Path>) -> Self {
-        Self::pruning(targets, credentials, PrunePolicy::default()).await
+        Self::made(targets, credentials, PrunePolicy::default(), None).await
     }
 
     async fn pruning(targets: usize, credentials: Option<&Path>, prune: PrunePolicy) -> Self {
+        Self::made(targets, credentials, prune, None).await
+    }
+
+    /// With the host's Compose, if it is to have one.
+    async fn with_compose(
+        targets: usize,
+        credentials: Option<&Path>,
+        compose: Option<ComposeConfig>,
+    ) -> Self {
+        Self::made(targets, credentials, PrunePolicy::default(), compose).await
+    }
+
+    async fn made(
+        targets: usize,
+        credentials: Option<&Path>,
+        prune: PrunePolicy,
+        compose: Option<ComposeConfig>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bindings: Vec<TargetBinding> = (0..targets)
             .map(|number| TargetBinding {
@@ -124,6 +143,13 @@ impl Place {
             })
             .collect();
         let socket = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "/var/run/docker.sock".to_owned());
+        let compose = match compose {
+            Some(config) => {
+                let socket = format!("unix://{}", socket.trim_start_matches("unix://"));
+                Compose::detect(config, dir.path(), &socket, None).await
+            }
+            None => None,
+        };
         let shutdown = CancellationToken::new();
         let tracker = TaskTracker::new();
         let agent_id = AgentId::from(random());
@@ -139,6 +165,7 @@ impl Place {
                 spiffe_id: SpiffeId::agent("acme".parse().unwrap(), agent_id),
                 certificate_serial: Box::new(|| "0a".to_owned()),
             },
+            compose,
             policy: HostPolicy::default(),
             prune,
             hostname: "host".to_owned(),
@@ -151,12 +178,12 @@ impl Place {
             bindings,
             shutdown,
             tracker,
-            _dir: dir,
+            dir,
             next: 0,
         }
     }
 
-    fn order(&mut self, target: usize, manifest: Manifest) -> Order<Manifest> {
+    fn order<M: Described>(&mut self, target: usize, manifest: M) -> Order<M> {
         self.next += 1;
         let mut order = samples::with_manifest(self.next, manifest);
         let now = SystemClock.now();
@@ -171,12 +198,12 @@ impl Place {
         order
     }
 
-    async fn begin(&self, order: &Order<Manifest>) {
+    async fn begin<M: serde::Serialize>(&self, order: &Order<M>) {
         let bytes = sign_order(order, &samples::order_key()).unwrap();
         self.workshop.offer(order.task_id, 1, bytes).await;
     }
 
-    async fn end(&self, order: &Order<Manifest>) -> Finished {
+    async fn end<M>(&self, order: &Order<M>) -> Finished {
         let find = || {
             let reports = self.workshop.outbox().pending(0, 10_000).unwrap();
             reports.into_iter().find_map(|report| match report.event {
@@ -198,7 +225,7 @@ impl Place {
         timeout(PATIENCE, wait).await.unwrap()
     }
 
-    async fn deploy(&mut self, manifest: Manifest) -> Finished {
+    async fn deploy<M: Described>(&mut self, manifest: M) -> Finished {
         let order = self.order(0, manifest);
         self.begin(&order).await;
         let finished = self.end(&order).await;
@@ -261,6 +288,8 @@ macro_rules! images {
         };)+
     };
 }
+
+mod compose;
 
 #[tokio::test]
 async fn r10_r15_releases_on_engine_replace_each_other_or_leave_the_old_one() {

@@ -53,6 +53,7 @@ impl Agent {
             state_dir: dir.to_owned(),
             clock: Arc::new(clock.clone()),
             identity: identity(),
+            compose: None,
             policy,
             prune: PrunePolicy::default(),
             hostname: "host".to_owned(),

@@ -1,0 +1,122 @@
+//! Compose: the host's own Compose, driven by the agent for targets of kind `compose_host`. It alone reads, merges and interpolates
+//! compose files and makes what they describe; the agent pins the images, checks what came out against the host's policy, and keeps
+//! the result whole.
+//!
+//! [`tool`] runs the program, [`render`] makes the lock, [`files`] keeps locks on the disk, [`variables`] are those of the host.
+
+pub mod files;
+pub mod render;
+pub mod tool;
+pub mod variables;
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use sealift_common::{compose_manifest::ComposeManifest, order::Order, variables::Variables};
+
+use crate::labels;
+use files::ProjectFiles;
+use tool::Tool;
+use variables::{HostVariables, HostVariablesError};
+
+/// Where programs are found; the caller's own search path says nothing about the host.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Section `[compose]` of the settings, checked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ComposeConfig {
+    /// The program to use instead of the one that is found.
+    pub program: Option<PathBuf>,
+    /// Where the relative paths of compose files are looked up.
+    pub files_dir: Option<PathBuf>,
+    /// Variables of this host, as `NAME=value` lines. Their values never leave it.
+    pub env_file: Option<PathBuf>,
+}
+
+/// The host's Compose with everything that it is called with.
+#[derive(Debug, Clone)]
+pub struct Compose {
+    tool: Tool,
+    config: ComposeConfig,
+    root: PathBuf,
+    engine_socket: String,
+    docker_config: Option<PathBuf>,
+}
+
+impl Compose {
+    /// Looks for a Compose on this host; `None` when there is none that works.
+    pub async fn detect(
+        config: ComposeConfig,
+        state_dir: &Path,
+        engine_socket: &str,
+        docker_config_file: Option<&Path>,
+    ) -> Option<Self> {
+        let tool = Tool::detect(config.program.as_deref()).await?;
+        Some(Self {
+            tool,
+            config,
+            root: state_dir.join("compose"),
+            engine_socket: engine_socket.to_owned(),
+            docker_config: docker_config_file.and_then(Path::parent).map(Path::to_owned),
+        })
+    }
+
+    /// The program's version.
+    pub fn version(&self) -> &str {
+        self.tool.version()
+    }
+
+    /// The folder in which the relative paths of compose files are looked up, if the host's owner has set one aside.
+    pub fn files_dir(&self) -> Option<&Path> {
+        self.config.files_dir.as_deref()
+    }
+
+    /// The files of the project of an order.
+    pub fn files(&self, order: &Order<ComposeManifest>) -> ProjectFiles {
+        let target = format!("{}.{}", order.target, order.environment);
+        ProjectFiles::new(
+            self.root
+                .join(target)
+                .join(labels::project_slug(&order.release.project)),
+        )
+    }
+
+    /// Reads the host's variables. Blocks.
+    pub fn host_variables(&self) -> Result<HostVariables, HostVariablesError> {
+        self.config
+            .env_file
+            .as_deref()
+            .map_or_else(|| Ok(HostVariables::default()), HostVariables::read)
+    }
+
+    /// The program.
+    pub const fn tool(&self) -> &Tool {
+        &self.tool
+    }
+
+    /// The program's whole environment: nothing of the agent's own.
+    pub fn environment(
+        &self,
+        home: &Path,
+        ordered: &Variables,
+        host: &HostVariables,
+    ) -> Vec<(OsString, OsString)> {
+        let mut environment: Vec<(OsString, OsString)> = vec![
+            ("PATH".into(), PATH.into()),
+            ("HOME".into(), home.into()),
+            ("LANG".into(), "C.UTF-8".into()),
+            ("DOCKER_HOST".into(), self.engine_socket.clone().into()),
+        ];
+        environment.extend(
+            self.docker_config
+                .as_ref()
+                .map(|folder| ("DOCKER_CONFIG".into(), folder.into())),
+        );
+        let ordered = ordered.iter().filter(|(name, _)| host.get(name).is_none());
+        environment.extend(ordered.map(|(name, value)| (name.into(), value.into())));
+        environment.extend(host.iter().map(|(name, value)| (name.into(), value.into())));
+        environment
+    }
+}

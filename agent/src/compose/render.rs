@@ -1,0 +1,352 @@
+//! Render: the lock of an order. The host's Compose merges the ordered file with a generated one that pins every image and labels
+//! what is made, and fills in the variables; what comes out is compared with the order, judged by the host's policy, and kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use sealift_common::{
+    compose::hosted,
+    compose_manifest::ComposeManifest,
+    digest::Digest,
+    failure::{Failure, FailureCode},
+    keys::SigningKey,
+    order::Order,
+};
+use serde_json::{Map, Value, json};
+
+use super::{Compose, tool::Call, variables::HostVariables};
+use crate::{labels, policy::HostPolicy};
+
+/// How long Compose may take to read a file.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// A lock, before it is kept.
+#[derive(Debug)]
+pub struct Lock {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+fn rejected(summary: impl Into<String>) -> Failure {
+    Failure::new(FailureCode::ComposeRejected, summary)
+}
+
+/// Makes the lock of an order.
+pub async fn render(
+    compose: &Compose,
+    order: &Order<ComposeManifest>,
+    policy: &HostPolicy,
+    key: &SigningKey,
+) -> Result<Lock, Failure> {
+    let reader = compose.clone();
+    let host = tokio::task::spawn_blocking(move || reader.host_variables())
+        .await
+        .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?
+        .map_err(|error| rejected(error.to_string()))?;
+    render_with(compose, order, policy, key, &host)
+        .await
+        // Whatever is said may repeat what was filled in.
+        .map_err(|failure| {
+            let detail = host.redact(&failure.detail);
+            Failure::new(failure.code, host.redact(&failure.summary)).with_detail(detail)
+        })
+}
+
+async fn render_with(
+    compose: &Compose,
+    order: &Order<ComposeManifest>,
+    policy: &HostPolicy,
+    key: &SigningKey,
+    host: &HostVariables,
+) -> Result<Lock, Failure> {
+    // Whoever signed it: the file must not make Compose read what is not meant for it.
+    let manifest = &order.manifest;
+    let file =
+        hosted::parse(&manifest.document, &manifest.profiles).map_err(|error| rejected(error.to_string()))?;
+    if !file.images().keys().copied().eq(manifest.services.keys()) {
+        return Err(rejected("the order pins other services than its file has"));
+    }
+    let document = hosted::document(&manifest.document).map_err(|error| rejected(error.to_string()))?;
+    let pins = overlay(order, &document).to_string();
+    let files = compose.files(order);
+    let stage = files.clone();
+    let text = manifest.document.clone().into_bytes();
+    let folder = tokio::task::spawn_blocking(move || {
+        stage.stage(&[
+            ("compose.yaml", &text),
+            ("pins.json", pins.as_bytes()),
+            ("none.env", b""),
+        ])
+    })
+    .await
+    .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?
+    .map_err(|error| {
+        Failure::new(
+            FailureCode::ComposeUnavailable,
+            "the project's folder cannot be written",
+        )
+        .with_detail(error.to_string())
+    })?;
+    let base = compose
+        .files_dir()
+        .map_or_else(|| folder.join("empty"), Into::into);
+    let mut arguments: Vec<std::ffi::OsString> = vec!["-p".into(), labels::compose_project(order).into()];
+    for profile in &manifest.profiles {
+        arguments.extend(["--profile".into(), profile.into()]);
+    }
+    arguments.extend([
+        "--project-directory".into(),
+        base.into(),
+        "--env-file".into(),
+        folder.join("none.env").into(),
+        "-f".into(),
+        folder.join("compose.yaml").into(),
+        "-f".into(),
+        folder.join("pins.json").into(),
+        "config".into(),
+    ]);
+    let call = Call {
+        files: &files,
+        environment: compose.environment(&folder, &order.variables, host),
+        arguments,
+        deadline: DEADLINE,
+    };
+    let said = compose.tool().call(call).await?;
+    if !said.success {
+        return Err(rejected("the host's Compose refuses the file").with_detail(tail(&said.messages)));
+    }
+    if let Some(warning) = said.messages.lines().find(|line| is_refusal(line)) {
+        return Err(rejected(warning.trim()));
+    }
+    let text = String::from_utf8(said.output).map_err(|_| rejected("the host's Compose answers no text"))?;
+    let model = hosted::document(&text).map_err(|error| rejected(error.to_string()))?;
+    compare(order, &model)?;
+    let (policy, files_dir) = (policy.clone(), compose.files_dir().map(ToOwned::to_owned));
+    let active: BTreeSet<String> = manifest.services.keys().map(ToString::to_string).collect();
+    tokio::task::spawn_blocking(move || policy.check_model(&model, &active, files_dir.as_deref()))
+        .await
+        .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?
+        .map_err(|forbidden| Failure::new(FailureCode::HostPolicy, forbidden.to_string()))?;
+    let lock = format!(
+        "# Made by the sealift agent for {} on {}. Do not edit: its digest is in the sticker and in the evidence.\n# {}\n{text}",
+        order.release,
+        order.target,
+        salt(order, key)
+    );
+    Ok(Lock {
+        bytes: lock.into_bytes(),
+    })
+}
+
+/// The last lines of what Compose said, for people.
+pub fn tail(messages: &str) -> String {
+    let lines: Vec<_> = messages.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
+}
+
+/// A warning that says that what would run is not what the file says.
+fn is_refusal(line: &str) -> bool {
+    line.contains("variable is not set") || (line.contains("will be ignored") && !line.contains("obsolete"))
+}
+
+/// A line that nobody without the agent's key can know, so that the lock's digest tells nothing about secret values that were filled
+/// in. The same for the same order, so that a lock that is made again is the same.
+fn salt(order: &Order<ComposeManifest>, key: &SigningKey) -> String {
+    let message = format!("sealift compose lock {} {}", order.task_id, order.inputs);
+    Digest::of(&key.sign(message.as_bytes())).to_hex()
+}
+
+/// The generated file: images by digest, and labels on everything that Compose makes.
+fn overlay(order: &Order<ComposeManifest>, document: &Value) -> Value {
+    let own = labels::of_project(order.target_id, &order.release.project);
+    let services: Map<String, Value> = order
+        .manifest
+        .services
+        .iter()
+        .map(|(name, pin)| {
+            let labels = labels::of_compose_container(order, name, &pin.image);
+            (
+                name.to_string(),
+                json!({ "image": pin.image.pull_reference(), "labels": labels }),
+            )
+        })
+        .collect();
+    let ours = |kind: &str, always: Option<&str>| -> Map<String, Value> {
+        let declared = document.get(kind).and_then(Value::as_object);
+        let is_external = |name: &str| {
+            let external = declared.and_then(|all| all.get(name)?.get("external"));
+            external.is_some_and(|external| *external != Value::Bool(false))
+        };
+        declared
+            .into_iter()
+            .flat_map(Map::keys)
+            .map(String::as_str)
+            .chain(always)
+            .filter(|name| !is_external(name) && !name.starts_with("x-"))
+            .map(|name| (name.to_owned(), json!({ "labels": own })))
+            .collect()
+    };
+    let mut overlay = json!({
+        "services": services,
+        "networks": ours("networks", Some("default")),
+        "volumes": ours("volumes", None),
+    });
+    // Compose v1 merges only files of one version.
+    if let (Some(version), Some(overlay)) = (document.get("version"), overlay.as_object_mut()) {
+        let version = match version {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        overlay.insert("version".to_owned(), Value::String(version));
+    }
+    overlay
+}
+
+/// Whether what Compose made of the file is what was ordered: these services, from these images, with our labels and no forged ones.
+fn compare(order: &Order<ComposeManifest>, model: &Value) -> Result<(), Failure> {
+    let services = model
+        .get("services")
+        .and_then(Value::as_object)
+        .ok_or_else(|| rejected("the resolved model has no services"))?;
+    let is_on = |service: &Value| {
+        let profiles = service.get("profiles").and_then(Value::as_array);
+        profiles.is_none_or(|profiles| {
+            profiles.is_empty()
+                || profiles
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .any(|name| order.manifest.profiles.contains(name))
+        })
+    };
+    let running: BTreeMap<&str, &Value> = services
+        .iter()
+        .filter(|(_, service)| is_on(service))
+        .map(|(name, service)| (name.as_str(), service))
+        .collect();
+    let wanted: BTreeSet<&str> = order.manifest.services.keys().map(|name| name.as_str()).collect();
+    if !running.keys().copied().eq(wanted) {
+        let names: Vec<_> = running.keys().copied().collect();
+        return Err(rejected(format!(
+            "the resolved model runs {}, the order pins other services",
+            names.join(", ")
+        )));
+    }
+    for (name, pin) in &order.manifest.services {
+        let service = running.get(name.as_str()).copied().unwrap_or(&Value::Null);
+        let image = service.get("image").and_then(Value::as_str).unwrap_or_default();
+        if image != pin.image.pull_reference() {
+            return Err(rejected(format!(
+                "services.{name}.image of the resolved model is {image}, not {}",
+                pin.image.pull_reference()
+            )));
+        }
+        let ours = labels::of_compose_container(order, name, &pin.image);
+        if labels_of(service, |key| key.starts_with("dev.sealift.")) != ours {
+            return Err(rejected(format!(
+                "services.{name}.labels of the resolved model uses names that begin with dev.sealift."
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn labels_of(service: &Value, wanted: impl Fn(&str) -> bool) -> labels::Labels {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let all: labels::Labels = match service.get("labels") {
+        Some(Value::Object(labels)) => labels
+            .iter()
+            .map(|(key, value)| (key.clone(), text(value)))
+            .collect(),
+        Some(Value::Array(labels)) => labels
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|label| label.split_once('=').unwrap_or((label, "")))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect(),
+        _ => labels::Labels::new(),
+    };
+    all.into_iter().filter(|(key, _)| wanted(key)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    fn model(order: &Order<ComposeManifest>) -> Value {
+        let mut model = overlay(order, &Value::Null);
+        model["services"]["debug"] = json!({ "image": "debug", "profiles": ["debug"] });
+        model
+    }
+
+    #[test]
+    fn r4_the_resolved_model_must_be_what_was_ordered() {
+        let order = samples::compose_order(1, &[("web", "v1"), ("db", "v1")]);
+        compare(&order, &model(&order)).unwrap();
+        let spoils: [(&str, fn(&mut Value)); 5] = [
+            ("by a tag", |model| {
+                model["services"]["web"]["image"] = json!("web:latest")
+            }),
+            ("of another service", |model| {
+                model["services"]["web"]["image"] = model["services"]["extra"]["image"].clone();
+            }),
+            ("one more", |model| {
+                model["services"]["more"] = json!({ "image": "x" })
+            }),
+            ("one less", |model| {
+                model["services"].as_object_mut().unwrap().remove("db");
+            }),
+            ("forged label", |model| {
+                model["services"]["web"]["labels"]["dev.sealift.fence"] = json!("9");
+            }),
+        ];
+        for (what, spoil) in spoils {
+            let mut bad = model(&order);
+            spoil(&mut bad);
+            let failure = compare(&order, &bad).unwrap_err();
+            assert_eq!(failure.code, FailureCode::ComposeRejected, "{what}");
+        }
+    }
+
+    #[test]
+    fn warnings_that_change_what_runs_are_refusals() {
+        for line in [
+            "The X variable is not set. Defaulting to a blank string.",
+            "time=\"…\" level=warning msg=\"The \\\"X\\\" variable is not set. Defaulting to a blank string.\"",
+            "Some services (web) use the 'configs' key, which will be ignored.",
+        ] {
+            assert!(is_refusal(line), "{line}");
+        }
+        assert!(!is_refusal(
+            "the attribute `version` is obsolete, it will be ignored"
+        ));
+    }
+
+    #[test]
+    fn external_networks_and_volumes_are_not_labelled() {
+        let order = samples::compose_order(1, &[("web", "v1")]);
+        let document = json!({
+            "version": 3.9,
+            "networks": { "edge": { "external": true }, "back": null },
+            "volumes": { "data": {}, "old": { "external": { "name": "x" } } },
+        });
+        let overlay = overlay(&order, &document);
+        let names = |kind: &str| {
+            overlay[kind]
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names("networks"), ["back", "default"]);
+        assert_eq!(names("volumes"), ["data"]);
+        assert_eq!(overlay["version"], "3.9");
+    }
+}

@@ -1,0 +1,407 @@
+//! What each step does to a compose host, up to the wait for health, and on the way back.
+
+use std::{collections::BTreeMap, collections::BTreeSet, ffi::OsString, time::Duration};
+
+use sealift_common::{
+    digest::Digest,
+    failure::{Failure, FailureCode},
+    manifest::{PinnedImage, RestartPolicy},
+    name::ServiceName,
+    observation::ContainerState,
+};
+use tokio::time::{Instant, sleep};
+
+use super::{ComposeRunner, patiently};
+use crate::{
+    compose::{
+        render::{self, tail},
+        tool::Call,
+        variables::HostVariables,
+    },
+    health::{self, Watched},
+    host::Host,
+    journal::{Cause, LockRef, Locked, OldContainer, Record, Write},
+    kill, labels, proof,
+    runner::{Done, internal, is_up, prove::aside, pull::bring},
+    step::compose::Step,
+    stickers::Stickers,
+};
+
+/// How long bringing the old set up again, or taking the new one away, may take.
+const RETURN_DEADLINE: Duration = Duration::from_mins(10);
+/// How long an old set must stay up after it was brought up again.
+const OLD_STEADY: Duration = Duration::from_millis(300);
+
+impl<H: Host> ComposeRunner<H> {
+    /// Does one step and updates what is known.
+    pub(super) async fn perform(&mut self, step: &Step) -> Done {
+        match step {
+            Step::Render => self.render().await,
+            Step::Pull => self.pull().await,
+            Step::Prepare => self.prepare().await,
+            Step::Up => self.up().await,
+            Step::AwaitHealth => self.await_health().await,
+            Step::Commit => self.finish_well().await,
+            Step::Restore(cause) => Ok(self.begin_restore(Cause::clone(cause)).await?),
+            Step::Return => self.go_back().await,
+            Step::CheckOld => self.check_old().await,
+            Step::Conclude(cause) => self.finish_restored(cause).await,
+            Step::Clean => self.clean().await,
+            Step::Done => Ok(()),
+        }
+    }
+
+    pub(super) fn locked(&self) -> Result<&Locked, Failure> {
+        self.state
+            .lock
+            .as_ref()
+            .ok_or_else(|| internal("an attempt went on without a lock"))
+    }
+
+    async fn render(&mut self) -> Done {
+        let previous = self.previous_lock().await?;
+        let (compose, policy) = (&self.compose, &self.shared.policy);
+        let key = &self.shared.identity.evidence_key;
+        let made = render::render(compose, &self.order, policy, key).await?;
+        let files = self.compose.files(&self.order);
+        let lock = aside(move || files.keep(&made.bytes)).await?;
+        self.log.say(format!(
+            "resolved by Compose {}: lock {lock}",
+            self.compose.version()
+        ));
+        let at = self.now();
+        self.write(Record::Locked { at, lock, previous }, Vec::new())
+            .await?;
+        kill::at("lock_journalled");
+        Ok(())
+    }
+
+    /// The lock that runs now. Without it there would be no way back, so nothing is begun then.
+    async fn previous_lock(&self) -> Result<Option<LockRef>, Failure> {
+        let baseline = self
+            .shared
+            .journal
+            .baseline(self.order.target_id, &self.order.release.project)
+            .map_err(internal)?;
+        let Some(lock) = baseline.and_then(|baseline| baseline.lock) else {
+            return Ok(None);
+        };
+        let (files, digest) = (self.compose.files(&self.order), lock.digest);
+        if aside(move || files.has(digest)).await? {
+            return Ok(Some(lock));
+        }
+        if self.world.running.is_empty() {
+            return Ok(None);
+        }
+        let summary = format!(
+            "lock {digest} of the set that runs is gone or was changed, so there would be no way back"
+        );
+        Err(Failure::new(FailureCode::AgentState, summary)
+            .with_detail("take the project's containers away by hand, then promote again"))
+    }
+
+    async fn pull(&mut self) -> Done {
+        let shared = &self.shared;
+        let engine = patiently(self.patience(), || shared.engine()).await?;
+        let deadline = Instant::now() + Duration::from_millis(self.order.limits.pull_deadline_ms.into());
+        let images: BTreeMap<String, &PinnedImage> = self
+            .order
+            .manifest
+            .services
+            .values()
+            .map(|pin| (pin.image.pull_reference(), &pin.image))
+            .collect();
+        kill::at("pull_begun");
+        let patience = self.patience();
+        let pulls = images
+            .into_values()
+            .map(|image| bring(shared, &self.log, image, &engine.platform, patience, deadline));
+        let brought = futures::future::try_join_all(pulls).await?;
+        kill::at("digest_compared");
+        self.world.images = true;
+        if brought.iter().any(|(_, pulled)| *pulled) && !self.state.pulled {
+            let at = self.now();
+            self.write(Record::Pulled { at }, Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the old set; it is what a restore is compared with.
+    async fn prepare(&mut self) -> Done {
+        let mut old = Vec::new();
+        for (service, listed) in self.listed().await? {
+            let host = &self.shared.host;
+            let digests = patiently(self.patience(), || proof::digests_of(host, &listed.image_id)).await?;
+            let labelled = labels::read(&listed.labels).and_then(|ours| ours.digest);
+            old.push(OldContainer {
+                id: listed.id,
+                service,
+                running: is_up(listed.state),
+                restart: RestartPolicy::No,
+                grace_ms: 0,
+                digest: proof::choose(&digests, labelled),
+            });
+        }
+        kill::at("old_saved");
+        let at = self.now();
+        kill::at("switch_journalled.before");
+        self.write(Record::Prepared { at, old }, Vec::new()).await?;
+        kill::at("switch_journalled");
+        Ok(())
+    }
+
+    async fn up(&mut self) -> Done {
+        let lock = self.locked()?.lock;
+        let files = self.compose.files(&self.order);
+        aside(move || files.show(Some(lock))).await?;
+        kill::at("lock_shown");
+        let deadline = self.health_deadline().saturating_duration_since(Instant::now());
+        let starting_at = self.now();
+        kill::at("up.before");
+        let profiles = self.order.manifest.profiles.clone();
+        let result = self.call(lock, &profiles, &up(), deadline).await;
+        // Also what failed has something to say.
+        self.follow().await;
+        result?;
+        kill::at("up");
+        let at = self.now();
+        self.write(Record::Started { starting_at, at }, Vec::new())
+            .await?;
+        kill::at("health_wait");
+        self.looked = false;
+        Ok(())
+    }
+
+    /// Has Compose do something with a kept lock, whose digest is checked before.
+    async fn call(
+        &self,
+        lock: Digest,
+        profiles: &BTreeSet<String>,
+        what: &[&str],
+        deadline: Duration,
+    ) -> Done {
+        let files = self.compose.files(&self.order);
+        let checked = files.clone();
+        if !aside(move || checked.has(lock)).await? {
+            let summary = format!("lock {lock} is gone or was changed on the host");
+            return Err(Failure::new(FailureCode::AgentState, summary).into());
+        }
+        let mut arguments: Vec<OsString> = vec!["-p".into(), labels::compose_project(&self.order).into()];
+        for profile in profiles {
+            arguments.extend(["--profile".into(), profile.into()]);
+        }
+        arguments.extend(["--project-directory".into(), files.folder().into()]);
+        arguments.extend(["-f".into(), files.lock(lock).into()]);
+        arguments.extend(what.iter().map(OsString::from));
+        let call = Call {
+            files: &files,
+            // Everything is filled in already.
+            environment: self.compose.environment(
+                files.folder(),
+                &sealift_common::variables::Variables::default(),
+                &HostVariables::default(),
+            ),
+            arguments,
+            deadline,
+        };
+        let said = self.compose.tool().call(call).await?;
+        let reader = self.compose.clone();
+        let host = tokio::task::spawn_blocking(move || reader.host_variables().unwrap_or_default())
+            .await
+            .map_err(internal)?;
+        let messages = host.redact(&said.messages);
+        for line in messages.lines().filter(|line| !line.trim().is_empty()) {
+            self.log.say(line);
+        }
+        if said.success {
+            return Ok(());
+        }
+        Err(refusal(&messages).into())
+    }
+
+    /// Copies the output of the containers into the log.
+    async fn follow(&mut self) {
+        let Ok(listed) = self.listed().await else {
+            return;
+        };
+        for (service, listed) in listed {
+            let (shared, log) = (self.shared.clone(), self.log.clone());
+            self.followers
+                .spawn(async move { log.follow(&shared.host, &service, &listed.id).await });
+        }
+    }
+
+    fn watched(&self, found: &BTreeMap<ServiceName, crate::host::Listed>) -> Result<Vec<Watched>, Failure> {
+        let services = self.order.manifest.services.iter();
+        let watched = services.map(|(service, pin)| {
+            let listed = found.get(service).ok_or_else(|| {
+                let summary = format!("service {service} has no container");
+                Failure::new(FailureCode::WorkloadExited, summary)
+            })?;
+            Ok(Watched {
+                service: service.clone(),
+                id: listed.id.clone(),
+                lifetime: pin.lifetime,
+                probe: pin.probe.clone(),
+                network: String::new(),
+            })
+        });
+        watched.collect()
+    }
+
+    async fn await_health(&mut self) -> Done {
+        let deadline = self.health_deadline();
+        let watched = self.watched(&self.listed().await?)?;
+        let min_healthy = Duration::from_millis(self.order.limits.min_healthy_ms.into());
+        health::await_healthy(&self.shared.host, &watched, min_healthy, deadline).await?;
+        kill::at("healthy");
+        let path = self.sticker_path();
+        let before = aside(move || Stickers::read(&path)).await?;
+        let sticker_before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let at = self.now();
+        self.write(Record::Healthy { at, sticker_before }, Vec::new())
+            .await?;
+        kill::at("commit_journalled");
+        self.looked = false;
+        Ok(())
+    }
+
+    /// Brings the old lock up again, or takes the new set away without its volumes.
+    async fn go_back(&mut self) -> Done {
+        let Locked { lock, previous } = self.locked()?.clone();
+        kill::at("return.before");
+        match &previous {
+            Some(old) => {
+                self.call(old.digest, &old.profiles, &up(), RETURN_DEADLINE)
+                    .await?
+            }
+            None => {
+                let profiles = self.order.manifest.profiles.clone();
+                self.call(lock, &profiles, &["down", "--remove-orphans"], RETURN_DEADLINE)
+                    .await?;
+            }
+        }
+        let files = self.compose.files(&self.order);
+        aside(move || files.show(previous.map(|old| old.digest))).await?;
+        kill::at("return");
+        self.world.restored = true;
+        Ok(())
+    }
+
+    /// An old set that falls over at once is no restored set.
+    async fn check_old(&mut self) -> Done {
+        let steady = Instant::now() + OLD_STEADY;
+        loop {
+            let found = self.listed().await?;
+            for old in self.state.old.iter().flatten().filter(|old| old.running) {
+                let Some(listed) = found.get(&old.service) else {
+                    return Err(lost(&old.service));
+                };
+                let (host, id) = (&self.shared.host, listed.id.as_str());
+                let seen = patiently(self.patience(), || host.inspect(id)).await?;
+                // One that only had work to do may have done it.
+                let well = seen.is_some_and(|seen| match seen.state {
+                    ContainerState::Running => true,
+                    ContainerState::Exited => seen.exit_code == 0,
+                    _ => false,
+                });
+                if !well {
+                    return Err(lost(&old.service));
+                }
+            }
+            if Instant::now() >= steady {
+                break;
+            }
+            sleep(OLD_STEADY / 3).await;
+        }
+        self.world.checked = true;
+        Ok(())
+    }
+
+    /// Drops locks that nothing needs any more.
+    async fn clean(&mut self) -> Done {
+        let baseline = self
+            .shared
+            .journal
+            .baseline(self.order.target_id, &self.order.release.project)?;
+        let keep = baseline
+            .and_then(|baseline| baseline.lock)
+            .map(|lock| lock.digest);
+        let files = self.compose.files(&self.order);
+        if let Err(failure) = aside(move || files.tidy(keep)).await {
+            self.log.say(format!("old locks were not dropped: {failure}"));
+        }
+        // Losing this record only means to look once more.
+        self.shared
+            .journal
+            .note(vec![Write::Record(self.key, Record::Cleaned)])
+            .await?;
+        self.state.apply(&Record::Cleaned);
+        Ok(())
+    }
+}
+
+const fn up() -> [&'static str; 5] {
+    ["up", "-d", "--remove-orphans", "--no-build", "--quiet-pull"]
+}
+
+fn lost(service: &ServiceName) -> super::Trouble {
+    let summary = format!("service {service} of the old set does not run");
+    Failure::new(FailureCode::RestoreFailed, summary).into()
+}
+
+/// What a refusal of Compose or of the engine behind it means.
+fn refusal(messages: &str) -> Failure {
+    let lower = messages.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let code = if has(&["port is already allocated", "address already in use"]) {
+        FailureCode::PortInUse
+    } else if has(&["no space left on device"]) {
+        FailureCode::DiskFull
+    } else if has(&[
+        "is the docker daemon running",
+        "couldn't connect to docker",
+        "connection refused",
+    ]) {
+        FailureCode::EngineUnavailable
+    } else if has(&["is unhealthy"]) {
+        FailureCode::Unhealthy
+    } else if has(&["didn't complete successfully", "exited (", "exit code"]) {
+        FailureCode::WorkloadExited
+    } else {
+        FailureCode::ContainerRejected
+    };
+    let last = messages.lines().rfind(|line| !line.trim().is_empty());
+    Failure::new(
+        code,
+        format!("Compose: {}", last.unwrap_or("it failed without a word").trim()),
+    )
+    .with_detail(tail(messages))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_compose_says_becomes_a_code() {
+        for (message, code) in [
+            (
+                "ERROR: for web  Cannot start service web: driver failed: Bind for 0.0.0.0:80 failed: port is already allocated",
+                FailureCode::PortInUse,
+            ),
+            (
+                "ERROR: for web  Container \"f1\" is unhealthy.\nERROR: Encountered errors while bringing up the project.",
+                FailureCode::Unhealthy,
+            ),
+            (
+                "service \"migrate\" didn't complete successfully: exit 3",
+                FailureCode::WorkloadExited,
+            ),
+            ("no space left on device", FailureCode::DiskFull),
+            ("oh", FailureCode::ContainerRejected),
+        ] {
+            assert_eq!(refusal(message).code, code, "{message}");
+        }
+    }
+}
