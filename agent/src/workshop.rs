@@ -1,30 +1,30 @@
 //! Workshop: everything below the session. Takes orders, checks them, writes them down and has them carried out: one attempt at
 //! a time per target, several targets side by side.
 
+mod carry;
 mod check;
 mod identity;
 mod known;
 mod work;
 
+use carry::{capabilities, run_to_end};
 pub use identity::AgentIdentity;
 use known::{Known, look};
 
 use std::{
     collections::BTreeMap,
-    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use futures::FutureExt as _;
 use sealift_common::{
-    any_manifest::AnyManifest,
     condition::{Condition, ConditionCode},
     digest::Digest,
     evidence::EngineInfo,
     failure::{Failure, FailureCode},
     id::{TargetId, TaskId},
-    inventory::{AgentFacts, TargetKind},
+    inventory::AgentFacts,
     observation::TargetObservation,
     order::{Fence, Order},
     time::Clock,
@@ -38,8 +38,8 @@ use crate::{
     facts,
     host::{Host, HostError},
     journal::{
-        AttemptKey, AttemptState, Ending, Journal, JournalError, MOST_RESTORE_STARTS, MOST_STARTS, Phase,
-        Record, ReportDraft, StoredAttempt, Write, steps,
+        AttemptKey, AttemptState, Ending, Journal, JournalError, Phase, Record, ReportDraft, StoredAttempt,
+        Write, steps,
     },
     kill,
     logs::{self, AttemptLog},
@@ -48,7 +48,6 @@ use crate::{
     policy::HostPolicy,
     proof,
     prune::{self, PrunePolicy},
-    runner::{Runner, compose::ComposeRunner},
     stickers::Stickers,
     work::LogRecord,
 };
@@ -525,92 +524,6 @@ impl<H: Host> Workshop<H> {
     pub fn is_busy(&self) -> bool {
         !lock(&self.shared.active).is_empty()
     }
-}
-
-/// What an agent can do: kinds of targets, and with which Compose.
-fn capabilities(compose: Option<&Compose>) -> Vec<String> {
-    let mut capabilities = vec![TargetKind::DockerHost.to_string()];
-    if let Some(compose) = compose {
-        capabilities.push(TargetKind::ComposeHost.to_string());
-        capabilities.push(format!("compose-{}", compose.version()));
-    }
-    capabilities
-}
-
-/// Carries an attempt out, by the kind of target that the order is for.
-async fn carry<H: Host>(
-    shared: &Arc<Shared<H>>,
-    key: AttemptKey,
-    records: &[Record],
-    order: Order,
-    digest: Digest,
-    stop: &CancellationToken,
-) -> Result<(), JournalError> {
-    if let Some(order) = order.clone().narrow(AnyManifest::docker) {
-        return Runner::new(shared.clone(), key, order, digest, records, stop.clone())
-            .run()
-            .await;
-    }
-    match (order.narrow(AnyManifest::compose), shared.compose.clone()) {
-        (Some(order), Some(compose)) => {
-            ComposeRunner::new(shared.clone(), compose, key, order, digest, records, stop.clone())
-                .run()
-                .await
-        }
-        // Only what this agent can do is accepted; what is under way waits until the host has its Compose again.
-        _ => {
-            shared.set_condition(
-                ConditionCode::AgentState,
-                "attempt",
-                Some("an attempt under way needs Compose, which this host has no more: install it, then start the agent again"),
-            );
-            Ok(())
-        }
-    }
-}
-
-/// Runs an attempt. A defect that ends the runner is treated as the death of the agent: it goes on from the journal, which counts
-/// how often.
-async fn run_to_end<H: Host>(
-    shared: &Arc<Shared<H>>,
-    key: AttemptKey,
-    mut records: Vec<Record>,
-    order: &Order,
-    digest: Digest,
-    stop: &CancellationToken,
-) -> Result<(), JournalError> {
-    for _ in 0..MOST_STARTS + MOST_RESTORE_STARTS + 2 {
-        let run = carry(shared, key, &records, order.clone(), digest, stop);
-        if let Ok(result) = AssertUnwindSafe(run).catch_unwind().await {
-            return result;
-        }
-        tracing::error!(task.id = %key.task, "a defect ended the attempt's runner; it goes on from the journal");
-        let reader = shared.journal.clone();
-        let stored = tokio::task::spawn_blocking(move || reader.attempt(key))
-            .await
-            .unwrap_or_else(|panic| Err(JournalError::Damaged(panic.to_string())))?;
-        let Some(stored) = stored else {
-            return Err(JournalError::Damaged(format!("task {} is not in it", key.task)));
-        };
-        records = stored.records;
-        if !matches!(AttemptState::fold(&records).phase, Phase::Ended(_) | Phase::Done) {
-            let record = Record::Resumed {
-                at: shared.clock.now(),
-            };
-            shared
-                .journal
-                .commit(vec![Write::Record(key, record.clone())])
-                .await?;
-            records.push(record);
-        }
-    }
-    tracing::error!(task.id = %key.task, "the attempt is left as it is until the agent is started again");
-    shared.set_condition(
-        ConditionCode::AgentState,
-        "attempt",
-        Some("a defect keeps an attempt from its end: see the agent's log, then start the agent again"),
-    );
-    Ok(())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use sealift_common::{
     digest::Digest,
     failure::{Failure, FailureCode},
     keys::SigningKey,
+    name::ServiceName,
     order::Order,
 };
 use serde_json::{Map, Value, json};
@@ -225,7 +226,7 @@ fn compare(order: &Order<ComposeManifest>, model: &Value) -> Result<(), Failure>
         .filter(|(_, service)| is_on(service))
         .map(|(name, service)| (name.as_str(), service))
         .collect();
-    let wanted: BTreeSet<&str> = order.manifest.services.keys().map(|name| name.as_str()).collect();
+    let wanted: BTreeSet<&str> = order.manifest.services.keys().map(ServiceName::as_str).collect();
     if !running.keys().copied().eq(wanted) {
         let names: Vec<_> = running.keys().copied().collect();
         return Err(rejected(format!(
@@ -279,6 +280,8 @@ mod tests {
     use super::*;
     use crate::samples;
 
+    type Spoil = fn(&mut Value);
+
     fn model(order: &Order<ComposeManifest>) -> Value {
         let mut model = overlay(order, &Value::Null);
         model["services"]["debug"] = json!({ "image": "debug", "profiles": ["debug"] });
@@ -289,15 +292,15 @@ mod tests {
     fn r4_the_resolved_model_must_be_what_was_ordered() {
         let order = samples::compose_order(1, &[("web", "v1"), ("db", "v1")]);
         compare(&order, &model(&order)).unwrap();
-        let spoils: [(&str, fn(&mut Value)); 5] = [
+        let spoils: [(&str, Spoil); 5] = [
             ("by a tag", |model| {
-                model["services"]["web"]["image"] = json!("web:latest")
+                model["services"]["web"]["image"] = json!("web:latest");
             }),
             ("of another service", |model| {
                 model["services"]["web"]["image"] = model["services"]["extra"]["image"].clone();
             }),
             ("one more", |model| {
-                model["services"]["more"] = json!({ "image": "x" })
+                model["services"]["more"] = json!({ "image": "x" });
             }),
             ("one less", |model| {
                 model["services"].as_object_mut().unwrap().remove("db");

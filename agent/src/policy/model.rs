@@ -116,7 +116,7 @@ fn is_set(value: &Value) -> bool {
     }
 }
 
-fn entries<'a>(value: Option<&'a Value>) -> impl Iterator<Item = (&'a String, &'a Value)> {
+fn entries(value: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
     value.and_then(Value::as_object).into_iter().flatten()
 }
 

@@ -270,16 +270,13 @@ impl<H: Host> ComposeRunner<H> {
     async fn go_back(&mut self) -> Done {
         let Locked { lock, previous } = self.locked()?.clone();
         kill::at("return.before");
-        match &previous {
-            Some(old) => {
-                self.call(old.digest, &old.profiles, &up(), RETURN_DEADLINE)
-                    .await?
-            }
-            None => {
-                let profiles = self.order.manifest.profiles.clone();
-                self.call(lock, &profiles, &["down", "--remove-orphans"], RETURN_DEADLINE)
-                    .await?;
-            }
+        if let Some(old) = &previous {
+            self.call(old.digest, &old.profiles, &up(), RETURN_DEADLINE)
+                .await?;
+        } else {
+            let profiles = self.order.manifest.profiles.clone();
+            self.call(lock, &profiles, &["down", "--remove-orphans"], RETURN_DEADLINE)
+                .await?;
         }
         let files = self.compose.files(&self.order);
         aside(move || files.show(previous.map(|old| old.digest))).await?;

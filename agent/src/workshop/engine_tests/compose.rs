@@ -209,7 +209,7 @@ async fn live(application: &str) {
         wanted
             .services
             .keys()
-            .map(|name| name.as_str())
+            .map(sealift_common::name::ServiceName::as_str)
             .collect::<Vec<_>>()
     );
     for (name, container) in &first {
