@@ -1,8 +1,7 @@
-//! The three programs as processes, without an engine: exit codes and formats of `sealift` against a real orchestrator, and an
-//! agent on a host whose engine does not run.
+//! The three programs as processes, without an engine: exit codes and formats of `sealift` against a real orchestrator.
 
-use anyhow::{Context as _, Result, ensure};
-use sealift_e2e::real::{Database, System, eventually};
+use anyhow::{Result, ensure};
+use sealift_e2e::real::{Database, System};
 use serde_json::Value;
 
 async fn code_of(system: &System, user: &str, arguments: &[&str]) -> Result<(i32, String)> {
@@ -59,29 +58,5 @@ async fn results_are_the_same_in_json_and_yaml() -> Result<()> {
     );
     let table = system.sealift(&["env", "get", "staging"]).await?;
     ensure!(table.lines().count() == 2 && table.contains("staging"), "{table}");
-    system.end().await
-}
-
-#[tokio::test]
-async fn f2_an_agent_starts_on_a_host_whose_engine_does_not_run_and_says_so() -> Result<()> {
-    let mut system = System::start(Database::Sqlite).await?;
-    system.environment("staging", 10).await?;
-    let nowhere = system.folder().join("no-engine.sock");
-    let socket = format!("unix://{}", nowhere.display());
-    let agent = system
-        .target_with("staging/web-1", &[("SEALIFT_AGENT_ENGINE_SOCKET", &socket)])
-        .await?;
-    eventually("the agent says that its engine is away", async || {
-        let log = system.agents.get(agent).context("the agent")?.log();
-        Ok(log.contains("no-engine.sock").then_some(()))
-    })
-    .await?;
-    ensure!(
-        system.agents[agent].is_running(),
-        "{}",
-        system.agents[agent].log()
-    );
-    // There is nothing to purge and no engine to ask: only the processes are ended.
-    system.agents.clear();
     system.end().await
 }
