@@ -212,9 +212,12 @@ impl<H: Host> ComposeRunner<H> {
             self.log.say(failure.detail.clone());
         }
         match self.state.phase {
-            Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Committing => {
-                self.begin_restore(Cause::Failed { failure }).await
-            }
+            Phase::Preparing
+            | Phase::Switching
+            | Phase::Proving
+            | Phase::Moving
+            | Phase::Baking
+            | Phase::Committing => self.begin_restore(Cause::Failed { failure }).await,
             Phase::Restoring(_) => {
                 self.retry_or_give_up(step, failure).await;
                 Ok(())

@@ -83,6 +83,10 @@ pub fn next(manifest: &ComposeManifest, state: &AttemptState, wanted: Wanted, wo
         Phase::Preparing => Step::Prepare,
         Phase::Switching => Step::Up,
         Phase::Proving => Step::AwaitHealth,
+        // Orders that ask for two sets beside each other are refused, so no journal of this kind says so.
+        Phase::Moving | Phase::Baking => Step::Restore(Cause::Failed {
+            failure: Failure::new(FailureCode::Internal, "a compose host does not run two sets"),
+        }),
         Phase::Committing => commit(manifest, world),
         // The end says that the restore was given up.
         Phase::Restoring(cause) if state.is_poison() => Step::Conclude(cause.clone()),

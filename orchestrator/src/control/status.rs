@@ -45,12 +45,11 @@ pub struct Board {
 /// The board of a tenant, or of one of its environments. The number of statements does not depend on how much there is.
 async fn board(app: &App, tenant: TenantId, wanted: Option<&Name>) -> Result<GetBoardResponse, ApiError> {
     let mut tx = app.db.read().await?;
-    let environments = match wanted {
-        Some(name) => vec![find_environment(&mut tx, tenant, name).await?],
-        None => {
-            let first = PageRequest::first(PAGE_MAX);
-            tx.list_environments(tenant, &first).await?.items
-        }
+    let first = PageRequest::first(PAGE_MAX);
+    let environments = if let Some(name) = wanted {
+        vec![find_environment(&mut tx, tenant, name).await?]
+    } else {
+        tx.list_environments(tenant, &first).await?.items
     };
     let found = tx.board(tenant).await?;
     let holds = tx

@@ -140,6 +140,7 @@ impl<H: Host> ComposeRunner<H> {
                 restart: RestartPolicy::No,
                 grace_ms: 0,
                 digest: proof::choose(&digests, labelled),
+                aliases: BTreeMap::new(),
             });
         }
         kill::at("old_saved");
