@@ -12,7 +12,15 @@ async fn promote_ends_with_3_when_a_gate_says_no_and_with_124_when_its_own_time_
     system.target("production/web-1").await?;
     let release = system.release(&image("OK_1")?, 1).await?;
 
-    // It never ran on staging.
+    let hold = [
+        "hold",
+        "place",
+        "production",
+        "shop/web",
+        "--reason",
+        "not before Monday",
+    ];
+    system.sealift(&hold).await?;
     let (code, said) = system.promote(release, "production", &[]).await?;
     ensure!(
         code == 3 && said.contains("rejected"),
@@ -38,7 +46,7 @@ async fn promote_ends_with_3_when_a_gate_says_no_and_with_124_when_its_own_time_
         .unwrap_or_default()
         .to_owned();
     let seen = system.json(&["promotion", "get", &id]).await?;
-    ensure!(seen["state"] == "STATE_RUNNING", "{seen}");
+    ensure!(seen["state"] == "STATE_DEPLOYING", "{seen}");
     system
         .sealift(&["promotion", "cancel", &id, "--reason", "the test is over"])
         .await?;
