@@ -93,7 +93,7 @@ def main(address, folder, release, environment):
         "requestId": str(uuid.uuid4()),
         "release": f"releases/{release}",
         "environment": f"environments/{environment}",
-        "limits": {"minHealthy": "1s"},
+        "recipe": {"limits": {"minHealthy": "1s"}},
     }
     promotion = ci.call("sealift.v1.PromotionService/CreatePromotion", request)["promotion"]
     print("promotion:", promotion["name"], promotion["state"])
