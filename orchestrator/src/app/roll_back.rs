@@ -109,7 +109,6 @@ pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) ->
         .await?
         .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
     let bad = release(tx, &environment, job.release_id).await?;
-    condemn(core, tx, &environment, &bad, ORCHESTRATOR, &failure.summary).await?;
     // What ran before on these targets is what is active: this job never came so far as to change that.
     let explained = explain_rollback(tx, &environment, bad.project_id, Wish::default()).await?;
     let before = explained.map(|explained| explained.active.release);
@@ -122,13 +121,18 @@ pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) ->
     let choice = choose(from.as_ref(), &candidates, wish);
     let undoes_rollback = job.rollback_of.is_some();
     let Some(to) = choice.to.clone().filter(|_| before.is_some() && !undoes_rollback) else {
-        let why = "nothing of the project was active here before, so there is nothing to go back to";
+        let why = if undoes_rollback {
+            "a rollback never starts another one"
+        } else {
+            "nothing of the project was active here before, so there is nothing to go back to"
+        };
         let failure = failure
             .clone()
             .with_detail(format!("{} {why}", failure.detail).trim());
         end_job(core, tx, job, &JobEvent::Failed { failure }).await?;
         return Ok(());
     };
+    condemn(core, tx, &environment, &bad, ORCHESTRATOR, &failure.summary).await?;
     let event = JobEvent::RollbackStarted {
         failure: failure.clone(),
     };

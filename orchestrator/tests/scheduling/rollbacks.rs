@@ -15,7 +15,10 @@ use sealift_common::{
     task::TaskPhase,
     time::Clock as _,
 };
-use sealift_orchestrator::app::roll_back::{explain_rollback, roll_back};
+use sealift_orchestrator::app::{
+    roll_back::{explain_rollback, roll_back},
+    steer_job::abort_job,
+};
 use sealift_store::Hold;
 
 use crate::world::{Act, World};
@@ -63,6 +66,34 @@ async fn mark(world: &World, release: &Release) -> Option<QualityMark> {
     let mut tx = world.core.db.read().await.unwrap();
     let marks = tx.marks_of_release(release.id, 1).await.unwrap();
     marks.first().map(|mark| mark.mark)
+}
+
+/// A person goes back to the last known good release of the project.
+async fn roll_back_by_hand(world: &World, release: &Release) -> JobId {
+    let mut tx = world.core.db.write().await.unwrap();
+    let environment = world.environment.clone();
+    let explained = explain_rollback(&mut tx, &environment, release.project_id, Wish::default())
+        .await
+        .unwrap()
+        .unwrap();
+    let requester = Requester {
+        actor: "user/alice".into(),
+        role: Role::Deployer,
+    };
+    let requested = roll_back(
+        &world.core,
+        &mut tx,
+        environment,
+        &explained,
+        &Recipe::default(),
+        requester,
+        "back",
+    )
+    .await
+    .unwrap()
+    .unwrap();
+    tx.commit().await.unwrap();
+    requested.job.unwrap().id
 }
 
 #[tokio::test]
@@ -239,33 +270,37 @@ async fn a_target_that_runs_the_wanted_set_is_left_alone_by_a_rollback() {
     wish.scope = Some(vec![world.targets[0].id]);
     let by_hand = world.request(&wish).await.job.unwrap().id;
     world.finish(by_hand).await;
-    let mut tx = world.core.db.write().await.unwrap();
-    let environment = world.environment.clone();
-    let explained = explain_rollback(&mut tx, &environment, good.project_id, Wish::default())
-        .await
-        .unwrap()
-        .unwrap();
-    let requester = Requester {
-        actor: "user/alice".into(),
-        role: Role::Deployer,
-    };
-    let requested = roll_back(
-        &world.core,
-        &mut tx,
-        environment,
-        &explained,
-        &Recipe::default(),
-        requester,
-        "back",
-    )
-    .await
-    .unwrap()
-    .unwrap();
-    tx.commit().await.unwrap();
-    let rollback = requested.job.unwrap().id;
+    let rollback = roll_back_by_hand(&world, &good).await;
     world.finish(rollback).await;
     assert_eq!(
         world.phases(rollback).await,
         [TaskPhase::Skipped, TaskPhase::Succeeded]
     );
+}
+
+#[tokio::test]
+async fn an_aborted_rollback_condemns_nothing_and_starts_no_other() {
+    let world = World::new(2).await;
+    let (good, bad) = (world.release("v1").await, world.release("v2").await);
+    for release in [&good, &bad] {
+        let job = world.promote(release).await;
+        world.finish(job).await;
+    }
+    let rollback = roll_back_by_hand(&world, &good).await;
+    world.settle().await;
+    let live = world.live().await;
+    world.act_on(&live[0], Act::Succeed).await;
+    let mut tx = world.core.db.write().await.unwrap();
+    let job = tx.job_by_id(rollback).await.unwrap().unwrap();
+    abort_job(&mut tx, &job, "", "user/alice", world.clock.now())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    world.settle().await;
+    world.act_on(&live[1], Act::Stop).await;
+    world.settle().await;
+    assert_eq!(world.phase(rollback).await, JobPhase::Failed);
+    assert_eq!(mark(&world, &good).await, None, "it is still known to be good");
+    let mut tx = world.core.db.read().await.unwrap();
+    assert_eq!(tx.newest_rollback(rollback).await.unwrap(), None);
 }
