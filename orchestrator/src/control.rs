@@ -85,6 +85,31 @@ pub(crate) fn text(field: &str, value: &str) -> Result<String, ApiError> {
     Ok(value.to_owned())
 }
 
+/// A reason that must be given, because others will read it.
+pub(crate) fn reason(value: &str) -> Result<String, ApiError> {
+    let reason = text("reason", value)?;
+    if reason.trim().is_empty() {
+        return Err(ApiError::invalid(
+            "reason",
+            "is needed: others will want to know why",
+        ));
+    }
+    Ok(reason)
+}
+
+/// Checks an etag against the newest revision where the caller may leave it out: who names none means whatever is there.
+pub(crate) fn check_etag_if_any(
+    field: &str,
+    etag: &str,
+    revision: u64,
+    resource: &str,
+) -> Result<(), ApiError> {
+    if etag.is_empty() {
+        return Ok(());
+    }
+    check_etag(field, etag, revision, resource)
+}
+
 /// Checks an etag against the newest revision.
 pub(crate) fn check_etag(field: &str, etag: &str, revision: u64, resource: &str) -> Result<(), ApiError> {
     if etag.is_empty() {
@@ -147,6 +172,9 @@ mod tests {
         assert_eq!(stale.reason(), Reason::StaleEtag);
         let missing = check_etag("etag", "", 3, "environments/a").unwrap_err();
         assert_eq!(missing.reason(), Reason::InvalidArgument);
+        assert!(check_etag_if_any("etag", "", 3, "jobs/a").is_ok());
+        let stale = check_etag_if_any("etag", "\"2\"", 3, "jobs/a").unwrap_err();
+        assert_eq!(stale.reason(), Reason::StaleEtag);
     }
 
     #[test]
@@ -168,5 +196,7 @@ mod tests {
         assert!(text("reason", "because\nof this").is_ok());
         assert!(text("reason", "\u{1b}[31m").is_err());
         assert!(text("reason", &"a".repeat(bounds::TEXT_BYTES + 1)).is_err());
+        assert_eq!(reason("it is slow").unwrap(), "it is slow");
+        assert!(reason(" \n").is_err(), "a reason that says nothing");
     }
 }

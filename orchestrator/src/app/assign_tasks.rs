@@ -18,7 +18,7 @@ use sealift_common::{
 use sealift_store::{Job, Task, Tx};
 
 use crate::{
-    app::{Core, ORCHESTRATOR, attempts},
+    app::{Core, ORCHESTRATOR, attempts, resolve_release::release_of},
     status::ApiError,
 };
 
@@ -48,10 +48,7 @@ impl Orders {
             .latest_decision(promotion.id)
             .await?
             .ok_or_else(|| missing("decision"))?;
-        let release = tx
-            .release(job.tenant_id, job.release_id)
-            .await?
-            .ok_or_else(|| missing("release"))?;
+        let release = release_of(tx, job.tenant_id, job.release_id).await?;
         // What was decided on, whatever the environment's variables are by now.
         let plan: Plan = canonical::from_slice(promotion.plan_json.as_bytes()).map_err(ApiError::internal)?;
         let inputs = order::inputs(release.content, &plan.variables).map_err(ApiError::internal)?;

@@ -16,6 +16,7 @@ use crate::{
     app::{
         Core,
         create_promotion::{NewPromotion, create_promotion},
+        resolve_release::release_of,
         roll_back::explain_rollback,
     },
     status::ApiError,
@@ -68,10 +69,7 @@ pub async fn catch_up(core: &Core, tx: &mut Tx, one: &LeftOut) -> Result<CaughtU
         .promotion(job.tenant_id, job.promotion_id)
         .await?
         .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
-    let release = tx
-        .release(environment.tenant_id, active.release)
-        .await?
-        .ok_or_else(|| ApiError::internal("an active component without its release"))?;
+    let release = release_of(tx, environment.tenant_id, active.release).await?;
     let request = NewPromotion {
         change_summary: format!("{} catches up with {}", target.name, release.reference()),
         environment,

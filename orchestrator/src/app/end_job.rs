@@ -9,13 +9,12 @@ use sealift_common::{
     id::{ComponentId, ReleaseId},
     job::{JobEvent, JobPhase, JobState},
     promotion::PromotionEvent,
-    release::Release,
     task::{SkipReason, TaskState},
 };
 use sealift_store::{Job, Promotion, Tx};
 
 use crate::{
-    app::{Core, ORCHESTRATOR},
+    app::{Core, ORCHESTRATOR, resolve_release::release_of},
     status::ApiError,
 };
 
@@ -70,16 +69,10 @@ async fn remember_left_out(tx: &mut Tx, job: &Job, now: DateTime<Utc>) -> Result
         .map(|task| task.target_id)
         .collect();
     if !targets.is_empty() {
-        let release = release_of(tx, job).await?;
+        let release = release_of(tx, job.tenant_id, job.release_id).await?;
         tx.leave_out(&targets, release.project_id, now).await?;
     }
     Ok(())
-}
-
-async fn release_of(tx: &mut Tx, job: &Job) -> Result<Release, ApiError> {
-    tx.release(job.tenant_id, job.release_id)
-        .await?
-        .ok_or_else(|| ApiError::internal("a job without its release"))
 }
 
 /// A part of an environment says nothing about the whole, unless it completes what another job began.
@@ -88,7 +81,7 @@ const fn activates(promotion: &Promotion) -> bool {
 }
 
 async fn activate(tx: &mut Tx, job: &Job, now: DateTime<Utc>) -> Result<(), ApiError> {
-    let release = release_of(tx, job).await?;
+    let release = release_of(tx, job.tenant_id, job.release_id).await?;
     let active: BTreeMap<ComponentId, ReleaseId> = tx
         .active(job.environment_id)
         .await?

@@ -2,7 +2,7 @@
 
 use sealift_common::{
     error::Reason,
-    id::{ProjectId, TenantId},
+    id::{ProjectId, ReleaseId, TenantId},
     name::{ProjectRef, ReleaseAlias},
     release::Release,
 };
@@ -38,6 +38,13 @@ pub async fn resolve_release(
         }
     };
     found.ok_or_else(|| ApiError::not_found(format!("release {alias}"), "sealift release list"))
+}
+
+/// The release that another row of the tenant names. It is never taken away, so its absence is a defect.
+pub async fn release_of(tx: &mut Tx, tenant: TenantId, id: ReleaseId) -> Result<Release, ApiError> {
+    tx.release(tenant, id)
+        .await?
+        .ok_or_else(|| ApiError::internal(format!("release {id} is named and not there")))
 }
 
 /// The one project whose last segments are `wanted`.

@@ -4,7 +4,7 @@
 use sealift_common::{
     decision::Requester,
     failure::Failure,
-    id::{HoldId, ProjectId, ReleaseId},
+    id::{HoldId, ProjectId},
     inventory::Environment,
     job::JobEvent,
     promotion::PromotionState,
@@ -20,6 +20,7 @@ use crate::{
         Core, ORCHESTRATOR,
         create_promotion::{NewPromotion, Requested, create_promotion},
         end_job::end_job,
+        resolve_release::release_of,
     },
     status::ApiError,
 };
@@ -45,7 +46,7 @@ pub async fn explain_rollback(
 ) -> Result<Option<Explained>, ApiError> {
     let mut found = None;
     for active in tx.active(environment.id).await? {
-        let release = release(tx, environment, active.release).await?;
+        let release = release_of(tx, environment.tenant_id, active.release).await?;
         if release.project_id == project {
             found = Some(active);
             break;
@@ -75,8 +76,8 @@ pub async fn roll_back(
     let Some(to) = &explained.choice.to else {
         return Ok(None);
     };
-    let bad = release(tx, &environment, explained.active.release).await?;
-    let good = release(tx, &environment, to.release).await?;
+    let bad = release_of(tx, environment.tenant_id, explained.active.release).await?;
+    let good = release_of(tx, environment.tenant_id, to.release).await?;
     let actor = requester.actor.clone();
     let request = NewPromotion {
         environment,
@@ -108,7 +109,7 @@ pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) ->
         .promotion(job.tenant_id, job.promotion_id)
         .await?
         .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
-    let bad = release(tx, &environment, job.release_id).await?;
+    let bad = release_of(tx, job.tenant_id, job.release_id).await?;
     // What ran before on these targets is what is active: this job never came so far as to change that.
     let explained = explain_rollback(tx, &environment, bad.project_id, Wish::default()).await?;
     let before = explained.map(|explained| explained.active.release);
@@ -144,7 +145,7 @@ pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) ->
         .filter(|task| task.state.phase() == TaskPhase::Succeeded)
         .map(|task| task.target_id);
     let request = NewPromotion {
-        release: release(tx, &environment, to.release).await?,
+        release: release_of(tx, environment.tenant_id, to.release).await?,
         recipe: Recipe {
             offline: OfflinePolicy::Wait { ms: PATIENCE_MS },
             ..promotion.recipe.for_rollback()
@@ -200,10 +201,4 @@ async fn condemn(
     })
     .await?;
     Ok(())
-}
-
-async fn release(tx: &mut Tx, environment: &Environment, id: ReleaseId) -> Result<Release, ApiError> {
-    tx.release(environment.tenant_id, id)
-        .await?
-        .ok_or_else(|| ApiError::internal("an active component without its release"))
 }

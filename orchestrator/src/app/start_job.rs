@@ -18,6 +18,7 @@ use crate::{
         Core, ORCHESTRATOR,
         create_promotion::decision_row,
         end_job::end_job,
+        resolve_release::release_of,
         survey::{Ask, Survey, survey},
     },
     status::ApiError,
@@ -93,10 +94,7 @@ async fn look_again(core: &Core, tx: &mut Tx, job: &Job, promotion: &Promotion) 
         .environment(job.tenant_id, job.environment_id)
         .await?
         .ok_or_else(|| ApiError::internal("a job without its environment"))?;
-    let release = tx
-        .release(job.tenant_id, job.release_id)
-        .await?
-        .ok_or_else(|| ApiError::internal("a job without its release"))?;
+    let release = release_of(tx, job.tenant_id, job.release_id).await?;
     // Who looked at a plan meant that plan, also when the turn comes later.
     let before = tx
         .latest_decision(promotion.id)

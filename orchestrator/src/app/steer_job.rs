@@ -8,18 +8,18 @@ use sealift_common::{
     job::{JobEvent, JobPhase, PauseReason, Stop, StopWish},
     task::{SkipReason, TaskEvent, TaskPhase},
 };
-use sealift_store::{Job, Task, Tx};
+use sealift_store::{By, Job, Task, Tx};
 
 use crate::status::ApiError;
 
 /// Keeps a job from beginning anything new; what is under way ends.
-pub async fn pause_job(tx: &mut Tx, job: &Job, actor: &str, now: DateTime<Utc>) -> Result<Job, ApiError> {
+pub async fn pause_job(tx: &mut Tx, job: &Job, by: By<'_>, now: DateTime<Utc>) -> Result<Job, ApiError> {
     match job.state.phase() {
         JobPhase::Running if job.stop.is_none() => {
             let event = JobEvent::Paused {
                 reason: PauseReason::Operator,
             };
-            Ok(tx.apply_job_event(job, &event, actor, now).await?)
+            Ok(tx.apply_job_event(job, &event, by, now).await?)
         }
         JobPhase::Paused => Ok(job.clone()),
         _ => Err(wrong_state(
@@ -84,7 +84,7 @@ pub async fn abort_job(
 }
 
 /// Leaves a target alone that has not begun.
-pub async fn skip_task(tx: &mut Tx, task: &Task, actor: &str, now: DateTime<Utc>) -> Result<Task, ApiError> {
+pub async fn skip_task(tx: &mut Tx, task: &Task, by: By<'_>, now: DateTime<Utc>) -> Result<Task, ApiError> {
     if task.state.phase() != TaskPhase::Pending {
         return Err(ApiError::new(
             Reason::WrongState,
@@ -104,7 +104,7 @@ pub async fn skip_task(tx: &mut Tx, task: &Task, actor: &str, now: DateTime<Utc>
     let event = TaskEvent::Skipped {
         reason: SkipReason::Operator,
     };
-    Ok(tx.apply_task_event(task, &event, actor, now).await?)
+    Ok(tx.apply_task_event(task, &event, by, now).await?)
 }
 
 fn wrong_state(job: &Job, rule: &str) -> ApiError {

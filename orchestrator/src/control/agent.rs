@@ -19,7 +19,7 @@ use sealift_store::Tx;
 use serde::Serialize;
 use tonic::{Request, Response, Status};
 
-use super::{check_etag, int32, int64, text, timestamp};
+use super::{check_etag, int32, int64, reason, text, timestamp};
 use crate::{
     VERSION,
     app::abandon_task::abandon_task,
@@ -149,14 +149,6 @@ struct Wish<'a> {
     reason: String,
 }
 
-/// A reason that others will read when they find the agent that way.
-fn said(reason: &str) -> Result<String, ApiError> {
-    if reason.trim().is_empty() {
-        return Err(ApiError::invalid("reason", "is needed: others will ask why"));
-    }
-    text("reason", reason)
-}
-
 impl Agents {
     async fn wish<Req, Resp>(
         &self,
@@ -259,7 +251,7 @@ impl AgentService for Agents {
             agent: names::agent("name", &request.name)?,
             etag: &request.etag,
             intent: AgentIntent::Paused,
-            reason: said(&request.reason)?,
+            reason: reason(&request.reason)?,
         };
         let agent = self
             .wish(&caller, &request, wish, |agent| PauseAgentResponse { agent })
@@ -301,7 +293,7 @@ impl AgentService for Agents {
             agent: names::agent("name", &request.name)?,
             etag: &request.etag,
             intent: AgentIntent::Draining,
-            reason: said(&request.reason)?,
+            reason: reason(&request.reason)?,
         };
         let agent = self
             .wish(&caller, &request, wish, |agent| DrainAgentResponse { agent })

@@ -14,8 +14,8 @@ use sealift_proto::v1::{
 };
 use sealift_store::{Current, ReportedSticker, Tx};
 
-use super::{int32, timestamp, views};
-use crate::{convert::state, names, status::ApiError};
+use super::{int32, timestamp};
+use crate::{app::resolve_release::release_of, convert::state, names, status::ApiError};
 
 /// Everything recorded or seen on a target, by project.
 pub async fn projects(
@@ -41,7 +41,7 @@ pub async fn projects(
         let mut components = BTreeMap::new();
         let mut behind = 0;
         if let Some(recorded) = recorded {
-            let release = views::release_of(tx, target.tenant_id, recorded.release).await?;
+            let release = release_of(tx, target.tenant_id, recorded.release).await?;
             components.extend(
                 release
                     .components

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::{agent, find_environment, target, text, timestamp, views};
 use crate::{
+    app::resolve_release::release_of,
     caller::Caller,
     convert::state,
     mutate::mutate,
@@ -144,7 +145,7 @@ impl DriftObservations {
 async fn then_recorded(tx: &mut Tx, row: &DriftRow) -> Result<Option<v1::RecordedProject>, ApiError> {
     let Some(job) = row.job_id else { return Ok(None) };
     let job = views::find_job(tx, row.tenant_id, job).await?;
-    let release = views::release_of(tx, row.tenant_id, job.release_id).await?;
+    let release = release_of(tx, row.tenant_id, job.release_id).await?;
     let promotion = tx.promotion(row.tenant_id, job.promotion_id).await?;
     Ok(Some(v1::RecordedProject {
         project: row.project.clone(),

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     app::resolve_release::resolve_project,
     caller::Caller,
-    control::{find_environment, text},
+    control::{find_environment, reason},
     convert::time,
     mutate::mutate,
     names,
@@ -121,18 +121,6 @@ impl Holds {
 async fn find(tx: &mut Tx, tenant: TenantId, id: HoldId) -> Result<Hold, ApiError> {
     let found = tx.hold(tenant, id).await?;
     found.ok_or_else(|| ApiError::not_found(names::of_hold(id), "sealift hold list"))
-}
-
-/// A reason that must be given.
-pub fn reason(value: &str) -> Result<String, ApiError> {
-    let reason = text("reason", value)?;
-    if reason.trim().is_empty() {
-        return Err(ApiError::invalid(
-            "reason",
-            "is needed: others will want to know why",
-        ));
-    }
-    Ok(reason)
 }
 
 fn hold(hold: &Hold) -> pb::Hold {

@@ -18,9 +18,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    app::Core,
+    app::{Core, resolve_release::release_of},
     caller::Caller,
-    control::views::{environment_filter, find_job, job_message, release_of},
+    control::views::{environment_filter, find_job, job_message},
     convert::job::{self, JobExtras},
     names,
     paging::{next_token, page_request},

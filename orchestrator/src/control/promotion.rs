@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use sealift_common::{
-    bounds,
     error::Reason,
     id::{PromotionId, TargetId, TenantId},
     inventory::Environment,
@@ -29,8 +28,9 @@ use crate::{
     },
     caller::Caller,
     control::{
-        find_target,
+        check_etag_if_any, find_target,
         steer::requester,
+        text,
         views::{Detail, promotion_message, wait},
     },
     convert::{decision::decision, job, plan::plan, promotion::to_plan_digest, recipe::to_recipe},
@@ -155,7 +155,7 @@ impl Promotions {
     ) -> Result<CancelPromotionResponse, ApiError> {
         let tenant = caller.tenant_id()?;
         let id = names::promotion("name", &request.name)?;
-        text("reason", &request.reason)?;
+        let reason = text("reason", &request.reason)?;
         let method = "sealift.v1.PromotionService/CancelPromotion";
         let actor = caller.actor();
         mutate(
@@ -170,10 +170,9 @@ impl Promotions {
                     let tx = tx;
                     let found = find(tx, tenant, id).await?;
                     check_own(caller, found.id, &found.requested_by)?;
-                    check_etag(&request.etag, &found)?;
+                    check_etag_if_any("etag", &request.etag, found.version, &names::of_promotion(id))?;
                     let now = self.app.clock.now();
-                    let cancelled =
-                        cancel_promotion(&self.core, tx, found, &request.reason, &actor, now).await?;
+                    let cancelled = cancel_promotion(&self.core, tx, found, &reason, &actor, now).await?;
                     let promotion = promotion_message(tx, &cancelled, Detail::Whole).await?;
                     Ok(CancelPromotionResponse {
                         promotion: Some(promotion),
@@ -308,31 +307,6 @@ fn check_own(caller: &Caller, id: PromotionId, requested_by: &str) -> Result<(),
     ))
 }
 
-fn check_etag(etag: &str, promotion: &Promotion) -> Result<(), ApiError> {
-    if etag.is_empty() || names::revision(etag) == Some(promotion.version) {
-        return Ok(());
-    }
-    Err(ApiError::new(
-        Reason::StaleEtag,
-        "the promotion has changed since it was read",
-        "look at it again, then cancel with its new etag or without one",
-    )
-    .field("etag", "is not that of the newest revision"))
-}
-
-fn text(field: &str, value: &str) -> Result<(), ApiError> {
-    if value.len() > bounds::TEXT_BYTES {
-        return Err(ApiError::invalid(
-            field,
-            format!("has more than {} bytes", bounds::TEXT_BYTES),
-        ));
-    }
-    if value.chars().any(|c| c.is_control() && c != '\n') {
-        return Err(ApiError::invalid(field, "holds control characters"));
-    }
-    Ok(())
-}
-
 async fn to_new_promotion(
     tx: &mut Tx,
     tenant: TenantId,
@@ -343,7 +317,7 @@ async fn to_new_promotion(
     let name = names::environment("environment", &request.environment)?;
     let recipe = to_recipe(request.recipe.as_ref())?;
     let plan_seen = to_plan_digest("plan_digest", &request.plan_digest)?;
-    text("change_summary", &request.change_summary)?;
+    let change_summary = text("change_summary", &request.change_summary)?;
     let requester = requester(caller)?;
     let environment = tx
         .environment_by_name(tenant, &name)
@@ -359,7 +333,7 @@ async fn to_new_promotion(
         scope,
         rollback: None,
         rerun_of: None,
-        change_summary: request.change_summary.clone(),
+        change_summary,
         plan_seen,
         requester,
     })

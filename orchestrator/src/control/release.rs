@@ -17,7 +17,7 @@ use crate::{
         resolve_release::{resolve_project, resolve_release},
     },
     caller::Caller,
-    control::hold::reason,
+    control::reason,
     convert::release::{mark, release, to_mark, to_source},
     mutate::{known_answer, mutate},
     names,

@@ -19,16 +19,14 @@ use tonic::{Request, Response, Status};
 use crate::{
     app::{
         Core,
-        resolve_release::{resolve_project, resolve_release},
+        resolve_release::{release_of, resolve_project, resolve_release},
         roll_back::{Explained, explain_rollback, roll_back},
     },
     caller::Caller,
     control::{
-        find_environment,
-        hold::reason,
-        needed,
+        find_environment, needed, reason,
         steer::requester,
-        views::{Detail, promotion_message, release_of},
+        views::{Detail, promotion_message},
     },
     convert::{recipe::to_recipe, time},
     mutate::mutate,

@@ -14,20 +14,21 @@ use sealift_proto::v1::{
     AbortJobRequest, AbortJobResponse, PauseJobRequest, PauseJobResponse, ResumeJobRequest,
     ResumeJobResponse, RetryJobRequest, RetryJobResponse, SkipTaskRequest, SkipTaskResponse,
 };
-use sealift_store::{Job, Task, Tx};
+use sealift_store::{By, Job, Task, Tx};
 use serde::Serialize;
 
 use crate::{
     app::{
         create_promotion::{NewPromotion, create_promotion},
+        resolve_release::release_of,
         steer_job::{abort_job, pause_job, resume_job, skip_task},
     },
     caller::Caller,
     control::{
-        check_etag,
+        check_etag_if_any,
         job::Jobs,
-        text,
-        views::{find_job, job_message, release_of},
+        reason, text,
+        views::{find_job, job_message},
     },
     convert::job::{self, JobExtras},
     mutate::mutate,
@@ -44,15 +45,21 @@ impl Jobs {
         caller: &Caller,
         request: &PauseJobRequest,
     ) -> Result<PauseJobResponse, ApiError> {
-        text("reason", &request.reason)?;
-        let actor = noted(caller, &request.reason);
+        let reason = text("reason", &request.reason)?;
+        let actor = caller.actor();
         self.steer(
             caller,
             ("sealift.v1.JobService/PauseJob", &request.request_id, request),
             (&request.name, &request.etag),
             |tx, found, now| {
-                let actor = actor.clone();
-                Box::pin(async move { pause_job(tx, &found, &actor, now).await })
+                let (actor, reason) = (actor.clone(), reason.clone());
+                Box::pin(async move {
+                    let by = By {
+                        actor: &actor,
+                        reason: &reason,
+                    };
+                    pause_job(tx, &found, by, now).await
+                })
             },
             |job| PauseJobResponse { job: Some(job) },
         )
@@ -125,9 +132,7 @@ impl Jobs {
                 Box::pin(async move {
                     let tx = tx;
                     let found = find_job(tx, tenant, id).await?;
-                    if !etag.is_empty() {
-                        check_etag("etag", etag, found.version, &names::of_job(id))?;
-                    }
+                    check_etag_if_any("etag", etag, found.version, &names::of_job(id))?;
                     let changed = change(tx, found, self.app().clock.now()).await?;
                     Ok(answer(job_message(tx, &changed, false).await?))
                 })
@@ -143,13 +148,8 @@ impl Jobs {
     ) -> Result<SkipTaskResponse, ApiError> {
         let tenant = caller.tenant_id()?;
         let (job_id, task_id) = names::task("name", &request.name)?;
-        if text("reason", &request.reason)?.is_empty() {
-            return Err(ApiError::invalid(
-                "reason",
-                "is needed: why the target is left out",
-            ));
-        }
-        let actor = noted(caller, &request.reason);
+        let reason = reason(&request.reason)?;
+        let actor = caller.actor();
         mutate(
             self.app(),
             caller,
@@ -161,7 +161,11 @@ impl Jobs {
                 Box::pin(async {
                     let tx = tx;
                     let found = find_task(tx, tenant, job_id, task_id).await?;
-                    let skipped = skip_task(tx, &found, &actor, self.app().clock.now()).await?;
+                    let by = By {
+                        actor: &actor,
+                        reason: &reason,
+                    };
+                    let skipped = skip_task(tx, &found, by, self.app().clock.now()).await?;
                     Ok(SkipTaskResponse {
                         task: Some(job::task(&skipped, &JobExtras::default())),
                     })
@@ -200,14 +204,6 @@ impl Jobs {
             },
         )
         .await
-    }
-}
-
-/// Who acts, with the reason that was given: both become part of the history.
-fn noted(caller: &Caller, reason: &str) -> String {
-    match reason {
-        "" => caller.actor(),
-        reason => format!("{} ({reason})", caller.actor()),
     }
 }
 

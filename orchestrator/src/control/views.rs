@@ -5,12 +5,12 @@ use std::time::Duration;
 use sealift_common::{
     id::{EnvironmentId, JobId, TenantId},
     job::JobPhase,
-    release::Release,
 };
 use sealift_proto::v1 as pb;
 use sealift_store::{EntityKind, Job, Promotion, Task, Tx};
 
 use crate::{
+    app::resolve_release::release_of,
     convert::{
         job::{self, JobExtras},
         promotion::{PromotionView, promotion},
@@ -59,17 +59,6 @@ pub async fn promotion_message(
         transitions: &transitions,
         whole: detail != Detail::Listed,
     })
-}
-
-/// The release that a promotion or job names.
-pub async fn release_of(
-    tx: &mut Tx,
-    tenant: TenantId,
-    id: sealift_common::id::ReleaseId,
-) -> Result<Release, ApiError> {
-    tx.release(tenant, id)
-        .await?
-        .ok_or_else(|| ApiError::internal("a promotion without its release"))
 }
 
 /// Place in the lane and the estimate of the wait.

@@ -12,7 +12,7 @@ use crate::{
     Change, Cursor, EntityKind, Job, Page, PageRequest, Result, StoreError, Tx,
     engine::{on, statements},
     rows::{At, all, count, int, json, json_opt, one},
-    transitions::NewTransition,
+    transitions::{By, NewTransition},
 };
 
 macro_rules! columns {
@@ -267,9 +267,10 @@ impl Tx {
         &mut self,
         job: &Job,
         event: &JobEvent,
-        actor: &str,
+        by: impl Into<By<'_>>,
         now: DateTime<Utc>,
     ) -> Result<Job> {
+        let by = by.into();
         let Some(next) = job.state.apply(event)? else {
             return Ok(job.clone());
         };
@@ -303,8 +304,8 @@ impl Tx {
             from: job.state.phase().as_str(),
             to: phase.as_str(),
             event: event.name(),
-            actor,
-            detail,
+            actor: by.actor,
+            detail: &by.detail(detail),
             failure: next.failure(),
             at: now,
         })

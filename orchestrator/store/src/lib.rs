@@ -49,6 +49,7 @@ pub use pages::{Cursor, Page, PageRequest};
 pub use records::*;
 pub use stickers::ReportedSticker;
 pub use tasks::LEASE_AFTER_RETURN;
+pub use transitions::By;
 
 /// A constant statement, for the test that prepares them all on both engines.
 #[derive(Debug, Clone, Copy)]

@@ -474,7 +474,7 @@ pub struct Transition {
     pub event: String,
     /// Who made it happen.
     pub actor: String,
-    /// Step, reason or failure code; may be empty.
+    /// Step, reason or failure code, then what somebody gave as reason; may be empty.
     pub detail: String,
     /// The failure that the event carried.
     pub failure: Option<Failure>,

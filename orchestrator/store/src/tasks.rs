@@ -17,7 +17,7 @@ use crate::{
     engine::{on, statements},
     rows::{all, count, int, one},
     tasks_rows::{AttemptRow, OrderedTaskRow, StateColumns, TaskRow, columns, wanted_text},
-    transitions::NewTransition,
+    transitions::{By, NewTransition},
 };
 
 /// A task that comes back from lost gets this long until its agent must be heard again: with no lease at all, nobody would
@@ -232,13 +232,14 @@ impl Tx {
         &mut self,
         task: &Task,
         event: &TaskEvent,
-        actor: &str,
+        by: impl Into<By<'_>>,
         now: DateTime<Utc>,
     ) -> Result<Task> {
+        let by = by.into();
         let Some(next) = task.state.apply(event)? else {
             return Ok(task.clone());
         };
-        let changed = self.set_task_state(task, next, event, None, actor, now).await?;
+        let changed = self.set_task_state(task, next, event, None, by, now).await?;
         Ok(Task {
             order: task.order.clone(),
             ..changed
@@ -275,7 +276,7 @@ impl Tx {
             lease_until,
         };
         let changed = self
-            .set_task_state(task, next, &event, Some(new), actor, now)
+            .set_task_state(task, next, &event, Some(new), actor.into(), now)
             .await?;
         let fence = int(fence.0)?;
         on!(self, |conn| sqlx::query(INSERT_ATTEMPT)
@@ -303,7 +304,7 @@ impl Tx {
         next: TaskState,
         event: &TaskEvent,
         order: Option<NewOrder>,
-        actor: &str,
+        by: By<'_>,
         now: DateTime<Utc>,
     ) -> Result<Task> {
         let version = int(task.version)?;
@@ -360,8 +361,8 @@ impl Tx {
             from: task.state.phase().as_str(),
             to: columns.state,
             event: event.name(),
-            actor,
-            detail,
+            actor: by.actor,
+            detail: &by.detail(detail),
             failure,
             at: now,
         })

@@ -1,5 +1,7 @@
 //! History of promotions, jobs and tasks: one row for every version that a change made. Insert-only (R7).
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use sealift_common::failure::Failure;
 use sqlx::FromRow;
@@ -35,6 +37,38 @@ struct TransitionRow {
     detail: String,
     failure: Option<String>,
     at: DateTime<Utc>,
+}
+
+/// Who makes a change, and the reason that was given for it: the history keeps both, each in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct By<'a> {
+    /// `user/alice`, `agent/<id>`, `orchestrator`.
+    pub actor: &'a str,
+    /// Free text; empty when none was given.
+    pub reason: &'a str,
+}
+
+impl<'a> From<&'a str> for By<'a> {
+    fn from(actor: &'a str) -> Self {
+        Self { actor, reason: "" }
+    }
+}
+
+impl<'a> From<&'a String> for By<'a> {
+    fn from(actor: &'a String) -> Self {
+        Self::from(actor.as_str())
+    }
+}
+
+impl<'a> By<'a> {
+    /// The detail of the history's row: what the event says, then the reason.
+    pub(crate) fn detail(&self, event: &'a str) -> Cow<'a, str> {
+        match (event, self.reason) {
+            (event, "") => event.into(),
+            ("", reason) => reason.into(),
+            (event, reason) => format!("{event}: {reason}").into(),
+        }
+    }
 }
 
 /// A history row to be written.

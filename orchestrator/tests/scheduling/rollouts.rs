@@ -17,6 +17,7 @@ use sealift_orchestrator::{
     app::steer_job::{abort_job, pause_job, resume_job, skip_task},
     loops::{catch_up::CatchUp, driver::Activity as _},
 };
+use sealift_store::{By, EntityKind, Transition};
 
 use crate::world::{Act, World};
 
@@ -42,10 +43,20 @@ fn canary(promote: CanaryPromotion) -> Recipe {
     }
 }
 
+/// Alice, for a reason.
+fn by(reason: &str) -> By<'_> {
+    By { actor: ALICE, reason }
+}
+
+async fn history(world: &World, kind: EntityKind, id: uuid::Uuid) -> Vec<Transition> {
+    let mut tx = world.core.db.read().await.unwrap();
+    tx.transitions(kind, id).await.unwrap()
+}
+
 async fn pause(world: &World, job: JobId) {
     let mut tx = world.core.db.write().await.unwrap();
     let found = tx.job_by_id(job).await.unwrap().unwrap();
-    pause_job(&mut tx, &found, ALICE, world.clock.now())
+    pause_job(&mut tx, &found, by("a look first"), world.clock.now())
         .await
         .unwrap();
     tx.commit().await.unwrap();
@@ -317,15 +328,24 @@ async fn a_target_that_a_person_leaves_out_is_never_touched() {
     let mut tx = world.core.db.write().await.unwrap();
     let now = world.clock.now();
     assert!(
-        skip_task(&mut tx, &tasks[0], ALICE, now).await.is_err(),
+        skip_task(&mut tx, &tasks[0], ALICE.into(), now).await.is_err(),
         "it has begun"
     );
-    skip_task(&mut tx, &tasks[1], ALICE, now).await.unwrap();
+    skip_task(&mut tx, &tasks[1], by("the host moves"), now)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(world.finish(job).await, JobPhase::Succeeded);
     assert_eq!(
         world.phases(job).await,
         [TaskPhase::Succeeded, TaskPhase::Skipped]
+    );
+    let history = history(&world, EntityKind::Task, tasks[1].id.uuid()).await;
+    let skipped = history.last().unwrap();
+    assert_eq!(
+        (skipped.actor.as_str(), skipped.detail.as_str()),
+        (ALICE, "operator: the host moves"),
+        "who and why are told apart"
     );
 }
 
@@ -339,6 +359,13 @@ async fn a_paused_job_lets_what_is_under_way_end_and_begins_nothing() {
     };
     let job = start(&world, &release, recipe).await;
     pause(&world, job).await;
+    let history = history(&world, EntityKind::Job, job.uuid()).await;
+    let paused = history.last().unwrap();
+    assert_eq!(
+        (paused.actor.as_str(), paused.detail.as_str()),
+        (ALICE, "operator: a look first"),
+        "who and why are told apart"
+    );
     world.act(Act::Succeed).await;
     world.settle().await;
     assert_eq!(
