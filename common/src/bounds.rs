@@ -14,6 +14,8 @@ pub const MANIFEST_TEXT_BYTES: usize = 64 * 1024;
 pub const VARIABLES: usize = 256;
 /// Longest value of a variable.
 pub const VARIABLE_BYTES: usize = 4 * 1024;
+/// Most platforms that one image may be built for.
+pub const PLATFORMS: usize = 64;
 /// Most profiles of a release for compose hosts.
 pub const PROFILES: usize = 32;
 /// Most targets in one environment that one job may address.

@@ -1,9 +1,10 @@
 //! The gates of a promotion: one pure function each, over the inputs of a decision.
 
-use std::fmt::Write as _;
+use chrono::SecondsFormat;
 
 use crate::{
     decision::{AgentSituation, Gate, GateAnswer, Inputs, Situation, TargetGroup, Verdict},
+    error::Reason,
     inventory::{AgentIntent, AgentStatus},
     name::Name,
     promotion::PromotionKind,
@@ -20,6 +21,7 @@ pub fn answer(gate: Gate, inputs: &Inputs) -> GateAnswer {
         Gate::ReleaseReady => release_ready(inputs),
         Gate::TargetsPresent => targets_present(inputs),
         Gate::TargetsFit => targets_fit(inputs),
+        Gate::SwapFits => swap_fits(inputs),
         Gate::AgentsPresent => agents_present(inputs),
         Gate::PlanUnchanged => plan_unchanged(inputs),
         Gate::Hold => hold(inputs),
@@ -56,6 +58,13 @@ fn fail(reason: &'static str, message: impl Into<String>, advice: impl Into<Stri
         reason,
         message: message.into(),
         advice: advice.into(),
+    }
+}
+
+fn wait(reason: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Said {
+    Said {
+        verdict: Verdict::Wait,
+        ..fail(reason, message, advice)
     }
 }
 
@@ -123,28 +132,87 @@ fn targets_fit(inputs: &Inputs) -> Said {
     )
 }
 
-fn agents_present(inputs: &Inputs) -> Said {
-    let mut reason = None;
-    let mut message = String::new();
-    let mut advice: Vec<String> = Vec::new();
-    for group in inputs.targets.iter().filter(|group| !group.situation.no_op) {
-        for obstacle in obstacles(inputs, &group.situation) {
-            reason.get_or_insert(obstacle.reason);
-            let separator = if message.is_empty() { "" } else { "; " };
-            // Writing to a String cannot fail.
-            let _ = write!(message, "{separator}{}: {}", names(group), obstacle.message);
-            if !advice.contains(&obstacle.advice) {
-                advice.push(obstacle.advice);
-            }
+/// Whether what runs can give way as the recipe says: an agent would refuse the order otherwise.
+fn swap_fits(inputs: &Inputs) -> Said {
+    let untouched = inputs.targets.iter().all(|group| group.situation.no_op);
+    if inputs.swap_unfit.is_empty() || untouched {
+        return pass("SWAP_FITS", "the release can be swapped in the wanted way");
+    }
+    let message: Vec<_> = inputs.swap_unfit.iter().map(ToString::to_string).collect();
+    let mut advice: Vec<&str> = Vec::new();
+    for unfit in &inputs.swap_unfit {
+        if !advice.contains(&unfit.advice.as_str()) {
+            advice.push(&unfit.advice);
         }
     }
-    match reason {
-        Some(reason) => fail(reason, message, advice.join("; ")),
-        None => pass(
-            "AGENTS_PRESENT",
-            "every target that is to change has an agent that can do it",
+    fail(
+        Reason::SwapUnfit.as_str(),
+        format!(
+            "the release cannot be swapped in the wanted way: {}",
+            message.join("; ")
         ),
+        advice.join("; "),
+    )
+}
+
+fn agents_present(inputs: &Inputs) -> Said {
+    let found: Vec<(String, Said)> = inputs
+        .targets
+        .iter()
+        .filter(|group| !group.situation.no_op)
+        .flat_map(|group| {
+            let obstacles = obstacles(inputs, &group.situation).into_iter();
+            obstacles.map(move |obstacle| (names(group), obstacle))
+        })
+        .collect();
+    let Some(worst) = found.iter().map(|(_, obstacle)| obstacle.verdict).max() else {
+        return pass(
+            "AGENTS_PRESENT",
+            format!(
+                "every target that is to change has an agent that can do it{}",
+                not_compared(inputs)
+            ),
+        );
+    };
+    let first = found.iter().find(|(_, obstacle)| obstacle.verdict == worst);
+    let reason = first.map_or("", |(_, obstacle)| obstacle.reason);
+    let mut message: Vec<String> = Vec::new();
+    let mut advice: Vec<String> = Vec::new();
+    for (names, obstacle) in found {
+        message.push(format!("{names}: {}", obstacle.message));
+        if !advice.contains(&obstacle.advice) {
+            advice.push(obstacle.advice);
+        }
     }
+    Said {
+        verdict: worst,
+        ..fail(reason, message.join("; "), advice.join("; "))
+    }
+}
+
+/// What the gate says about platforms that nobody told: they are no reason to refuse, and no proof either.
+fn not_compared(inputs: &Inputs) -> String {
+    let silent: Vec<_> = inputs
+        .targets
+        .iter()
+        .filter(|group| !group.situation.no_op)
+        .filter(|group| {
+            let agent = group.situation.agent.as_ref();
+            agent.is_some_and(|agent| agent.platform.is_empty())
+        })
+        .map(names)
+        .collect();
+    let hosts = if silent.is_empty() {
+        String::new()
+    } else {
+        format!("; the platform of {} is not known", silent.join(", "))
+    };
+    let images = if inputs.release.platforms.is_empty() {
+        "; the platforms of the images are not known"
+    } else {
+        ""
+    };
+    format!("{hosts}{images}")
 }
 
 fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
@@ -177,11 +245,7 @@ fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
         AgentIntent::Paused | AgentIntent::Draining | AgentIntent::Active => {}
     }
     if agent.intent.is_live() && agent.status == AgentStatus::Offline && refuses {
-        found.push(fail(
-            "AGENT_OFFLINE",
-            "its agent is offline",
-            "start the agent on the host, see why it cannot reach the orchestrator, or choose what to do about it (--offline skip, --offline 30m)",
-        ));
+        found.push(offline(inputs));
     }
     let capability = situation.kind.as_str();
     if !agent.capabilities.iter().any(|can| can == capability) {
@@ -198,6 +262,25 @@ fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
     }
     found.extend(platform(inputs, agent));
     found
+}
+
+/// While the orchestrator was away nobody could be connected: after its start, absent agents are given time to come back.
+fn offline(inputs: &Inputs) -> Said {
+    if let Some(until) = inputs.reconnect_until {
+        return wait(
+            "AGENT_RECONNECTING",
+            format!(
+                "its agent is not back yet after a start of the orchestrator; it is expected until {}",
+                until.to_rfc3339_opts(SecondsFormat::Secs, true)
+            ),
+            "nothing: the job starts by itself when the agent is back",
+        );
+    }
+    fail(
+        "AGENT_OFFLINE",
+        "its agent is offline",
+        "start the agent on the host, see why it cannot reach the orchestrator, or choose what to do about it (--offline skip, --offline 30m)",
+    )
 }
 
 /// An image that is known to be built for other platforms only cannot run there.
@@ -276,15 +359,14 @@ fn lane(inputs: &Inputs) -> Said {
             "wait until the lane is shorter, or cancel what is no longer wanted",
         );
     }
-    Said {
-        verdict: Verdict::Wait,
-        reason: "LANE_BUSY",
-        message: format!(
+    wait(
+        "LANE_BUSY",
+        format!(
             "place {} in the lane of {environment}",
             lane.ahead.saturating_add(1)
         ),
-        advice: "nothing: it starts by itself when its turn comes".to_owned(),
-    }
+        "nothing: it starts by itself when its turn comes",
+    )
 }
 
 fn plural<'a>(count: usize, one: &'a str, many: &'a str) -> &'a str {

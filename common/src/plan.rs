@@ -299,6 +299,7 @@ mod tests {
             component_id: ComponentId::new(at(1)),
             component: "web".parse().unwrap(),
             digest: Digest::of(image),
+            platforms: Vec::new(),
         };
         Release {
             id: ReleaseId::new(at(1)),

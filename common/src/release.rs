@@ -27,6 +27,8 @@ pub struct ReleaseComponent {
     pub component: ComponentName,
     /// The digest.
     pub digest: Digest,
+    /// What the image is built for, as its registry said, sorted: `linux/amd64`, `linux/arm/v7`. Empty where nobody said.
+    pub platforms: Vec<String>,
 }
 
 /// A release.

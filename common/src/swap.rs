@@ -6,12 +6,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    any_manifest::AnyManifest,
     manifest::{Manifest, MountSpec, ServiceSpec},
     name::ServiceName,
 };
 
 /// Longest time that both sets may run side by side.
 const MOST_BAKE_MS: u32 = 24 * 60 * 60 * 1000;
+/// Most findings about one manifest: enough for people, and little enough to be kept with every decision.
+const MOST_FINDINGS: usize = 16;
 
 /// How a set is swapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,37 +37,64 @@ impl Swap {
         matches!(self, Self::InPlace)
     }
 
-    /// Everything that keeps `manifest` from being swapped this way ([`crate::error::Reason::SwapUnfit`]); nothing means that it
-    /// fits. Pure: for gates, and for agents that check an order.
+    /// What keeps the content of a release from being swapped this way ([`crate::error::Reason::SwapUnfit`]), the first findings
+    /// of many; nothing means that it fits. Pure: for gates, and for agents that check an order.
+    pub fn unfit_for(&self, content: &AnyManifest) -> Vec<Unfit> {
+        match content {
+            AnyManifest::DockerHost(manifest) => self.unfit(manifest),
+            AnyManifest::ComposeHost(_) if self.is_in_place() => Vec::new(),
+            AnyManifest::ComposeHost(_) => vec![Unfit::of_all(
+                "a compose host cannot run two sets beside each other",
+                "promote it without --blue-green",
+            )],
+        }
+    }
+
+    /// The same for the content of one kind of target.
     pub fn unfit(&self, manifest: &Manifest) -> Vec<Unfit> {
-        let Self::BlueGreen { bake_ms } = self else {
-            return Vec::new();
+        let mut found = match self {
+            Self::InPlace => {
+                let overlapping = |spec: &ServiceSpec| !spec.update_order.is_stop_first();
+                alone(manifest, overlapping).collect()
+            }
+            Self::BlueGreen { bake_ms } => unfit_for_two(manifest, *bake_ms),
         };
-        let mut found = Vec::new();
-        if *bake_ms > MOST_BAKE_MS {
-            found.push(Unfit {
-                service: None,
-                message: "the bake time is above 24 hours".to_owned(),
-                advice: "let both sets run side by side for a shorter time",
-            });
-        }
-        for (name, spec) in &manifest.services {
-            found.extend(beside(spec).map(|(message, advice)| Unfit {
-                service: Some(name.clone()),
-                message,
-                advice,
-            }));
-        }
-        if !manifest.services.values().any(|spec| is_called(manifest, spec)) {
-            found.push(Unfit {
-                service: None,
-                message: "no service is on an external network, so there are no aliases that could move"
-                    .to_owned(),
-                advice: "put what is called from outside on an external network, or swap in place",
-            });
-        }
+        found.truncate(MOST_FINDINGS);
         found
     }
+}
+
+/// What keeps two whole sets from running side by side.
+fn unfit_for_two(manifest: &Manifest, bake_ms: u32) -> Vec<Unfit> {
+    let mut found = Vec::new();
+    if bake_ms > MOST_BAKE_MS {
+        found.push(Unfit::of_all(
+            "the bake time is above 24 hours",
+            "let both sets run side by side for a shorter time",
+        ));
+    }
+    if !manifest.services.values().any(|spec| is_called(manifest, spec)) {
+        found.push(Unfit::of_all(
+            "no service is on an external network, so there are no aliases that could move",
+            "put what is called from outside on an external network, or swap in place",
+        ));
+    }
+    found.extend(alone(manifest, |_| true));
+    found
+}
+
+/// What keeps two containers of those services from running side by side that would have to.
+fn alone(manifest: &Manifest, overlaps: impl Fn(&ServiceSpec) -> bool) -> impl Iterator<Item = Unfit> {
+    let services = manifest.services.iter();
+    services
+        .filter(move |(_, spec)| overlaps(spec))
+        .flat_map(|(name, spec)| {
+            beside(spec).map(move |(message, advice)| Unfit {
+                service: Some(name.clone()),
+                message,
+                advice: advice.to_owned(),
+            })
+        })
 }
 
 /// Whether a service is on a network on which others may call it.
@@ -83,15 +113,27 @@ pub fn is_external(manifest: &Manifest, network: &str) -> bool {
 }
 
 /// Why a manifest cannot be swapped in the wanted way.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[error("{}{message}", service.as_ref().map(|name| format!("service {name}: ")).unwrap_or_default())]
 pub struct Unfit {
     /// The service at fault; `None` when it is the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
     /// What does not fit.
     pub message: String,
     /// What to do next.
-    pub advice: &'static str,
+    pub advice: String,
+}
+
+impl Unfit {
+    fn of_all(message: &str, advice: &str) -> Self {
+        Self {
+            service: None,
+            message: message.to_owned(),
+            advice: advice.to_owned(),
+        }
+    }
 }
 
 /// What keeps two containers of a service from running side by side, with advice for each.
@@ -128,11 +170,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::compose::{self, EnvFiles};
+    use crate::{
+        compose::{self, EnvFiles},
+        manifest::{PinnedImage, UpdateOrder},
+    };
 
     fn manifest(text: &str) -> Manifest {
         let file = compose::parse(text, &EnvFiles::new()).unwrap();
-        let image = crate::manifest::PinnedImage {
+        let image = PinnedImage {
             repository: "r".to_owned(),
             tag: None,
             digest: crate::digest::Digest::of(b"i"),
@@ -158,15 +203,47 @@ mod tests {
             found,
             [
                 "the bake time is above 24 hours",
+                "no service is on an external network, so there are no aliases that could move",
                 "service web: it publishes host port 80, which two containers cannot hold at once",
                 "service web: it writes to the volume data at /d, which two containers must not do at once",
                 "service web: it writes to the host path /srv at /s, which two containers must not do at once",
-                "no service is on an external network, so there are no aliases that could move",
             ]
         );
         let good = manifest(
             "services:\n  web: {image: i, networks: [edge]}\n  job: {image: i}\nnetworks: {edge: {external: true}}\n",
         );
         assert_eq!(Swap::BlueGreen { bake_ms: 0 }.unfit(&good), []);
+        let mut first = bad;
+        for spec in first.services.values_mut() {
+            spec.update_order = UpdateOrder::StartFirst;
+        }
+        let found = Swap::InPlace.unfit_for(&first.into());
+        assert_eq!(
+            found.len(),
+            3,
+            "what is started first runs beside the old one: {found:?}"
+        );
+    }
+
+    #[test]
+    fn findings_are_bounded_and_compose_hosts_swap_in_place_only() {
+        let ports: Vec<String> = (1..=64).map(|port| format!("'{port}:80'")).collect();
+        let many = manifest(&format!(
+            "services:\n  web: {{image: i, ports: [{}]}}\n",
+            ports.join(", ")
+        ));
+        let green = Swap::BlueGreen { bake_ms: 0 };
+        assert_eq!(green.unfit(&many).len(), MOST_FINDINGS);
+        let text = "services: {web: {image: i}}\n";
+        let hosted = compose::hosted::parse(text, &std::collections::BTreeSet::new()).unwrap();
+        let image = PinnedImage {
+            repository: "r".to_owned(),
+            tag: None,
+            digest: crate::digest::Digest::of(b"i"),
+        };
+        let images = [("web".parse().unwrap(), image)].into();
+        let content: AnyManifest = hosted.pin(&images).unwrap().into();
+        assert_eq!(Swap::InPlace.unfit_for(&content), []);
+        assert_eq!(green.unfit_for(&content).len(), 1);
     }
 }

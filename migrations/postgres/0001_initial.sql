@@ -185,6 +185,8 @@ CREATE TABLE release_components (
     component_id UUID NOT NULL REFERENCES components (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     component TEXT NOT NULL,
     digest TEXT NOT NULL,
+    -- What the registry said the image is built for, as a JSON list, sorted; empty where it said nothing.
+    platforms TEXT NOT NULL,
     PRIMARY KEY (release_id, service)
 );
 CREATE INDEX release_components_of_component ON release_components (component_id);

@@ -157,6 +157,7 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
         tasks: supervisor.tasks.clone(),
         supervisor,
         replica: ReplicaId::new(clock.now()),
+        started_at: clock.now(),
         clock,
     };
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use chrono::{DateTime, Utc};
 use sealift_common::{id::ReplicaId, time::Clock};
 use sealift_store::Db;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -53,6 +54,8 @@ pub struct App {
     pub tasks: TaskTracker,
     /// This process.
     pub replica: ReplicaId,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
 }
 
 impl fmt::Debug for App {

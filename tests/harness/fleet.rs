@@ -36,7 +36,7 @@ use sealift_orchestrator::{
     app::{
         Core,
         create_promotion::{NewPromotion, create_promotion},
-        create_release::{Draft, create_release},
+        create_release::{Draft, Platforms, create_release},
     },
     config::Config,
 };
@@ -236,6 +236,7 @@ impl Fleet {
             source: format!("github.com/acme/shop/api@{commit}").parse()?,
             content: manifest.content_digest()?,
             manifest: manifest.into(),
+            platforms: Platforms::new(),
         };
         let mut tx = app.db.write().await?;
         let release = create_release(&mut tx, self.tenant, draft, "user/ci", app.clock.now())

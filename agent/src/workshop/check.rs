@@ -93,19 +93,15 @@ pub(super) fn check<H: Host>(
             failure,
         }));
     }
-    let forbidden = match &order.manifest {
-        AnyManifest::DockerHost(manifest) => {
-            let policy = shared.policy.check(manifest).map_err(|error| error.to_string());
-            let unfit = order.swap.unfit(manifest).into_iter().next();
-            policy.and(unfit.map_or(Ok(()), |unfit| Err(unfit.to_string())))
-        }
+    let allowed = match &order.manifest {
+        AnyManifest::DockerHost(manifest) => shared.policy.check(manifest).map_err(|error| error.to_string()),
         // Its policy is for the file as Compose resolves it, which is the first step of the attempt.
-        AnyManifest::ComposeHost(_) if !order.swap.is_in_place() => {
-            Err("a compose host cannot run two sets beside each other".to_owned())
-        }
         AnyManifest::ComposeHost(_) if shared.compose.is_some() => Ok(()),
         AnyManifest::ComposeHost(_) => Err("this host has no Compose".to_owned()),
     };
+    // A gate has asked the same, of what the orchestrator knew.
+    let unfit = order.swap.unfit_for(&order.manifest).into_iter().next();
+    let forbidden = allowed.and(unfit.map_or(Ok(()), |unfit| Err(unfit.to_string())));
     if let Err(forbidden) = forbidden {
         let failure = Failure::new(FailureCode::OrderRefused, forbidden);
         return Ok(Err(Refusal {

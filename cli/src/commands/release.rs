@@ -233,8 +233,8 @@ fn show(global: &Global, release: &Release) -> Result<Exit, CliError> {
     if global.output == Format::Table {
         output::line("")?;
         output::write(global.output, release, || {
-            Rows::new(&["SERVICE", "COMPONENT", "TAG", "DIGEST"]).with(release.components.iter().map(
-                |component| {
+            Rows::new(&["SERVICE", "COMPONENT", "TAG", "PLATFORMS", "DIGEST"]).with(
+                release.components.iter().map(|component| {
                     let name = component
                         .component
                         .strip_prefix("components/")
@@ -243,10 +243,11 @@ fn show(global: &Global, release: &Release) -> Result<Exit, CliError> {
                         clean(&component.service),
                         clean(name),
                         or_dash(&component.tag),
+                        or_dash(&component.platforms.join(" ")),
                         clean(&component.digest),
                     ]
-                },
-            ))
+                }),
+            )
         })?;
     }
     Ok(Exit::Done)

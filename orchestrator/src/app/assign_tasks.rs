@@ -145,9 +145,11 @@ async fn server_of<'a>(
     };
     // What has begun is carried through; only a first order may be left out.
     let first = task.state.phase() == TaskPhase::Pending;
-    let away = agent.intent != AgentIntent::Active || (core.status_of)(&agent) == AgentStatus::Offline;
+    let offline = (core.status_of)(&agent) == AgentStatus::Offline;
+    let away = agent.intent != AgentIntent::Active || offline;
     if first && away && agent.intent.is_live() && orders.recipe.offline != (OfflinePolicy::Fail {}) {
-        let later = orders.wait_until.is_some_and(|until| now < until);
+        let late = offline && core.reconnect_until().is_some();
+        let later = late || orders.wait_until.is_some_and(|until| now < until);
         return Ok(if later { Server::Later } else { Server::Away });
     }
     Ok(match agent.intent {

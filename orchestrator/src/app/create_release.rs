@@ -29,7 +29,12 @@ pub struct Draft {
     pub manifest: AnyManifest,
     /// Digest of that.
     pub content: Digest,
+    /// What the image of each service is built for, where its registry said. No part of the content: it follows from the digests.
+    pub platforms: Platforms,
 }
+
+/// What the image of each service is built for.
+pub type Platforms = BTreeMap<ServiceName, Vec<String>>;
 
 /// How a compose file is to be read: by the kind of target that the release is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,16 +56,16 @@ pub async fn prepare(
         return Err(ApiError::invalid("compose", "is missing"));
     }
     let text = std::str::from_utf8(compose).map_err(|_| ApiError::invalid("compose", "is not UTF-8 text"))?;
-    let manifest: AnyManifest = match reading {
+    let (manifest, platforms): (AnyManifest, _) = match reading {
         Reading::DockerHost(env_files) => {
             let file = compose::parse(text, env_files).map_err(|errors| refused(&errors))?;
-            let images = resolve(registry, &file.images()).await?;
-            file.pin(&images).map_err(ApiError::internal)?.into()
+            let (images, platforms) = resolve(registry, &file.images()).await?;
+            (file.pin(&images).map_err(ApiError::internal)?.into(), platforms)
         }
         Reading::ComposeHost(profiles) => {
             let file = hosted::parse(text, profiles).map_err(|errors| refused(&errors))?;
-            let images = resolve(registry, &file.images()).await?;
-            file.pin(&images).map_err(ApiError::internal)?.into()
+            let (images, platforms) = resolve(registry, &file.images()).await?;
+            (file.pin(&images).map_err(ApiError::internal)?.into(), platforms)
         }
     };
     check_size(&manifest)?;
@@ -69,6 +74,7 @@ pub async fn prepare(
         source,
         manifest,
         content,
+        platforms,
     })
 }
 
@@ -88,17 +94,19 @@ fn check_size(manifest: &AnyManifest) -> Result<(), ApiError> {
     .field("compose", format!("has more than {most} bytes when filled in")))
 }
 
-/// The image of every service. All that fail are named in one answer, each at its service.
+/// The image of every service and what it is built for. All that fail are named in one answer, each at its service.
 async fn resolve(
     registry: &Registry,
     images: &BTreeMap<&ServiceName, &str>,
-) -> Result<BTreeMap<ServiceName, PinnedImage>, ApiError> {
+) -> Result<(BTreeMap<ServiceName, PinnedImage>, Platforms), ApiError> {
     let answers = registry.resolve_all(images.values().copied()).await;
     let mut refusal: Option<ApiError> = None;
     let mut resolved = BTreeMap::new();
+    let mut platforms = Platforms::new();
     for (service, image) in images {
         if let Some(Ok(answer)) = answers.get(*image) {
             resolved.insert((*service).clone(), answer.pinned.clone());
+            platforms.insert((*service).clone(), answer.platforms.clone());
         }
         if let Some(Err(error)) = answers.get(*image) {
             let first = refusal.take().unwrap_or_else(|| {
@@ -113,7 +121,7 @@ async fn resolve(
     }
     match refusal {
         Some(refusal) => Err(refusal),
-        None => Ok(resolved),
+        None => Ok((resolved, platforms)),
     }
 }
 
@@ -297,7 +305,7 @@ fn assemble(
     project_id: ProjectId,
     number: u64,
     state: ReleaseState,
-    draft: Draft,
+    mut draft: Draft,
     components: &BTreeMap<String, Component>,
     actor: &str,
     now: DateTime<Utc>,
@@ -312,6 +320,7 @@ fn assemble(
                 component_id: component.id,
                 component: component.name.clone(),
                 digest: image.digest,
+                platforms: draft.platforms.remove(service).unwrap_or_default(),
             };
             Some((service.clone(), part))
         })

@@ -21,7 +21,7 @@ pub mod turn;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     bounds,
     inventory::{Agent, AgentStatus},
@@ -83,6 +83,8 @@ pub struct Core {
     pub lease_of: LeaseOf,
     /// Signs orders.
     pub sign_order: SignOrder,
+    /// When the orchestrator started.
+    pub started_at: DateTime<Utc>,
     /// Numbers that operators may set.
     pub rules: Rules,
 }
@@ -112,12 +114,20 @@ impl Core {
             }),
             lease_of: Arc::new(move || lease.lease()),
             sign_order: Arc::new(move |order| sign_order(order, &identity.keys.order)),
+            started_at: app.started_at,
             rules: app.config.scheduling.rules(),
         }
     }
 
+    /// Until when agents that are away are only late: while the orchestrator was not there, nobody could be connected. `None` once
+    /// that time is over. Gates, orders and leases all ask this.
+    pub fn reconnect_until(&self) -> Option<DateTime<Utc>> {
+        let until = self.started_at + self.rules.reconnect_grace;
+        (self.clock.now() < until).then_some(until)
+    }
+
     /// When a lease that begins now ends.
-    pub fn lease_until(&self, now: chrono::DateTime<chrono::Utc>) -> chrono::DateTime<chrono::Utc> {
+    pub fn lease_until(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         now + TimeDelta::from_std((self.lease_of)()).unwrap_or(TimeDelta::minutes(1))
     }
 }

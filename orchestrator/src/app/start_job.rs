@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
-    decision::{DecisionRecord, Gate, Requester, Stage, Verdict},
+    decision::{DecisionRecord, Requester, Stage, Verdict},
     failure::{Failure, FailureCode},
     id::{EnvironmentId, TaskId},
     job::JobEvent,
@@ -37,13 +37,8 @@ pub enum Started {
     Refused,
 }
 
-/// Starts the head of the lane if it may. `patient`: agents that are offline may only be late.
-pub async fn start_job(
-    core: &Core,
-    tx: &mut Tx,
-    lane: EnvironmentId,
-    patient: bool,
-) -> Result<Started, ApiError> {
+/// Starts the head of the lane if it may.
+pub async fn start_job(core: &Core, tx: &mut Tx, lane: EnvironmentId) -> Result<Started, ApiError> {
     let now = core.clock.now();
     let Some(job) = tx.lane_head(lane).await? else {
         return Ok(Started::Nothing);
@@ -56,7 +51,8 @@ pub async fn start_job(
         .await?
         .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
     let survey = look_again(core, tx, &job, &promotion).await?;
-    if patient && only_offline(&survey.record) {
+    // Its place in the lane is no reason to wait any more: an agent is that may only be late.
+    if survey.record.result == Verdict::Wait {
         return Ok(Started::NotYet);
     }
     tx.insert_decision(&decision_row(&survey, promotion.id, now))
@@ -117,17 +113,6 @@ async fn look_again(core: &Core, tx: &mut Tx, job: &Job, promotion: &Promotion) 
         plan_seen: before.inputs.plan_seen,
     };
     survey(core, tx, ask).await
-}
-
-fn only_offline(record: &DecisionRecord) -> bool {
-    let mut failing = record
-        .gates
-        .iter()
-        .filter(|answer| answer.verdict == Verdict::Fail);
-    failing
-        .next()
-        .is_some_and(|answer| answer.gate == Gate::AgentsPresent && answer.reason == "AGENT_OFFLINE")
-        && failing.next().is_none()
 }
 
 async fn make_tasks(tx: &mut Tx, job: &Job, survey: &Survey, now: DateTime<Utc>) -> Result<(), ApiError> {

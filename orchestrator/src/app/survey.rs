@@ -146,6 +146,8 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
         targets: decision::group(situations),
         target_limit: core.rules.targets,
         offline: ask.recipe.offline,
+        reconnect_until: core.reconnect_until(),
+        swap_unfit: ask.recipe.strategy.swap().unfit_for(&ask.release.manifest),
         hold: hold(tx, &ask).await?,
         lane: lane(core, tx, ask.environment, ask.stage).await?,
     };
@@ -195,9 +197,12 @@ fn release_facts(release: &Release) -> ReleaseFacts {
         content: release.content,
         state: release.state,
         kind: release.manifest.kind(),
-        // Images are of several platforms as a rule, and the agent compares the one it pulled with its host before it touches
-        // anything: what registries told is not kept with the release.
-        platforms: BTreeMap::new(),
+        platforms: release
+            .components
+            .iter()
+            .filter(|(_, component)| !component.platforms.is_empty())
+            .map(|(service, component)| (service.clone(), component.platforms.clone()))
+            .collect(),
     }
 }
 

@@ -114,6 +114,7 @@ fn components(release: &Release) -> Vec<pb::ReleaseComponent> {
                 repository: image.map(|image| image.repository.clone()).unwrap_or_default(),
                 tag: image.and_then(|image| image.tag.clone()).unwrap_or_default(),
                 digest: component.digest.to_string(),
+                platforms: component.platforms.clone(),
             }
         })
         .collect()

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sealift_common::id::ReplicaId;
 use sealift_store::Change;
 
@@ -21,24 +20,18 @@ use crate::{
 pub struct LeaseReaper {
     core: Core,
     turn: Turn,
-    started_at: DateTime<Utc>,
 }
 
 impl LeaseReaper {
     /// Of this replica.
     pub fn new(core: Core, replica: ReplicaId) -> Self {
         let turn = Turn::new(core.db.clone(), turn::LEASE_REAPER, replica);
-        let started_at = core.clock.now();
-        Self {
-            core,
-            turn,
-            started_at,
-        }
+        Self { core, turn }
     }
 
     /// While the orchestrator was away nobody could be heard: after a start, agents get the time to come back.
     fn is_patient(&self) -> bool {
-        self.core.clock.now() - self.started_at < self.core.rules.reconnect_grace
+        self.core.reconnect_until().is_some()
     }
 
     async fn is_needed(&self) -> Result<bool, ApiError> {

@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use chrono::{DateTime, Utc};
 use sealift_common::{
     error::Reason,
     id::{JobId, ReplicaId},
@@ -33,7 +32,6 @@ const TRIES: u32 = 5;
 pub struct Scheduler {
     core: Core,
     turn: Turn,
-    started_at: DateTime<Utc>,
     /// How often in a row each job could not be moved.
     stuck: BTreeMap<JobId, u32>,
 }
@@ -42,17 +40,14 @@ impl Scheduler {
     /// Of this replica.
     pub fn new(core: Core, replica: ReplicaId) -> Self {
         let turn = Turn::new(core.db.clone(), turn::SCHEDULER, replica);
-        let started_at = core.clock.now();
         Self {
             core,
             turn,
-            started_at,
             stuck: BTreeMap::new(),
         }
     }
 
     async fn start_lanes(&mut self) -> Result<bool, ApiError> {
-        let patient = self.core.clock.now() - self.started_at < self.core.rules.reconnect_grace;
         let mut tx = self.turn.read().await?;
         let lanes = tx.lanes_with_queued().await?;
         let mut open = Vec::with_capacity(lanes.len());
@@ -65,7 +60,7 @@ impl Scheduler {
         let mut worked = false;
         for lane in open {
             let mut tx = self.turn.write().await?;
-            match start_job(&self.core, &mut tx, lane, patient).await {
+            match start_job(&self.core, &mut tx, lane).await {
                 Ok(Started::Nothing | Started::NotYet) => {}
                 Ok(Started::Running | Started::Refused) => {
                     tx.commit().await?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use sealift_common::digest::Digest;
+use sealift_common::{bounds, digest::Digest};
 use serde::Deserialize;
 
 use super::error::printable;
@@ -76,6 +76,14 @@ pub fn read(bytes: &[u8]) -> Result<Content, String> {
                 .iter()
                 .filter_map(|entry| entry.platform.as_ref()?.name())
                 .collect();
+            // They are kept with the release and are a part of each decision about it.
+            if platforms.len() > bounds::PLATFORMS {
+                return Err(format!(
+                    "the image is built for {} platforms, at most {} are supported",
+                    platforms.len(),
+                    bounds::PLATFORMS
+                ));
+            }
             Ok(Content::Index(platforms.into_iter().collect()))
         }
         (None, Some(config)) => {
@@ -116,6 +124,18 @@ mod tests {
         ]});
         let wanted = Content::Index(vec!["linux/amd64".into(), "linux/arm/v7".into()]);
         assert_eq!(read(json.to_string().as_bytes()), Ok(wanted));
+    }
+
+    #[test]
+    fn an_index_of_too_many_platforms_is_refused() {
+        let index = |count: usize| {
+            let entries: Vec<_> = (0..count)
+                .map(|n| serde_json::json!({"digest": "x", "platform": {"os": "linux", "architecture": format!("a{n}")}}))
+                .collect();
+            read(serde_json::json!({ "manifests": entries }).to_string().as_bytes())
+        };
+        assert!(index(bounds::PLATFORMS).is_ok());
+        assert!(index(bounds::PLATFORMS + 1).is_err());
     }
 
     #[test]

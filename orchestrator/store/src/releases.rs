@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     Cursor, Page, PageRequest, Result, StoreError, Tx,
     engine::{on, statements},
-    rows::{At, canonical_text, int},
+    rows::{At, canonical_text, int, json},
 };
 
 macro_rules! columns {
@@ -52,8 +52,8 @@ statements! {
 }
 
 const INSERT_COMPONENTS: &str =
-    "INSERT INTO release_components (release_id, service, component_id, component, digest) ";
-const COMPONENTS_OF: &str = "SELECT release_id, service, component_id, component, digest FROM release_components WHERE release_id IN (";
+    "INSERT INTO release_components (release_id, service, component_id, component, digest, platforms) ";
+const COMPONENTS_OF: &str = "SELECT release_id, service, component_id, component, digest, platforms FROM release_components WHERE release_id IN (";
 
 #[derive(FromRow)]
 struct ReleaseRow {
@@ -78,6 +78,7 @@ struct ComponentRow {
     component_id: Uuid,
     component: String,
     digest: String,
+    platforms: String,
 }
 
 type Components = BTreeMap<ServiceName, ReleaseComponent>;
@@ -186,14 +187,22 @@ impl Tx {
         if release.components.is_empty() {
             return Ok(());
         }
+        let platforms = |component: &ReleaseComponent| json(&component.platforms);
+        let platforms: Vec<String> = release
+            .components
+            .values()
+            .map(platforms)
+            .collect::<Result<_>>()?;
         on!(self, |conn| {
             let mut query = QueryBuilder::new(INSERT_COMPONENTS);
-            query.push_values(&release.components, |mut row, (service, component)| {
+            let rows = release.components.iter().zip(&platforms);
+            query.push_values(rows, |mut row, ((service, component), platforms)| {
                 row.push_bind(release.id.uuid())
                     .push_bind(service.as_str())
                     .push_bind(component.component_id.uuid())
                     .push_bind(component.component.as_str())
-                    .push_bind(component.digest.to_string());
+                    .push_bind(component.digest.to_string())
+                    .push_bind(platforms.as_str());
             });
             query.build().execute(conn).await.map(drop)
         })?;
@@ -287,6 +296,7 @@ impl Tx {
                 component_id: row.component_id.into(),
                 component: at.parse("component", &row.component)?,
                 digest: at.parse("digest", &row.digest)?,
+                platforms: at.json("platforms", &row.platforms)?,
             };
             let service = at.parse("service", &row.service)?;
             components

@@ -20,7 +20,7 @@ use sealift_common::{
     variables::Variables,
 };
 use sealift_orchestrator::{
-    app::create_release::{Draft, create_release},
+    app::create_release::{Draft, Platforms, create_release},
     gateway::observations,
 };
 use sealift_proto::v1::{
@@ -140,6 +140,7 @@ impl<'w> Host<'w> {
             source: format!("{PROJECT}@{commit}").parse().unwrap(),
             content: manifest.content_digest().unwrap(),
             manifest: manifest.into(),
+            platforms: Platforms::new(),
         };
         let mut tx = self.write().await;
         let now = self.world.running.app.clock.now();

@@ -10,8 +10,11 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use sealift_common::{digest::Digest, error::Reason};
-use sealift_orchestrator::registry::{Registry, RegistryConfig, RegistryError};
+use sealift_common::{compose::EnvFiles, digest::Digest, error::Reason, name::ServiceName};
+use sealift_orchestrator::{
+    app::create_release::{Reading, prepare},
+    registry::{Registry, RegistryConfig, RegistryError},
+};
 use serde_json::json;
 use server::{Answer, Fake, PASSWORD, RealRegistry, docker_config, ok, status};
 
@@ -348,4 +351,40 @@ async fn plain_http_needs_loopback_or_configuration() {
     assert_eq!(error.reason(), Reason::RegistryInsecure, "{error:?}");
     let open = Registry::new(config(vec![host])).unwrap();
     assert!(open.resolve(&image).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_an_image_is_built_for_becomes_part_of_the_release() {
+    let fake = Fake::start(|head, _| {
+        let platforms = if head.contains("/shop/") {
+            json!([
+                {"platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}},
+                {"platform": {"os": "linux", "architecture": "amd64"}},
+            ])
+        } else {
+            json!([{"platform": {"os": "linux", "architecture": "s390x"}}])
+        };
+        ok(
+            "",
+            json!({"schemaVersion": 2, "manifests": platforms}).to_string(),
+        )
+    })
+    .await;
+    let compose = format!(
+        "services:\n  web: {{image: {}}}\n  cache: {{image: {}}}\n",
+        fake.image("shop:1"),
+        fake.image("cache:1")
+    );
+    for reading in [
+        Reading::DockerHost(EnvFiles::new()),
+        Reading::ComposeHost(std::collections::BTreeSet::new()),
+    ] {
+        let source = format!("github.com/acme/shop/api@{}", "a".repeat(40));
+        let draft = prepare(&registry(), source.parse().unwrap(), compose.as_bytes(), &reading)
+            .await
+            .unwrap();
+        let told = |service: &str| draft.platforms[&service.parse::<ServiceName>().unwrap()].clone();
+        assert_eq!(told("web"), ["linux/amd64", "linux/arm64/v8"]);
+        assert_eq!(told("cache"), ["linux/s390x"]);
+    }
 }

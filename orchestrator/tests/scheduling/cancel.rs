@@ -172,6 +172,8 @@ async fn r9_after_a_start_silence_is_not_loss_until_agents_had_time_to_return() 
     world.settle().await;
     world.act(Act::Begin).await;
     world.clock.advance(TimeDelta::minutes(10));
+    // As a process that starts now.
+    world.core.started_at = world.clock.now();
     let mut reaper = LeaseReaper::new(world.core.clone(), ReplicaId::new(world.clock.now()));
     assert_eq!(reaper.activate().await.unwrap(), Outcome::Idle);
     assert_eq!(world.phases(job).await, [TaskPhase::Running]);

@@ -110,6 +110,7 @@ fn core(db: Db, clock: &TestClock, offline: &Arc<Mutex<BTreeSet<AgentId>>>) -> C
         }),
         lease_of: Arc::new(|| Duration::from_mins(1)),
         sign_order: Arc::new(move |order| sign_order(order, &key)),
+        started_at: clock.now(),
         rules: Rules {
             reconnect_grace: TimeDelta::zero(),
             ..Rules::default()
@@ -230,6 +231,7 @@ impl World {
                 .unwrap(),
             content: manifest.content_digest().unwrap(),
             manifest: manifest.into(),
+            platforms: [("web".parse().unwrap(), vec!["linux/amd64".to_owned()])].into(),
         }
     }
 

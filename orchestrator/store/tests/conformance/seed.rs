@@ -205,6 +205,7 @@ impl Seed {
             component_id: self.component.id,
             component: self.component.name.clone(),
             digest: digest(&number.to_string()),
+            platforms: vec!["linux/amd64".to_owned(), "linux/arm/v7".to_owned()],
         };
         let release = Release {
             id: ReleaseId::new(now),
@@ -220,7 +221,14 @@ impl Seed {
             manifest: manifest.into(),
             components: BTreeMap::from([
                 ("api".parse().unwrap(), component.clone()),
-                ("worker".parse().unwrap(), component),
+                // As one whose registry said nothing.
+                (
+                    "worker".parse().unwrap(),
+                    ReleaseComponent {
+                        platforms: Vec::new(),
+                        ..component
+                    },
+                ),
             ]),
             created_by: "user/alice".to_owned(),
             created_at: now,
