@@ -92,16 +92,23 @@ impl Scheduler {
         Ok(worked)
     }
 
-    /// One job that cannot be moved must not hold up the others, nor its lane for ever: after some tries it is given up. Answers
-    /// whether that was done. What concerns all jobs ends the activation.
+    /// One job that cannot be moved must not hold up the others, nor its lane for ever: whatever the reason is, after some tries it
+    /// is given up. Answers whether that was done. Only what concerns all jobs ends the activation: a store that is away, or a
+    /// turn that another replica has.
     async fn tolerate(
         &mut self,
         span: &'static str,
         job: Option<JobId>,
         error: ApiError,
     ) -> Result<bool, ApiError> {
-        if error.reason() != Reason::Internal {
-            return Err(error);
+        match error.reason() {
+            Reason::StoreUnavailable => return Err(error),
+            Reason::Conflict => {
+                // Fails when the turn is lost. Otherwise a report or a call was faster: the commit that won wakes this loop again.
+                drop(self.turn.write().await?);
+                return Ok(false);
+            }
+            _ => {}
         }
         tracing::error!(activity = span, error = %Chain(&error), "a job cannot be moved");
         let Some(job) = job else {
@@ -116,11 +123,11 @@ impl Scheduler {
         let why = Chain(&error).to_string();
         match give_up_job(&self.core, &self.turn, job, &why).await {
             Ok(()) => Ok(true),
-            Err(error) if error.reason() == Reason::Internal => {
+            Err(error) if error.reason() == Reason::StoreUnavailable => Err(error),
+            Err(error) => {
                 tracing::error!(activity = span, error = %Chain(&error), "a job cannot even be given up");
                 Ok(false)
             }
-            Err(error) => Err(error),
         }
     }
 }

@@ -4,12 +4,13 @@ use chrono::TimeDelta;
 use sealift_common::{
     decision::DecisionRecord,
     failure::FailureCode,
-    id::ReplicaId,
+    id::{JobId, ReplicaId, TaskId},
+    inventory::Target,
     job::{JobPhase, JobState},
-    order::OrderError,
+    order::{Fence, OrderError},
     promotion::PromotionState,
     strategy::Strategy,
-    task::Wanted,
+    task::{TaskState, Wanted},
     time::Clock as _,
 };
 use sealift_orchestrator::{
@@ -19,6 +20,7 @@ use sealift_orchestrator::{
         scheduler::Scheduler,
     },
 };
+use sealift_store::Task;
 
 use crate::world::{Act, World};
 
@@ -216,4 +218,62 @@ async fn r1_a_job_that_cannot_be_moved_is_given_up_waiting_or_running() {
     world.act(Act::Stop).await;
     world.settle().await;
     assert!(world.phase(one).await.is_terminal());
+}
+
+/// Makes the start of a waiting job fail for a reason that is neither a defect nor an outage: its task is there already.
+async fn spoil(world: &World, job: JobId, target: &Target) {
+    let job = world.job(job).await;
+    let task = Task {
+        id: TaskId::new(world.clock.now()),
+        job_id: job.id,
+        tenant_id: job.tenant_id,
+        target_id: target.id,
+        target: target.name.clone(),
+        environment: job.environment.clone(),
+        agent_id: target.agent_id,
+        wave: 0,
+        state: TaskState::Pending,
+        wanted: Wanted::Run,
+        attempt: 0,
+        fence: Fence::default(),
+        order: None,
+        lease_until: None,
+        retry_at: None,
+        version: 0,
+        created_at: world.clock.now(),
+        started_at: None,
+        finished_at: None,
+    };
+    let mut tx = world.core.db.write().await.unwrap();
+    tx.insert_tasks(&[task]).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn r1_a_job_that_cannot_be_moved_for_whatever_reason_holds_up_no_other_lane() {
+    let mut world = World::new(0).await;
+    let release = world.release("v1").await;
+    let mut jobs = Vec::new();
+    // Whether lanes are looked at in this order or the other way round, a spoilt one comes first.
+    for (name, spoilt) in [("one", true), ("two", false), ("three", true)] {
+        world.enter(name).await;
+        let target = world.add_target("web-001").await;
+        let job = world.promote(&release).await;
+        if spoilt {
+            spoil(&world, job, &target).await;
+        }
+        jobs.push(job);
+    }
+    world.step().await;
+    assert_eq!(world.phase(jobs[1]).await, JobPhase::Running);
+    assert_eq!(world.phase(jobs[0]).await, JobPhase::Queued);
+    for _ in 0..5 {
+        world.step().await;
+    }
+    for job in [jobs[0], jobs[2]] {
+        assert!(
+            matches!(world.job(job).await.state, JobState::Failed { failure } if failure.code == FailureCode::Internal),
+            "its lane does not wait for ever"
+        );
+    }
 }

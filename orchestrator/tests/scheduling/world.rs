@@ -156,7 +156,8 @@ impl World {
         world
     }
 
-    async fn add_target(&self, name: &str) -> Target {
+    /// A target of the environment with an agent.
+    pub async fn add_target(&self, name: &str) -> Target {
         let now = self.clock.now();
         let agent = Agent {
             id: AgentId::new(now),
@@ -233,6 +234,15 @@ impl World {
             manifest: manifest.into(),
             platforms: [("web".parse().unwrap(), vec!["linux/amd64".to_owned()])].into(),
         }
+    }
+
+    /// Makes another environment; what is asked for from now on is for that one.
+    pub async fn enter(&mut self, name: &str) {
+        let mut tx = self.core.db.write().await.unwrap();
+        let tenant = tx.tenant(self.tenant).await.unwrap().unwrap();
+        self.environment = environment(&tenant, name, self.clock.now());
+        tx.insert_environment(&self.environment).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     /// Makes a release.
