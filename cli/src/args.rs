@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
 
 use crate::{
+    client::request_id,
     commands,
     output::{Color, Format},
 };
@@ -52,6 +54,26 @@ pub struct ListArgs {
     /// Most items to show.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
+}
+
+/// Which request it is.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct RequestArgs {
+    /// A UUID of this request: a repetition with the same one has no further effect and gets the same answer, for CI that tries
+    /// again. A fresh one when not given.
+    #[arg(long, value_name = "UUID", value_parser = uuid)]
+    request_id: Option<Uuid>,
+}
+
+impl RequestArgs {
+    /// The given one, or a fresh one.
+    pub fn id(self) -> String {
+        self.request_id.map_or_else(request_id, |id| id.to_string())
+    }
+}
+
+fn uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::try_parse(text).map_err(|_| "wanted a UUID, for example of uuidgen".to_owned())
 }
 
 /// All commands.

@@ -9,6 +9,7 @@ mod error;
 mod output;
 mod progress;
 mod recipe;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -107,6 +107,39 @@ fn an_orchestrator_that_cannot_be_reached_ends_with_6() {
 }
 
 #[test]
+fn a_request_id_is_a_uuid_on_every_command_that_ci_repeats() {
+    let home = TempDir::new().unwrap();
+    let compose = home.path().join("compose.yaml");
+    fs::write(&compose, "services: {web: {image: a}}\n").unwrap();
+    let context = context(home.path(), "https://127.0.0.1:1");
+    let source = format!("example.com/acme/shop/web@{}", "a".repeat(40));
+    let (compose, context) = (compose.to_str().unwrap(), context.to_str().unwrap());
+    for command in [
+        &["promote", "a#1", "--to", "b"][..],
+        &["rollback", "b", "--reason", "slow"],
+        &["release", "create", "-f", compose, "--source", &source],
+        &["release", "mark", "a#1", "stable", "--reason", "good"],
+        &["promotion", "cancel", "x"],
+        &["job", "pause", "x"],
+        &["job", "resume", "x"],
+        &["job", "abort", "x"],
+        &["job", "skip", "x", "web-1", "--reason", "moves"],
+        &["job", "retry", "x"],
+        &["hold", "place", "b", "a", "--reason", "monday"],
+        &["hold", "lift", "x"],
+    ] {
+        let with = |id: &str, code: i32| {
+            let rest = ["--request-id", id, "--context-file", context];
+            text(&run(home.path(), &[command, &rest].concat(), code).stderr)
+        };
+        let said = with("again", 64);
+        assert!(said.contains("wanted a UUID"), "{command:?}: {said}");
+        // It gets as far as there is somebody to ask.
+        with("00000000-0000-4000-8000-000000000001", 6);
+    }
+}
+
+#[test]
 fn ctrl_c_ends_with_130_and_says_that_the_work_goes_on() {
     let home = TempDir::new().unwrap();
     // It is connected to, and then never answers.

@@ -4,8 +4,8 @@ use clap::Subcommand;
 use sealift_proto::v1::{Hold, LiftHoldRequest, ListHoldsRequest, ListHoldsResponse, PlaceHoldRequest};
 
 use crate::{
-    args::{Global, ListArgs},
-    client::{client, connect, named, pages, request_id, unary},
+    args::{Global, ListArgs, RequestArgs},
+    client::{client, connect, named, pages, unary},
     error::{CliError, Exit},
     output::{
         self, Rows,
@@ -25,6 +25,9 @@ pub enum HoldCommand {
         /// Why.
         #[arg(long)]
         reason: String,
+        /// Repeating it.
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Show what holds, newest first.
     List {
@@ -39,6 +42,9 @@ pub enum HoldCommand {
     Lift {
         /// Its identifier.
         id: String,
+        /// Repeating it.
+        #[command(flatten)]
+        request: RequestArgs,
     },
 }
 
@@ -49,18 +55,19 @@ pub async fn run(global: &Global, command: HoldCommand) -> Result<Exit, CliError
             environment,
             project,
             reason,
+            request,
         } => {
             let request = PlaceHoldRequest {
-                request_id: request_id(),
+                request_id: request.id(),
                 environment: named("environments", &environment),
                 project,
                 reason,
             };
             client.place_hold(unary(request)).await?.into_inner().hold
         }
-        HoldCommand::Lift { id } => {
+        HoldCommand::Lift { id, request } => {
             let request = LiftHoldRequest {
-                request_id: request_id(),
+                request_id: request.id(),
                 name: named("holds", &id),
             };
             client.lift_hold(unary(request)).await?.into_inner().hold

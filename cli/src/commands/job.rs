@@ -5,11 +5,13 @@ mod steer;
 use clap::Subcommand;
 use sealift_proto::v1::{
     GetJobRequest, Job, ListJobsRequest, ListJobsResponse, LogLine, StreamJobLogsRequest, Task,
-    WatchJobRequest, WatchedJob, WatchedTask, job::State, task::State as TaskState,
+    WatchJobRequest, WatchJobResponse, WatchedJob, WatchedTask, job::State,
+    job_service_client::JobServiceClient, task::State as TaskState,
 };
+use tonic::transport::Channel;
 
 use crate::{
-    args::{Global, ListArgs},
+    args::{Global, ListArgs, RequestArgs},
     client::{client, connect, named, pages, unary},
     commands::promote::WaitArgs,
     error::{CliError, Exit},
@@ -18,6 +20,7 @@ use crate::{
         text::{age, clean, leaf, or_dash, short_target, time},
     },
     progress::{Progress, failure_line},
+    watch,
 };
 
 /// Verbs.
@@ -37,7 +40,7 @@ pub enum JobCommand {
         #[command(flatten)]
         list: ListArgs,
     },
-    /// Follow one to its end; the exit code tells how it ended.
+    /// Follow one to its end; the exit code tells how it ended. With -o json, one JSON object in one line for each change.
     Watch {
         /// Its identifier.
         id: String,
@@ -49,12 +52,18 @@ pub enum JobCommand {
         /// Why.
         #[arg(long, default_value = "")]
         reason: String,
+        /// Repeating it.
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Let a paused one go on: a canary passes, failures so far are accepted.
     #[command(visible_alias = "promote")]
     Resume {
         /// Its identifier.
         id: String,
+        /// Repeating it.
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// End one before its time and undo what it changed (`promotion cancel` keeps what it changed).
     Abort {
@@ -63,6 +72,9 @@ pub enum JobCommand {
         /// Why.
         #[arg(long, default_value = "")]
         reason: String,
+        /// Repeating it.
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Leave one target alone that has not begun.
     Skip {
@@ -73,6 +85,9 @@ pub enum JobCommand {
         /// Why.
         #[arg(long)]
         reason: String,
+        /// Repeating it.
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Repeat one that ended on the targets that did not succeed.
     Retry {
@@ -84,6 +99,9 @@ pub enum JobCommand {
         /// Following it.
         #[command(flatten)]
         waiting: WaitArgs,
+        /// Repeating it.
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// What agents and services logged while it ran.
     Logs {
@@ -94,6 +112,9 @@ pub enum JobCommand {
         follow: bool,
     },
 }
+
+/// Calls about jobs.
+type Client = JobServiceClient<Channel>;
 
 pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError> {
     let channel = connect(global).await?;
@@ -140,33 +161,7 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
             output::write(global.output, &answer, || rows(&answer.jobs))?;
             Ok(Exit::Done)
         }
-        JobCommand::Watch { id } => {
-            let request = WatchJobRequest {
-                name: named("jobs", &id),
-            };
-            let mut stream = client.watch_job(request).await?.into_inner();
-            let mut progress = Progress::new();
-            while let Some(news) = stream.message().await? {
-                let Some(job) = news.job else { continue };
-                progress.job(&watched(&job));
-                progress.say("job", state(job.state()));
-                match job.state() {
-                    State::Succeeded => return Ok(Exit::Done),
-                    State::Failed | State::Cancelled | State::RolledBack | State::RollbackFailed => {
-                        return Ok(Exit::Failed);
-                    }
-                    State::Unspecified
-                    | State::Queued
-                    | State::Running
-                    | State::Paused
-                    | State::RollingBack => {}
-                }
-            }
-            Err(CliError::usage(
-                "the watch ended before the job did",
-                "run the command again",
-            ))
-        }
+        JobCommand::Watch { id } => follow(global, &mut client, &named("jobs", &id)).await,
         JobCommand::Logs { id, follow } => {
             let request = StreamJobLogsRequest {
                 name: named("jobs", &id),
@@ -180,6 +175,39 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
             }
             Ok(Exit::Done)
         }
+    }
+}
+
+/// Follows a job to its end. With a format for programs, each change is one record.
+async fn follow(global: &Global, client: &mut Client, name: &str) -> Result<Exit, CliError> {
+    let open = async || {
+        let request = WatchJobRequest {
+            name: name.to_owned(),
+        };
+        client.watch_job(request).await.map(tonic::Response::into_inner)
+    };
+    watch::follow(
+        &mut Progress::new(),
+        watch::PATIENCE,
+        open,
+        |progress, news: WatchJobResponse| {
+            let Some(job) = &news.job else { return Ok(None) };
+            if global.output != Format::Table {
+                output::write_record(global.output, &news)?;
+            }
+            progress.job(&watched(job));
+            progress.say("job", state(job.state()));
+            Ok(ended(job.state()))
+        },
+    )
+    .await
+}
+
+fn ended(state: State) -> Option<Exit> {
+    match state {
+        State::Succeeded => Some(Exit::Done),
+        State::Failed | State::Cancelled | State::RolledBack | State::RollbackFailed => Some(Exit::Failed),
+        State::Unspecified | State::Queued | State::Running | State::Paused | State::RollingBack => None,
     }
 }
 

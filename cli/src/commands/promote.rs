@@ -5,13 +5,14 @@ use std::time::Duration;
 use clap::Args;
 use sealift_proto::v1::{
     CancelPromotionRequest, CreatePromotionRequest, Decision, GetPromotionRequest, Plan,
-    PlanPromotionRequest, Promotion, WatchPromotionRequest, WatchedJob, gate_answer::Verdict,
-    plan_change::Action, promotion::State, promotion_service_client::PromotionServiceClient,
+    PlanPromotionRequest, Promotion, WatchPromotionRequest, WatchPromotionResponse, WatchedJob,
+    gate_answer::Verdict, plan_change::Action, promotion::State,
+    promotion_service_client::PromotionServiceClient,
 };
 use tonic::transport::Channel;
 
 use crate::{
-    args::Global,
+    args::{Global, RequestArgs},
     client::{client, connect, named, request_id, unary},
     commands::promotion,
     error::{CliError, Exit},
@@ -21,6 +22,7 @@ use crate::{
     },
     progress::{Progress, failure_line},
     recipe::RecipeArgs,
+    watch,
 };
 
 /// What to bring where, and how.
@@ -52,6 +54,9 @@ pub struct PromoteArgs {
     /// Digest of a plan that was looked at: refused when the plan would differ now.
     #[arg(long, default_value = "", value_name = "DIGEST")]
     plan_digest: String,
+    /// Repeating it.
+    #[command(flatten)]
+    request: RequestArgs,
 }
 
 /// Calls about promotions.
@@ -67,7 +72,7 @@ pub async fn run(global: &Global, args: PromoteArgs) -> Result<Exit, CliError> {
         return plan(global, &mut client, &args).await;
     }
     let request = CreatePromotionRequest {
-        request_id: request_id(),
+        request_id: args.request.id(),
         release: named("releases", &args.release),
         environment: named("environments", &args.environment),
         recipe: Some(args.recipe.to_recipe()?),
@@ -119,19 +124,33 @@ pub async fn see_through(
     promotion: &Promotion,
     waiting: &WaitArgs,
 ) -> Result<Exit, CliError> {
-    let exit = match waiting.timeout {
-        None => follow(client, &promotion.name).await?,
+    let followed = follow(client, &promotion.name, |_| Ok(()));
+    let (exit, heard) = match waiting.timeout {
+        None => followed.await?,
         Some(timeout) => {
-            if let Ok(exit) = tokio::time::timeout(timeout, follow(client, &promotion.name)).await {
-                exit?
+            if let Ok(followed) = tokio::time::timeout(timeout, followed).await {
+                followed?
             } else {
-                give_up(client, promotion, waiting.cancel_on_timeout).await?
+                let exit = give_up(client, promotion, waiting.cancel_on_timeout).await?;
+                (exit, promotion.clone())
             }
         }
     };
-    let promotion = get(client, &promotion.name).await?;
-    promotion::show(global, &promotion)?;
+    let newest = newest_of(get(client, &promotion.name).await, heard);
+    promotion::show(global, &newest)?;
     Ok(exit)
+}
+
+/// What to show at the end. How it ended is known by then, so that an orchestrator which cannot be asked once more changes nothing
+/// about the exit code: what was heard is shown.
+fn newest_of(asked: Result<Promotion, CliError>, heard: Promotion) -> Promotion {
+    asked.unwrap_or_else(|error| {
+        anstream::eprintln!(
+            "the promotion cannot be read once more ({}): this is what was last heard of it",
+            clean(&error.to_string())
+        );
+        heard
+    })
 }
 
 impl PromoteArgs {
@@ -229,61 +248,44 @@ pub fn print_gates(decision: &Decision) {
     }
 }
 
-/// Follows a promotion to its end. A broken stream is taken up again; the watch has no gap.
-pub async fn follow(client: &mut Client, name: &str) -> Result<Exit, CliError> {
-    const MOST_BREAKS: u32 = 20;
-    let mut progress = Progress::new();
-    let mut breaks = 0;
-    loop {
-        match watch(client, name, &mut progress, &mut breaks).await {
-            Ok(Some(exit)) => return Ok(exit),
-            Ok(None) => {}
-            Err(error) if error.exit() != Exit::Unreachable => return Err(error),
-            Err(error) if breaks >= MOST_BREAKS => return Err(error),
-            Err(_) => {}
-        }
-        breaks += 1;
-        progress.say("watch", &format!("the connection ended, trying again ({breaks})"));
-        tokio::time::sleep(pause(breaks)).await;
-    }
-}
-
-/// One stream of news; `breaks` is set back as soon as there is any.
-async fn watch(
+/// Follows a promotion to its end; gives how it ended and what was last heard of it. `each` sees every change.
+pub async fn follow(
     client: &mut Client,
     name: &str,
-    progress: &mut Progress,
-    breaks: &mut u32,
-) -> Result<Option<Exit>, CliError> {
-    let request = WatchPromotionRequest {
-        name: name.to_owned(),
+    mut each: impl FnMut(&WatchPromotionResponse) -> Result<(), CliError>,
+) -> Result<(Exit, Promotion), CliError> {
+    let open = async || {
+        let request = WatchPromotionRequest {
+            name: name.to_owned(),
+        };
+        client
+            .watch_promotion(request)
+            .await
+            .map(tonic::Response::into_inner)
     };
-    let mut stream = client.watch_promotion(request).await?.into_inner();
-    let mut life = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        let news = tokio::select! {
-            news = stream.message() => news?,
-            _ = life.tick() => {
-                progress.tick();
-                continue;
+    watch::follow(
+        &mut Progress::new(),
+        watch::PATIENCE,
+        open,
+        |progress, news: WatchPromotionResponse| {
+            // Neither is in a sign of life.
+            if news.promotion.is_some() || news.job.is_some() {
+                each(&news)?;
             }
-        };
-        let Some(news) = news else { return Ok(None) };
-        *breaks = 0;
-        if let Some(job) = &news.job {
-            progress.job(job);
-            if let Some(text) = waits_for_a_person(job) {
-                progress.say("job", &text);
+            if let Some(job) = &news.job {
+                progress.job(job);
+                if let Some(text) = waits_for_a_person(job) {
+                    progress.say("job", &text);
+                }
             }
-        }
-        let Some(promotion) = &news.promotion else {
-            continue;
-        };
-        progress.say("promotion", &describe(promotion));
-        if let Some(exit) = ended(promotion) {
-            return Ok(Some(exit));
-        }
-    }
+            let Some(promotion) = news.promotion else {
+                return Ok(None);
+            };
+            progress.say("promotion", &describe(&promotion));
+            Ok(ended(&promotion).map(|exit| (exit, promotion)))
+        },
+    )
+    .await
 }
 
 /// What a job under way says about itself that its tasks do not.
@@ -357,23 +359,33 @@ async fn get(client: &mut Client, name: &str) -> Result<Promotion, CliError> {
 
 /// Asks for a promotion; tried again when the connection breaks, which the request id makes harmless.
 async fn create(client: &mut Client, request: CreatePromotionRequest) -> Result<Promotion, CliError> {
-    const MOST_TRIES: u32 = 5;
-    let mut tries = 1;
+    const MOST_TRIES: usize = 5;
+    let mut pauses = watch::pauses().take(MOST_TRIES - 1);
     loop {
         let error = match client.create_promotion(unary(request.clone())).await {
             Ok(answer) => return Ok(answer.into_inner().promotion.unwrap_or_default()),
             Err(status) => CliError::from(status),
         };
-        if error.exit() != Exit::Unreachable || tries >= MOST_TRIES {
-            return Err(error);
+        match pauses.next() {
+            Some(pause) if error.exit() == Exit::Unreachable => tokio::time::sleep(pause).await,
+            _ => return Err(error),
         }
-        tokio::time::sleep(pause(tries)).await;
-        tries += 1;
     }
 }
 
-/// Back-off between two tries, so that many CI jobs do not come back in step.
-fn pause(tries: u32) -> Duration {
-    let jitter = u64::from(std::process::id() % 250);
-    Duration::from_millis(250 * u64::from(tries.min(20)) + jitter)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_it_ended_does_not_depend_on_a_last_question() {
+        let state = |state: State| Promotion {
+            state: state.into(),
+            ..Promotion::default()
+        };
+        let (heard, newest) = (state(State::Deploying), state(State::Deployed));
+        let away = CliError::from(tonic::Status::unavailable("away"));
+        assert_eq!(newest_of(Err(away), heard.clone()).state(), State::Deploying);
+        assert_eq!(newest_of(Ok(newest), heard).state(), State::Deployed);
+    }
 }

@@ -3,12 +3,12 @@
 use clap::Subcommand;
 use sealift_proto::v1::{
     CancelPromotionRequest, GetPromotionRequest, ListPromotionsRequest, ListPromotionsResponse, Promotion,
-    promotion::State,
+    WatchPromotionResponse, promotion::State,
 };
 
 use crate::{
-    args::{Global, ListArgs},
-    client::{client, connect, named, pages, request_id, unary},
+    args::{Global, ListArgs, RequestArgs},
+    client::{client, connect, named, pages, unary},
     commands::promote,
     error::{CliError, Exit},
     output::{
@@ -35,7 +35,7 @@ pub enum PromotionCommand {
         #[command(flatten)]
         list: ListArgs,
     },
-    /// Follow one to its end; the exit code tells how it ended.
+    /// Follow one to its end; the exit code tells how it ended. With -o json, one JSON object in one line for each change.
     Watch {
         /// Its identifier.
         id: String,
@@ -47,6 +47,9 @@ pub enum PromotionCommand {
         /// Why.
         #[arg(long, default_value = "cancelled by an operator")]
         reason: String,
+        /// Repeating it.
+        #[command(flatten)]
+        request: RequestArgs,
     },
 }
 
@@ -92,10 +95,17 @@ pub async fn run(global: &Global, command: PromotionCommand) -> Result<Exit, Cli
             output::write(global.output, &answer, || rows(&answer.promotions))?;
             Ok(Exit::Done)
         }
-        PromotionCommand::Watch { id } => promote::follow(&mut client, &named("promotions", &id)).await,
-        PromotionCommand::Cancel { id, reason } => {
+        PromotionCommand::Watch { id } => {
+            let each = |news: &WatchPromotionResponse| match global.output {
+                Format::Table => Ok(()),
+                format => output::write_record(format, news),
+            };
+            let (exit, _) = promote::follow(&mut client, &named("promotions", &id), each).await?;
+            Ok(exit)
+        }
+        PromotionCommand::Cancel { id, reason, request } => {
             let request = CancelPromotionRequest {
-                request_id: request_id(),
+                request_id: request.id(),
                 name: named("promotions", &id),
                 reason,
                 etag: String::new(),

@@ -14,8 +14,8 @@ use sealift_proto::v1::{
 };
 
 use crate::{
-    args::{Global, ListArgs},
-    client::{client, connect, named, pages, request_id, unary},
+    args::{Global, ListArgs, RequestArgs},
+    client::{client, connect, named, pages, unary},
     commands::target::KindArg,
     env_files,
     error::{CliError, Exit},
@@ -45,6 +45,9 @@ pub enum ReleaseCommand {
         /// Check and resolve everything, keep nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Repeating it.
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Show one: by id, PROJECT#NUMBER or REPOSITORY/PROJECT@COMMIT.
     Get {
@@ -61,6 +64,9 @@ pub enum ReleaseCommand {
         /// Why.
         #[arg(long)]
         reason: String,
+        /// Repeating it.
+        #[command(flatten)]
+        request: RequestArgs,
     },
     /// Show all, newest first.
     List {
@@ -92,7 +98,8 @@ pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliEr
             kind,
             profiles,
             dry_run,
-        } => create(global, &file, &source, kind, profiles, dry_run).await,
+            request,
+        } => create(global, &file, &source, kind, profiles, dry_run, request).await,
         ReleaseCommand::Get { release } => {
             let mut client = client!(
                 release_service_client,
@@ -114,6 +121,7 @@ pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliEr
             release,
             mark,
             reason,
+            request,
         } => {
             let mut client = client!(
                 release_service_client,
@@ -126,7 +134,7 @@ pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliEr
                 MarkArg::Deprecated => Mark::Deprecated,
             };
             let request = MarkReleaseRequest {
-                request_id: request_id(),
+                request_id: request.id(),
                 name: named("releases", &release),
                 mark: mark.into(),
                 reason,
@@ -167,6 +175,7 @@ async fn create(
     kind: KindArg,
     profiles: Vec<String>,
     dry_run: bool,
+    request: RequestArgs,
 ) -> Result<Exit, CliError> {
     let source: SourceRef = source
         .parse()
@@ -188,7 +197,7 @@ async fn create(
         connect(global).await?
     );
     let request = CreateReleaseRequest {
-        request_id: request_id(),
+        request_id: request.id(),
         source: Some(Source {
             repository: source.project.repository,
             project: source.project.project,

@@ -7,8 +7,8 @@ use sealift_proto::v1::{
 };
 
 use crate::{
-    args::Global,
-    client::{client, connect, named, request_id, unary},
+    args::{Global, RequestArgs},
+    client::{client, connect, named, unary},
     commands::{
         promote::{WaitArgs, print_gates, see_through},
         promotion,
@@ -49,6 +49,9 @@ pub struct RollbackArgs {
     /// Following it.
     #[command(flatten)]
     waiting: WaitArgs,
+    /// Repeating it.
+    #[command(flatten)]
+    request: RequestArgs,
 }
 
 pub async fn run(global: &Global, args: RollbackArgs) -> Result<Exit, CliError> {
@@ -70,7 +73,7 @@ pub async fn run(global: &Global, args: RollbackArgs) -> Result<Exit, CliError> 
         });
     }
     let request = CreateRollbackRequest {
-        request_id: request_id(),
+        request_id: args.request.id(),
         wish: Some(wish),
         recipe: Some(args.recipe.to_recipe()?),
         reason: args.reason.clone().unwrap_or_default(),

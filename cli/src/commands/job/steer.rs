@@ -7,8 +7,8 @@ use sealift_proto::v1::{
 use tonic::transport::Channel;
 
 use crate::{
-    args::Global,
-    client::{client, named, request_id, unary},
+    args::{Global, RequestArgs},
+    client::{client, named, unary},
     commands::{
         job::{JobCommand, rows},
         promote::{WaitArgs, print_gates, see_through},
@@ -29,35 +29,50 @@ pub async fn run(
 ) -> Result<Exit, CliError> {
     let etag = String::new();
     let job = match command {
-        JobCommand::Pause { id, reason } => {
+        JobCommand::Pause { id, reason, request } => {
             let request = PauseJobRequest {
-                request_id: request_id(),
+                request_id: request.id(),
                 name: named("jobs", &id),
                 reason,
                 etag,
             };
             client.pause_job(unary(request)).await?.into_inner().job
         }
-        JobCommand::Resume { id } => {
+        JobCommand::Resume { id, request } => {
             let request = ResumeJobRequest {
-                request_id: request_id(),
+                request_id: request.id(),
                 name: named("jobs", &id),
                 etag,
             };
             client.resume_job(unary(request)).await?.into_inner().job
         }
-        JobCommand::Abort { id, reason } => {
+        JobCommand::Abort { id, reason, request } => {
             let request = AbortJobRequest {
-                request_id: request_id(),
+                request_id: request.id(),
                 name: named("jobs", &id),
                 reason,
                 etag,
             };
             client.abort_job(unary(request)).await?.into_inner().job
         }
-        JobCommand::Skip { id, target, reason } => skip(client, &id, &target, reason).await?,
-        JobCommand::Retry { id, summary, waiting } => {
-            return retry(global, client, channel, &id, summary, &waiting).await;
+        JobCommand::Skip {
+            id,
+            target,
+            reason,
+            request,
+        } => skip(client, &id, &target, reason, request).await?,
+        JobCommand::Retry {
+            id,
+            summary,
+            waiting,
+            request,
+        } => {
+            let request = RetryJobRequest {
+                request_id: request.id(),
+                name: named("jobs", &id),
+                change_summary: summary,
+            };
+            return retry(global, client, channel, request, &waiting).await;
         }
         JobCommand::Get { .. }
         | JobCommand::List { .. }
@@ -69,7 +84,13 @@ pub async fn run(
     Ok(Exit::Done)
 }
 
-async fn skip(client: &mut Client, id: &str, target: &str, reason: String) -> Result<Option<Job>, CliError> {
+async fn skip(
+    client: &mut Client,
+    id: &str,
+    target: &str,
+    reason: String,
+    request: RequestArgs,
+) -> Result<Option<Job>, CliError> {
     let get = GetJobRequest {
         name: named("jobs", id),
     };
@@ -89,7 +110,7 @@ async fn skip(client: &mut Client, id: &str, target: &str, reason: String) -> Re
         )
     })?;
     let request = SkipTaskRequest {
-        request_id: request_id(),
+        request_id: request.id(),
         name: task.name.clone(),
         reason,
     };
@@ -101,15 +122,9 @@ async fn retry(
     global: &Global,
     client: &mut Client,
     channel: Channel,
-    id: &str,
-    change_summary: String,
+    request: RetryJobRequest,
     waiting: &WaitArgs,
 ) -> Result<Exit, CliError> {
-    let request = RetryJobRequest {
-        request_id: request_id(),
-        name: named("jobs", id),
-        change_summary,
-    };
     let name = client.retry_job(unary(request)).await?.into_inner().promotion;
     let mut client = client!(promotion_service_client, PromotionServiceClient, channel);
     let answer = client.get_promotion(unary(GetPromotionRequest { name })).await?;
