@@ -76,7 +76,10 @@ impl AuditService for Audit {
         let mut answer = VerifyAuditEventsResponse::default();
         match tx.verify_audit_chain(first, VERIFIED).await {
             Ok(events) => {
-                let last = first + events - 1;
+                let last = match events {
+                    0 => 0,
+                    events => first + events - 1,
+                };
                 answer.last_seq = int64(last);
                 if events == u64::from(VERIFIED) {
                     answer.next_seq = int64(last);

@@ -1,8 +1,9 @@
-//! The operator API over the real port and the admin socket, with SQLite in a folder of its own.
+//! The operator API over the real port and the admin socket, with a database of its own.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod agents;
+mod audit;
 mod authorization;
 mod drift;
 mod host;

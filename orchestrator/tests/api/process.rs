@@ -76,7 +76,12 @@ async fn health_reflection_and_identity_are_told_to_everyone_with_a_certificate(
     assert!(caller.certificate_expire_time.is_some());
     let info = server.get_server_info(GetServerInfoRequest {}).await.unwrap();
     assert!(info.metadata().contains_key("x-request-id"));
-    assert_eq!(info.into_inner().database, "sqlite");
+    let engine = if world.database.is_shared() {
+        "postgres"
+    } else {
+        "sqlite"
+    };
+    assert_eq!(info.into_inner().database, engine);
     world.stop().await;
 }
 
@@ -164,12 +169,16 @@ async fn going_down_ends_streams_and_leaves_no_socket() {
     let olga = world.user("default", "olga", Role::Observer).await;
     let socket = world.running.app.config.admin_socket();
     assert!(socket.exists());
-    let World { running, folder } = world;
+    let World {
+        running,
+        database,
+        folder,
+    } = world;
     drop(olga);
     assert!(running.stop().await);
     assert!(!socket.exists());
     // The directory is free again, and what was in it is still there.
-    let again = Orchestrator::start(config(&folder), Arc::new(SystemClock))
+    let again = Orchestrator::start(config(&folder, &database), Arc::new(SystemClock))
         .await
         .unwrap();
     assert!(again.stop().await);
@@ -178,14 +187,14 @@ async fn going_down_ends_streams_and_leaves_no_socket() {
 #[tokio::test]
 async fn a_second_orchestrator_on_the_same_directory_does_not_start() {
     let world = World::start().await;
-    let error = Orchestrator::start(config(&world.folder), Arc::new(SystemClock))
+    let error = Orchestrator::start(config(&world.folder, &world.database), Arc::new(SystemClock))
         .await
         .unwrap_err();
     assert!(
         matches!(error, StartError::Store(_) | StartError::Socket { .. }),
         "{error:?}"
     );
-    let error = Orchestrator::start_admin(config(&world.folder), Arc::new(SystemClock))
+    let error = Orchestrator::start_admin(config(&world.folder, &world.database), Arc::new(SystemClock))
         .await
         .unwrap_err();
     assert!(

@@ -1,4 +1,5 @@
-//! A whole orchestrator on a loopback port with SQLite in a folder of its own, and callers of every kind.
+//! A whole orchestrator on a loopback port with a database of its own (SQLite, or PostgreSQL: see `database.rs` of the harness), and
+//! callers of every kind.
 
 use std::sync::Arc;
 
@@ -26,17 +27,23 @@ use tonic::{
 };
 use tonic_types::StatusExt as _;
 
+#[path = "../../../tests/harness/database.rs"]
+mod database;
+use database::Database;
+
 pub struct World {
     pub running: Running,
+    pub database: Database,
     pub folder: TempDir,
 }
 
-pub fn config(folder: &TempDir) -> Config {
+pub fn config(folder: &TempDir, database: &Database) -> Config {
     let mut config = Config {
         data_dir: folder.path().join("data"),
         ..Config::default()
     };
     config.server.listen = "127.0.0.1:0".parse().unwrap();
+    config.database.url = Some(database.url.clone());
     config
 }
 
@@ -44,10 +51,15 @@ impl World {
     pub async fn start() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
-        let running = Orchestrator::start(config(&folder), Arc::new(SystemClock))
+        let database = Database::create(folder.path()).unwrap();
+        let running = Orchestrator::start(config(&folder, &database), Arc::new(SystemClock))
             .await
             .unwrap();
-        Self { running, folder }
+        Self {
+            running,
+            database,
+            folder,
+        }
     }
 
     pub async fn stop(self) {
