@@ -192,6 +192,12 @@ impl System {
         format!("https://127.0.0.1:{}", self.port)
     }
 
+    /// URL of the orchestrator's database, for those who look at it past the orchestrator.
+    pub fn database_url(&self) -> String {
+        let embedded = || format!("sqlite:{}", self.data().join("sealift.db").display());
+        self.database_url.clone().unwrap_or_else(embedded)
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("orchestrator")
     }
@@ -246,36 +252,53 @@ impl System {
         Ok(())
     }
 
-    /// Issues a client certificate; its folder is `folder()/user`.
-    pub async fn issue(&self, user: &str, role: &str) -> Result<PathBuf> {
-        let out = self.folder.path().join(user);
+    /// Runs `sealift-orchestrator admin`, which must succeed; gives what it wrote.
+    pub async fn admin(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(binary("sealift-orchestrator")?);
         command.args(["admin", "--data-dir"]).arg(self.data());
         if let Some(url) = &self.database_url {
             command.arg("--database-url").arg(url);
         }
-        command
-            .args([
-                "issue",
-                user,
-                "--role",
-                role,
-                "--endpoint",
-                &self.endpoint(),
-                "--out",
-            ])
-            .arg(&out);
+        command.args(arguments);
         let output = run(command, None).await?;
         ensure!(
             output.status.success(),
-            "issuing {user} failed: {}",
+            "admin {} failed: {}",
+            arguments.join(" "),
             String::from_utf8_lossy(&output.stderr)
         );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Issues a client certificate; its folder is `folder()/user`.
+    pub async fn issue(&self, user: &str, role: &str) -> Result<PathBuf> {
+        let out = self.folder.path().join(user);
+        let (endpoint, folder) = (self.endpoint(), out.to_string_lossy().into_owned());
+        let arguments = [
+            "issue",
+            user,
+            "--role",
+            role,
+            "--endpoint",
+            &endpoint,
+            "--out",
+            &folder,
+        ];
+        self.admin(&arguments).await?;
         Ok(out)
     }
 
     /// Runs `sealift` as a user and gives exit code, standard output and standard error.
     pub async fn sealift_as(&self, user: &str, arguments: &[&str]) -> Result<(i32, String, String)> {
+        self.later(user, arguments)?.await
+    }
+
+    /// The same as something that runs on its own, while this system is killed and started again.
+    pub fn later(
+        &self,
+        user: &str,
+        arguments: &[&str],
+    ) -> Result<impl Future<Output = Result<(i32, String, String)>> + Send + use<>> {
         let mut command = Command::new(binary("sealift")?);
         command.args(arguments);
         command.env(
@@ -285,13 +308,15 @@ impl System {
         command
             .env_remove("SEALIFT_CONTEXT")
             .env_remove("SEALIFT_ENDPOINT");
-        let output = run(command, None).await?;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok((
-            output.status.code().unwrap_or(-1),
-            text(output.stdout),
-            text(output.stderr),
-        ))
+        Ok(async move {
+            let output = run(command, None).await?;
+            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            Ok((
+                output.status.code().unwrap_or(-1),
+                text(output.stdout),
+                text(output.stderr),
+            ))
+        })
     }
 
     /// Runs `sealift` as `ada`; it must succeed.
