@@ -72,9 +72,9 @@ pub fn request_id() -> String {
 
 /// Reads pages until `limit` items are there or the list ends. `fetch` gets page size and page token and gives items and the
 /// next token.
-pub async fn pages<T, F>(limit: u32, fetch: F) -> Result<Vec<T>, CliError>
+pub async fn pages<T, F>(limit: u32, mut fetch: F) -> Result<Vec<T>, CliError>
 where
-    F: AsyncFn(i32, String) -> Result<(Vec<T>, String), tonic::Status>,
+    F: AsyncFnMut(i32, String) -> Result<(Vec<T>, String), tonic::Status>,
 {
     let limit = limit as usize;
     let mut items = Vec::new();

@@ -7,9 +7,12 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use sealift_proto::v1::{Failure, WatchedJob, WatchedTask};
+use sealift_proto::v1::{Failure, Task, task::State};
 
-use crate::output::text::{clean, short_target};
+use crate::{
+    commands::job::tasks::task_state,
+    output::text::{clean, short_target},
+};
 
 /// Silence after which a line without news is written.
 pub const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
@@ -68,9 +71,9 @@ impl Progress {
         }
     }
 
-    /// News about the tasks of a job.
-    pub fn job(&mut self, job: &WatchedJob) {
-        for task in &job.tasks {
+    /// News about tasks of a job.
+    pub fn tasks(&mut self, tasks: &[Task]) {
+        for task in tasks {
             let subject = short_target(&task.target);
             let text = describe(task);
             match &self.live {
@@ -87,7 +90,7 @@ impl Progress {
                         bar
                     });
                     bar.set_message(text);
-                    if is_terminal(&task.state) && !bar.is_finished() {
+                    if is_terminal(task.state()) && !bar.is_finished() {
                         bar.finish();
                     }
                 }
@@ -96,13 +99,22 @@ impl Progress {
     }
 }
 
-fn is_terminal(state: &str) -> bool {
-    matches!(state, "succeeded" | "failed" | "skipped" | "cancelled")
+const fn is_terminal(state: State) -> bool {
+    match state {
+        State::Succeeded | State::Failed | State::Skipped | State::Cancelled => true,
+        State::Unspecified
+        | State::Pending
+        | State::Assigned
+        | State::Accepted
+        | State::Running
+        | State::Lost => false,
+    }
 }
 
-fn describe(task: &WatchedTask) -> String {
-    let mut text = clean(&task.state);
-    if task.state == "running" && !task.step.is_empty() {
+fn describe(task: &Task) -> String {
+    let state = task.state();
+    let mut text = task_state(state).to_owned();
+    if state == State::Running && !task.step.is_empty() {
         text = format!("{text} ({})", clean(&task.step));
     }
     if !task.skip_reason.is_empty() {

@@ -85,6 +85,14 @@ pub struct Plan {
     pub targets: Vec<PlanTarget>,
 }
 
+/// What a stored plan says as a whole, read without its targets, of which there may be ten thousand.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PlanHead {
+    /// What Compose is to fill in.
+    #[serde(default)]
+    pub variables: Variables,
+}
+
 /// What is known about one target when a plan is made.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {

@@ -10,6 +10,8 @@ pub mod environment;
 pub mod evidence;
 pub mod hold;
 pub mod job;
+mod news;
+mod plan;
 pub mod promotion;
 pub mod release;
 pub mod rollback;

@@ -1,23 +1,24 @@
 //! `sealift job`: the execution of promotions.
 
 mod steer;
+pub mod tasks;
 
 use clap::Subcommand;
 use sealift_proto::v1::{
-    GetJobRequest, Job, ListJobsRequest, ListJobsResponse, LogLine, StreamJobLogsRequest, Task,
-    WatchJobRequest, WatchJobResponse, WatchedJob, WatchedTask, job::State,
-    job_service_client::JobServiceClient, task::State as TaskState,
+    GetJobRequest, Job, ListJobsRequest, ListJobsResponse, LogLine, StreamJobLogsRequest, TaskCounts,
+    WatchJobRequest, WatchJobResponse, job::State, job_service_client::JobServiceClient,
+    task::State as TaskState,
 };
 use tonic::transport::Channel;
 
 use crate::{
     args::{Global, ListArgs, RequestArgs},
     client::{client, connect, named, pages, unary},
-    commands::promote::WaitArgs,
+    commands::{job::tasks::TaskStateArg, promote::WaitArgs},
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
-        text::{age, clean, leaf, or_dash, short_target, time},
+        text::{age, clean, leaf, short_target, time},
     },
     progress::{Progress, failure_line},
     watch,
@@ -26,10 +27,31 @@ use crate::{
 /// Verbs.
 #[derive(Debug, Subcommand)]
 pub enum JobCommand {
-    /// Show one with its tasks.
+    /// Show one with its tasks (`-o json`: with how they stand; see `job tasks`).
     Get {
         /// Its identifier.
         id: String,
+        /// Bounds of its tasks.
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Show its tasks, one for each target, by wave.
+    Tasks {
+        /// Its identifier.
+        id: String,
+        /// Only those in this state.
+        #[arg(long, value_enum)]
+        state: Option<TaskStateArg>,
+        /// Bounds.
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Show one of its tasks with its history.
+    Task {
+        /// Identifier of the job.
+        id: String,
+        /// The target: its name, or ENVIRONMENT/TARGET.
+        target: String,
     },
     /// Show all, newest first.
     List {
@@ -125,7 +147,9 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
         | JobCommand::Abort { .. }
         | JobCommand::Skip { .. }
         | JobCommand::Retry { .. } => steer::run(global, &mut client, channel, command).await,
-        JobCommand::Get { id } => {
+        JobCommand::Tasks { id, state, list } => tasks::list(global, &client, &id, state, list).await,
+        JobCommand::Task { id, target } => tasks::get(global, &mut client, &id, &target).await,
+        JobCommand::Get { id, list } => {
             let request = GetJobRequest {
                 name: named("jobs", &id),
             };
@@ -137,8 +161,9 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
                 .unwrap_or_default();
             output::write(global.output, &job, || rows(std::slice::from_ref(&job)))?;
             if global.output == Format::Table {
+                let found = tasks::read(&client, &job.name, TaskState::Unspecified, list.limit).await?;
                 output::line("")?;
-                output::write(global.output, &job, || task_rows(&job.tasks))?;
+                output::write(global.output, &job, || tasks::rows(&found))?;
             }
             Ok(Exit::Done)
         }
@@ -191,11 +216,12 @@ async fn follow(global: &Global, client: &mut Client, name: &str) -> Result<Exit
         watch::PATIENCE,
         open,
         |progress, news: WatchJobResponse| {
-            let Some(job) = &news.job else { return Ok(None) };
-            if global.output != Format::Table {
+            // A sign of life holds nothing.
+            if global.output != Format::Table && news != WatchJobResponse::default() {
                 output::write_record(global.output, &news)?;
             }
-            progress.job(&watched(job));
+            progress.tasks(&news.tasks);
+            let Some(job) = &news.job else { return Ok(None) };
             progress.say("job", state(job.state()));
             Ok(ended(job.state()))
         },
@@ -234,25 +260,6 @@ fn log(global: &Global, line: &LogLine) -> Result<(), CliError> {
     Ok(())
 }
 
-fn watched(job: &Job) -> WatchedJob {
-    let tasks = job.tasks.iter().map(|task| WatchedTask {
-        name: task.name.clone(),
-        target: task.target.clone(),
-        wave: task.wave,
-        state: task_state(task.state()).to_owned(),
-        step: task.step.clone(),
-        attempt: task.attempt,
-        failure: task.failure.clone(),
-        skip_reason: task.skip_reason.clone(),
-    });
-    WatchedJob {
-        name: job.name.clone(),
-        state: state(job.state()).to_owned(),
-        pause_reason: job.pause_reason.clone(),
-        tasks: tasks.collect(),
-    }
-}
-
 fn state(state: State) -> &'static str {
     match state {
         State::Unspecified => "unknown",
@@ -268,19 +275,16 @@ fn state(state: State) -> &'static str {
     }
 }
 
-fn task_state(state: TaskState) -> &'static str {
-    match state {
-        TaskState::Unspecified => "unknown",
-        TaskState::Pending => "pending",
-        TaskState::Assigned => "assigned",
-        TaskState::Accepted => "accepted",
-        TaskState::Running => "running",
-        TaskState::Lost => "lost",
-        TaskState::Succeeded => "succeeded",
-        TaskState::Failed => "failed",
-        TaskState::Skipped => "skipped",
-        TaskState::Cancelled => "cancelled",
+/// `3/10`, with what went wrong.
+fn stand(tasks: &TaskCounts) -> String {
+    let done = tasks.succeeded + tasks.failed + tasks.skipped + tasks.cancelled;
+    let mut text = format!("{done}/{}", tasks.total);
+    for (count, what) in [(tasks.failed, "failed"), (tasks.lost, "lost")] {
+        if count > 0 {
+            text = format!("{text} ({count} {what})");
+        }
     }
+    text
 }
 
 pub fn rows(jobs: &[Job]) -> Rows {
@@ -303,37 +307,9 @@ pub fn rows(jobs: &[Job]) -> Rows {
                 (false, "") => state(job.state()).to_owned(),
                 (false, reason) => format!("{} ({})", state(job.state()), clean(reason)),
             },
-            job.tasks.len().to_string(),
+            job.tasks.as_ref().map_or_else(|| "-".to_owned(), stand),
             age(job.create_time.as_ref(), output::now()),
             job.failure.as_ref().map(failure_line).unwrap_or_default(),
-        ]
-    }))
-}
-
-fn task_rows(tasks: &[Task]) -> Rows {
-    Rows::new(&[
-        "WAVE", "TARGET", "STATE", "STEP", "ATTEMPT", "EVIDENCE", "FAILURE",
-    ])
-    .with(tasks.iter().map(|task| {
-        vec![
-            task.wave.to_string(),
-            short_target(&task.target),
-            task_state(task.state()).to_owned(),
-            or_dash(if task.skip_reason.is_empty() {
-                &task.step
-            } else {
-                &task.skip_reason
-            }),
-            task.attempt.to_string(),
-            or_dash(
-                &task
-                    .packets
-                    .iter()
-                    .map(|packet| leaf(packet))
-                    .collect::<Vec<_>>()
-                    .join(","),
-            ),
-            task.failure.as_ref().map(failure_line).unwrap_or_default(),
         ]
     }))
 }

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use clap::Args;
 use sealift_proto::v1::{
-    CancelPromotionRequest, CreatePromotionRequest, Decision, GetPromotionRequest, Plan,
-    PlanPromotionRequest, Promotion, WatchPromotionRequest, WatchPromotionResponse, WatchedJob,
-    gate_answer::Verdict, plan_change::Action, promotion::State,
+    CancelPromotionRequest, CreatePromotionRequest, Decision, GetPromotionRequest, Job, PlanPromotionRequest,
+    PlanPromotionResponse, PlanTarget, Promotion, WatchPromotionRequest, WatchPromotionResponse,
+    gate_answer::Verdict, job::State as JobState, plan_change::Action, promotion::State,
     promotion_service_client::PromotionServiceClient,
 };
 use tonic::transport::Channel;
 
 use crate::{
     args::{Global, RequestArgs},
-    client::{client, connect, named, request_id, unary},
+    client::{client, connect, named, pages, request_id, unary},
     commands::promotion,
     error::{CliError, Exit},
     output::{
@@ -36,6 +36,9 @@ pub struct PromoteArgs {
     /// Show what would change and whether the gates would pass; change nothing.
     #[arg(long, conflicts_with = "wait")]
     plan: bool,
+    /// Most targets to show (with --plan).
+    #[arg(long, requires = "plan", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
     /// Exit with 2 when the plan has changes (with --plan).
     #[arg(long, requires = "plan")]
     detailed_exitcode: bool,
@@ -171,27 +174,39 @@ fn target_name(environment: &str, target: &str) -> String {
 }
 
 async fn plan(global: &Global, client: &mut Client, args: &PromoteArgs) -> Result<Exit, CliError> {
-    let request = PlanPromotionRequest {
-        release: named("releases", &args.release),
-        environment: named("environments", &args.environment),
-        recipe: Some(args.recipe.to_recipe()?),
-        targets: args.targets(),
-    };
-    let answer = client.plan_promotion(unary(request)).await?.into_inner();
+    let recipe = args.recipe.to_recipe()?;
+    let mut answer = PlanPromotionResponse::default();
+    let targets = pages(args.limit, async |page_size, page_token| {
+        let request = PlanPromotionRequest {
+            release: named("releases", &args.release),
+            environment: named("environments", &args.environment),
+            recipe: Some(recipe.clone()),
+            targets: args.targets(),
+            page_size,
+            page_token,
+        };
+        let page = client.plan_promotion(unary(request)).await?.into_inner();
+        answer.plan = page.plan;
+        answer.decision = page.decision;
+        answer.release = page.release;
+        Ok((page.targets, page.next_page_token))
+    })
+    .await?;
+    answer.targets = targets;
     let plan = answer.plan.clone().unwrap_or_default();
     let decision = answer.decision.clone().unwrap_or_default();
-    output::write(global.output, &answer, || plan_rows(&plan))?;
+    output::write(global.output, &answer, || plan_rows(&answer.targets))?;
     if global.output == Format::Table {
-        let changed = plan.targets.iter().filter(|target| !target.no_op).count();
         anstream::eprintln!();
         anstream::eprintln!(
-            "{changed} of {} targets would change; plan {}",
-            plan.targets.len(),
+            "{} of {} targets would change; plan {}",
+            plan.changed_count,
+            plan.target_count,
             clean(&plan.digest)
         );
         print_gates(&decision);
     }
-    let changes = plan.targets.iter().any(|target| !target.no_op);
+    let changes = plan.changed_count > 0;
     Ok(match (decision.passed, args.detailed_exitcode && changes) {
         (false, _) => Exit::Rejected,
         (true, true) => Exit::Differences,
@@ -199,8 +214,8 @@ async fn plan(global: &Global, client: &mut Client, args: &PromoteArgs) -> Resul
     })
 }
 
-fn plan_rows(plan: &Plan) -> Rows {
-    Rows::new(&["WAVE", "TARGET", "SERVICE", "ACTION", "NOW", "NEXT"]).with(plan.targets.iter().flat_map(
+fn plan_rows(targets: &[PlanTarget]) -> Rows {
+    Rows::new(&["WAVE", "TARGET", "SERVICE", "ACTION", "NOW", "NEXT"]).with(targets.iter().flat_map(
         |target| {
             target.changes.iter().map(|change| {
                 let action = match change.action() {
@@ -268,15 +283,13 @@ pub async fn follow(
         watch::PATIENCE,
         open,
         |progress, news: WatchPromotionResponse| {
-            // Neither is in a sign of life.
-            if news.promotion.is_some() || news.job.is_some() {
+            // A sign of life holds nothing.
+            if news != WatchPromotionResponse::default() {
                 each(&news)?;
             }
-            if let Some(job) = &news.job {
-                progress.job(job);
-                if let Some(text) = waits_for_a_person(job) {
-                    progress.say("job", &text);
-                }
+            progress.tasks(&news.tasks);
+            if let Some(text) = news.job.as_ref().and_then(waits_for_a_person) {
+                progress.say("job", &text);
             }
             let Some(promotion) = news.promotion else {
                 return Ok(None);
@@ -289,17 +302,24 @@ pub async fn follow(
 }
 
 /// What a job under way says about itself that its tasks do not.
-fn waits_for_a_person(job: &WatchedJob) -> Option<String> {
+fn waits_for_a_person(job: &Job) -> Option<String> {
     let id = leaf(&job.name);
-    match job.state.as_str() {
-        "paused" => Some(format!(
+    match job.state() {
+        JobState::Paused => Some(format!(
             "paused ({}): sealift job resume {id} lets it go on, sealift job abort {id} undoes it",
             clean(&job.pause_reason)
         )),
-        "rolling_back" => Some(format!(
+        JobState::RollingBack => Some(format!(
             "rolling back: sealift job get {id} names the rollback's job"
         )),
-        _ => None,
+        JobState::Unspecified
+        | JobState::Queued
+        | JobState::Running
+        | JobState::Succeeded
+        | JobState::Failed
+        | JobState::Cancelled
+        | JobState::RolledBack
+        | JobState::RollbackFailed => None,
     }
 }
 

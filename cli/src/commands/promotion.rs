@@ -1,9 +1,10 @@
 //! `sealift promotion`: requests to bring releases to environments.
 
 use clap::Subcommand;
+use sealift_common::digest::Digest;
 use sealift_proto::v1::{
     CancelPromotionRequest, GetPromotionRequest, ListPromotionsRequest, ListPromotionsResponse, Promotion,
-    WatchPromotionResponse, promotion::State,
+    ReadDecisionRequest, Transition, WatchPromotionResponse, promotion::State,
 };
 
 use crate::{
@@ -37,6 +38,11 @@ pub enum PromotionCommand {
     },
     /// Follow one to its end; the exit code tells how it ended. With -o json, one JSON object in one line for each change.
     Watch {
+        /// Its identifier.
+        id: String,
+    },
+    /// Write the exact bytes of its newest decision: what was known, and what every gate said.
+    Decision {
         /// Its identifier.
         id: String,
     },
@@ -103,6 +109,7 @@ pub async fn run(global: &Global, command: PromotionCommand) -> Result<Exit, Cli
             let (exit, _) = promote::follow(&mut client, &named("promotions", &id), each).await?;
             Ok(exit)
         }
+        PromotionCommand::Decision { id } => decision(&mut client, named("promotions", &id)).await,
         PromotionCommand::Cancel { id, reason, request } => {
             let request = CancelPromotionRequest {
                 request_id: request.id(),
@@ -180,17 +187,47 @@ fn details(promotion: &Promotion) -> Result<(), CliError> {
         promote::print_gates(decision);
     }
     output::line("")?;
-    let history = Rows::new(&["SEQ", "TIME", "FROM", "TO", "EVENT", "BY"]).with(
-        promotion.transitions.iter().map(|row| {
-            vec![
-                row.seq.to_string(),
-                stamp(row.at.as_ref()),
-                or_dash(&row.from),
-                clean(&row.to),
-                clean(&row.event),
-                clean(&row.actor),
-            ]
-        }),
-    );
+    let history = transitions(&promotion.transitions);
     output::write(Format::Table, promotion, || history)
+}
+
+/// A history as rows.
+pub fn transitions(rows: &[Transition]) -> Rows {
+    Rows::new(&["SEQ", "TIME", "FROM", "TO", "EVENT", "BY", "DETAIL"]).with(rows.iter().map(|row| {
+        vec![
+            row.seq.to_string(),
+            stamp(row.at.as_ref()),
+            or_dash(&row.from),
+            clean(&row.to),
+            clean(&row.event),
+            clean(&row.actor),
+            clean(&row.detail),
+        ]
+    }))
+}
+
+/// Writes the exact bytes of a decision, checked against the digest that the promotion names.
+async fn decision(client: &mut promote::Client, name: String) -> Result<Exit, CliError> {
+    let request = GetPromotionRequest { name: name.clone() };
+    let promotion = client.get_promotion(unary(request)).await?.into_inner().promotion;
+    let digest = promotion
+        .and_then(|promotion| promotion.decision)
+        .unwrap_or_default()
+        .digest;
+    let mut stream = client
+        .read_decision(ReadDecisionRequest { name })
+        .await?
+        .into_inner();
+    let mut record = Vec::new();
+    while let Some(piece) = stream.message().await? {
+        record.extend_from_slice(&piece.data);
+    }
+    if Digest::of(&record).to_string() != digest {
+        return Err(CliError::failed(
+            "the record is not the one whose digest the promotion names: it was decided anew meanwhile",
+            "run the command again",
+        ));
+    }
+    output::write_stdout(&record)?;
+    Ok(Exit::Done)
 }

@@ -2,14 +2,13 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
-    canonical,
     digest::Digest,
     failure::{Failure, FailureCode},
     id::AgentId,
     inventory::{AgentIntent, AgentStatus, Target},
     name::Name,
     order::{self, DecisionRef, Order},
-    plan::Plan,
+    plan::PlanHead,
     recipe::{OfflinePolicy, Recipe},
     release::Release,
     task::{SkipReason, TaskEvent, TaskPhase, TaskState, TaskStep},
@@ -50,7 +49,7 @@ impl Orders {
             .ok_or_else(|| missing("decision"))?;
         let release = release_of(tx, job.tenant_id, job.release_id).await?;
         // What was decided on, whatever the environment's variables are by now.
-        let plan: Plan = canonical::from_slice(promotion.plan_json.as_bytes()).map_err(ApiError::internal)?;
+        let plan: PlanHead = serde_json::from_str(&promotion.plan_json).map_err(ApiError::internal)?;
         let inputs = order::inputs(release.content, &plan.variables).map_err(ApiError::internal)?;
         Ok(Self {
             tenant: tenant.name,

@@ -7,12 +7,13 @@ use sealift_common::{
     job::JobPhase,
 };
 use sealift_proto::v1::{
-    AbortJobRequest, AbortJobResponse, GetJobRequest, GetJobResponse, ListJobsRequest, ListJobsResponse,
-    PauseJobRequest, PauseJobResponse, ResumeJobRequest, ResumeJobResponse, RetryJobRequest,
-    RetryJobResponse, SkipTaskRequest, SkipTaskResponse, StreamJobLogsRequest, StreamJobLogsResponse,
-    WatchJobRequest, WatchJobResponse, job_service_server::JobService,
+    AbortJobRequest, AbortJobResponse, GetJobRequest, GetJobResponse, GetTaskRequest, GetTaskResponse,
+    ListJobsRequest, ListJobsResponse, ListTasksRequest, ListTasksResponse, PauseJobRequest,
+    PauseJobResponse, ResumeJobRequest, ResumeJobResponse, RetryJobRequest, RetryJobResponse,
+    SkipTaskRequest, SkipTaskResponse, StreamJobLogsRequest, StreamJobLogsResponse, WatchJobRequest,
+    WatchJobResponse, job_service_server::JobService,
 };
-use sealift_store::{Change, LogCursor, Task, Tx};
+use sealift_store::{Change, LogCursor, Task, TaskFilter, Tx};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -20,7 +21,10 @@ use tonic::{Request, Response, Status};
 use crate::{
     app::{Core, resolve_release::release_of},
     caller::Caller,
-    control::views::{environment_filter, find_job, job_message},
+    control::{
+        news::{Told, spread},
+        views::{environment_filter, find_job, find_task, job_message, task_message},
+    },
     convert::job::{self, JobExtras},
     names,
     paging::{next_token, page_request},
@@ -31,6 +35,8 @@ use crate::{
 
 /// Most log lines in one message: at their longest they stay well below the message limit.
 const LINES: u32 = 256;
+/// Most tasks in one message, for the same reason.
+const TASKS: u32 = 200;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -73,12 +79,65 @@ impl Jobs {
         let mut jobs = Vec::with_capacity(found.items.len());
         for item in &found.items {
             let release = release_of(&mut tx, tenant, item.release_id).await?;
-            // Without tasks: a page of large jobs would not fit into a message.
-            jobs.push(job::job(item, &release, &[], &JobExtras::default()));
+            // Without counts: they would be read from all tasks of all these jobs.
+            jobs.push(job::job(item, &release, &JobExtras::default()));
         }
         Ok(ListJobsResponse {
             jobs,
             next_page_token: next_token(found.next, &bound),
+        })
+    }
+
+    async fn task(&self, caller: &Caller, request: &GetTaskRequest) -> Result<GetTaskResponse, ApiError> {
+        let tenant = caller.tenant_id()?;
+        let (job, task) = names::task("name", &request.name)?;
+        let mut tx = self.app.db.read().await?;
+        let found = find_task(&mut tx, tenant, job, task).await?;
+        Ok(GetTaskResponse {
+            task: Some(task_message(&mut tx, &found).await?),
+        })
+    }
+
+    async fn tasks(
+        &self,
+        caller: &Caller,
+        request: &ListTasksRequest,
+    ) -> Result<ListTasksResponse, ApiError> {
+        let tenant = caller.tenant_id()?;
+        let id = names::job("parent", &request.parent)?;
+        let state = request.state.to_string();
+        let bound = [
+            "ListTasks",
+            request.parent.as_str(),
+            state.as_str(),
+            request.target.as_str(),
+        ];
+        let mut page = page_request(request.page_size, &request.page_token, &bound)?;
+        page.size = page.size.min(TASKS);
+        let wanted = (!request.target.is_empty())
+            .then(|| names::target("target", &request.target))
+            .transpose()?;
+        let phase = job::to_task_phase("state", request.state)?;
+        let mut tx = self.app.db.read().await?;
+        let found = find_job(&mut tx, tenant, id).await?;
+        let target = match wanted {
+            Some((environment, _)) if environment != found.environment => {
+                let rule = format!("must be a target of {}", found.environment);
+                return Err(ApiError::invalid("target", rule));
+            }
+            Some((_, target)) => Some(target),
+            None => None,
+        };
+        let tasks = tx.list_tasks(id, &TaskFilter { phase, target }, &page).await?;
+        let ids: Vec<TaskId> = tasks.items.iter().map(|task| task.id).collect();
+        let packets = tx.packets_of_tasks(&ids).await?;
+        let message = |task: &Task| {
+            let packets = packets.get(&task.id).map(Vec::as_slice).unwrap_or_default();
+            job::task(task, packets, &[])
+        };
+        Ok(ListTasksResponse {
+            tasks: tasks.items.iter().map(message).collect(),
+            next_page_token: next_token(tasks.next, &bound),
         })
     }
 
@@ -106,10 +165,9 @@ impl Jobs {
         let (job, task) = names::job_or_task("name", &request.name)?;
         let watch = Watch::new(&self.app, caller);
         let mut tx = self.app.db.read().await?;
-        find_job(&mut tx, tenant, job).await?;
-        if let Some(task) = task {
-            let found = tx.task(task).await?.filter(|found| found.job_id == job);
-            found.ok_or_else(|| ApiError::not_found(names::of_task(job, task), "sealift job get"))?;
+        match task {
+            Some(task) => find_task(&mut tx, tenant, job, task).await.map(drop)?,
+            None => find_job(&mut tx, tenant, job).await.map(drop)?,
         }
         drop(tx);
         let follower = Logs {
@@ -132,14 +190,22 @@ async fn follow(
     id: JobId,
     sender: mpsc::Sender<Result<WatchJobResponse, Status>>,
 ) -> Result<(), Status> {
-    let mut seen = None;
+    let mut told = Told::default();
     loop {
         let begun = Instant::now();
-        let (message, ended) = look(&app, tenant, id, &mut seen).await?;
-        if message.job.is_some() {
-            watch.send(&sender, message).await?;
+        let mut tx = app.db.read().await.map_err(ApiError::from)?;
+        let found = find_job(&mut tx, tenant, id).await?;
+        let news = told.news(&mut tx, &found).await?;
+        drop(tx);
+        let (full, tasks) = spread(news.tasks);
+        for tasks in full {
+            watch.send(&sender, WatchJobResponse { job: None, tasks }).await?;
         }
-        if ended {
+        if news.job.is_some() {
+            let job = news.job;
+            watch.send(&sender, WatchJobResponse { job, tasks }).await?;
+        }
+        if found.state.phase().is_terminal() {
             return Ok(());
         }
         watch.breathe(begun).await;
@@ -161,29 +227,6 @@ fn concerns(id: JobId, change: &Change) -> bool {
         | Change::Logs(_)
         | Change::Drift(_) => false,
     }
-}
-
-async fn look(
-    app: &App,
-    tenant: TenantId,
-    id: JobId,
-    seen: &mut Option<(u64, u64)>,
-) -> Result<(WatchJobResponse, bool), ApiError> {
-    let mut tx = app.db.read().await?;
-    let found = find_job(&mut tx, tenant, id).await?;
-    let tasks = tx.tasks_of_job(id).await?;
-    let ended = found.state.phase().is_terminal();
-    let now = Some((
-        found.version,
-        tasks.iter().map(|task| task.version.saturating_add(1)).sum(),
-    ));
-    if *seen == now {
-        return Ok((WatchJobResponse::default(), ended));
-    }
-    *seen = now;
-    let release = release_of(&mut tx, tenant, found.release_id).await?;
-    let message = job::job(&found, &release, &tasks, &JobExtras::default());
-    Ok((WatchJobResponse { job: Some(message) }, ended))
 }
 
 /// One reader of a job's log.
@@ -279,6 +322,19 @@ impl JobService for Jobs {
     ) -> Result<Response<ListJobsResponse>, Status> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(self.list(&caller, request.get_ref()).await?))
+    }
+
+    async fn get_task(&self, request: Request<GetTaskRequest>) -> Result<Response<GetTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.task(&caller, request.get_ref()).await?))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<ListTasksRequest>,
+    ) -> Result<Response<ListTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.tasks(&caller, request.get_ref()).await?))
     }
 
     async fn pause_job(

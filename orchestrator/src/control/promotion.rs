@@ -9,10 +9,11 @@ use sealift_common::{
     role::Role,
 };
 use sealift_proto::v1::{
-    CancelPromotionRequest, CancelPromotionResponse, CreatePromotionRequest, CreatePromotionResponse,
-    GetPromotionRequest, GetPromotionResponse, ListPromotionsRequest, ListPromotionsResponse,
-    PlanPromotionRequest, PlanPromotionResponse, WatchPromotionRequest, WatchPromotionResponse,
-    promotion_service_server::PromotionService,
+    self as pb, CancelPromotionRequest, CancelPromotionResponse, CreatePromotionRequest,
+    CreatePromotionResponse, GetPromotionRequest, GetPromotionResponse, ListPlanTargetsRequest,
+    ListPlanTargetsResponse, ListPromotionsRequest, ListPromotionsResponse, PlanPromotionRequest,
+    PlanPromotionResponse, ReadDecisionRequest, ReadDecisionResponse, WatchPromotionRequest,
+    WatchPromotionResponse, promotion_service_server::PromotionService,
 };
 use sealift_store::{Change, Promotion, Tx};
 use tokio::{sync::mpsc, time::Instant};
@@ -23,17 +24,18 @@ use crate::{
     app::{
         Core,
         cancel_promotion::cancel_promotion,
-        create_promotion::{NewPromotion, create_promotion, plan_promotion},
+        create_promotion::{NewPromotion, create_promotion},
         resolve_release::resolve_release,
     },
     caller::Caller,
     control::{
         check_etag_if_any, find_target,
+        news::{News, Told, spread},
         steer::requester,
         text,
         views::{Detail, promotion_message, wait},
     },
-    convert::{decision::decision, job, plan::plan, promotion::to_plan_digest, recipe::to_recipe},
+    convert::{promotion::to_plan_digest, recipe::to_recipe},
     mutate::mutate,
     names,
     paging::{next_token, page_request},
@@ -58,27 +60,12 @@ impl Promotions {
         Self { app, core }
     }
 
-    async fn plan(
-        &self,
-        caller: &Caller,
-        request: PlanPromotionRequest,
-    ) -> Result<PlanPromotionResponse, ApiError> {
-        let request = CreatePromotionRequest {
-            release: request.release,
-            environment: request.environment,
-            recipe: request.recipe,
-            targets: request.targets,
-            ..CreatePromotionRequest::default()
-        };
-        let tenant = caller.tenant_id()?;
-        let mut tx = self.app.db.read().await?;
-        let wanted = to_new_promotion(&mut tx, tenant, caller, &request).await?;
-        let survey = plan_promotion(&self.core, &mut tx, &wanted).await?;
-        Ok(PlanPromotionResponse {
-            plan: Some(plan(&survey.plan, survey.plan_digest, &wanted.environment.name)),
-            decision: Some(decision(&survey.record_bytes).map_err(ApiError::internal)?),
-            release: names::of_release(wanted.release.id),
-        })
+    pub(super) const fn app(&self) -> &App {
+        &self.app
+    }
+
+    pub(super) const fn core(&self) -> &Core {
+        &self.core
     }
 
     async fn create(
@@ -201,10 +188,10 @@ impl Promotions {
 }
 
 /// What was last told.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Seen {
     promotion: Option<(u64, u32)>,
-    job: Option<(u64, u64)>,
+    job: Told,
 }
 
 async fn follow(
@@ -217,15 +204,28 @@ async fn follow(
     let mut seen = Seen::default();
     loop {
         let begun = Instant::now();
-        let (message, ended, scope) = look(&app, tenant, id, &mut seen).await?;
-        if message.promotion.is_some() || message.job.is_some() {
+        let look = look(&app, tenant, id, &mut seen).await?;
+        let (full, tasks) = spread(look.news.tasks);
+        for tasks in full {
+            let message = WatchPromotionResponse {
+                tasks,
+                ..WatchPromotionResponse::default()
+            };
             watch.send(&sender, message).await?;
         }
-        if ended {
+        let message = WatchPromotionResponse {
+            promotion: look.promotion,
+            job: look.news.job,
+            tasks,
+        };
+        if message != WatchPromotionResponse::default() {
+            watch.send(&sender, message).await?;
+        }
+        if look.ended {
             return Ok(());
         }
         watch.breathe(begun).await;
-        let mine = |change: &Change| scope.concerns(id, change);
+        let mine = |change: &Change| look.scope.concerns(id, change);
         if watch.next(mine).await? == Woken::SignOfLife {
             watch.send(&sender, WatchPromotionResponse::default()).await?;
         }
@@ -252,42 +252,41 @@ impl Scope {
     }
 }
 
-/// One snapshot: only what grew since the last one is in the message.
-async fn look(
-    app: &App,
-    tenant: TenantId,
-    id: PromotionId,
-    seen: &mut Seen,
-) -> Result<(WatchPromotionResponse, bool, Scope), ApiError> {
-    let mut tx = app.db.read().await?;
-    let promotion = find(&mut tx, tenant, id).await?;
-    let job = tx.job_of_promotion(id).await?;
-    let (position, _) = wait(&mut tx, job.as_ref()).await?;
-    let mut message = WatchPromotionResponse::default();
-    let now = Some((promotion.version, position));
-    if seen.promotion != now {
-        message.promotion = Some(promotion_message(&mut tx, &promotion, Detail::Whole).await?);
-        seen.promotion = now;
-    }
-    if let Some(job) = &job {
-        let tasks = tx.tasks_of_job(job.id).await?;
-        let now = Some((
-            job.version,
-            tasks.iter().map(|task| task.version.saturating_add(1)).sum(),
-        ));
-        if seen.job != now {
-            message.job = Some(job::watched(job, &tasks));
-            seen.job = now;
-        }
-    }
-    let scope = Scope {
-        job: job.map(|job| job.id),
-        lane: promotion.environment_id,
-    };
-    Ok((message, promotion.state.is_terminal(), scope))
+/// One snapshot: only what changed since the last one is in it.
+struct Look {
+    promotion: Option<pb::Promotion>,
+    news: News,
+    ended: bool,
+    scope: Scope,
 }
 
-async fn find(tx: &mut Tx, tenant: TenantId, id: PromotionId) -> Result<Promotion, ApiError> {
+async fn look(app: &App, tenant: TenantId, id: PromotionId, seen: &mut Seen) -> Result<Look, ApiError> {
+    let mut tx = app.db.read().await?;
+    let found = find(&mut tx, tenant, id).await?;
+    let job = tx.job_of_promotion(id).await?;
+    let (position, _) = wait(&mut tx, job.as_ref()).await?;
+    let mut promotion = None;
+    let now = Some((found.version, position));
+    if seen.promotion != now {
+        promotion = Some(promotion_message(&mut tx, &found, Detail::Whole).await?);
+        seen.promotion = now;
+    }
+    let news = match &job {
+        Some(job) => seen.job.news(&mut tx, job).await?,
+        None => News::default(),
+    };
+    Ok(Look {
+        promotion,
+        news,
+        ended: found.state.is_terminal(),
+        scope: Scope {
+            job: job.map(|job| job.id),
+            lane: found.environment_id,
+        },
+    })
+}
+
+pub(super) async fn find(tx: &mut Tx, tenant: TenantId, id: PromotionId) -> Result<Promotion, ApiError> {
     let found = tx.promotion(tenant, id).await?;
     found.ok_or_else(|| ApiError::not_found(names::of_promotion(id), "sealift promotion list"))
 }
@@ -307,7 +306,7 @@ fn check_own(caller: &Caller, id: PromotionId, requested_by: &str) -> Result<(),
     ))
 }
 
-async fn to_new_promotion(
+pub(super) async fn to_new_promotion(
     tx: &mut Tx,
     tenant: TenantId,
     caller: &Caller,
@@ -368,6 +367,7 @@ async fn to_scope(
 #[tonic::async_trait]
 impl PromotionService for Promotions {
     type WatchPromotionStream = ReceiverStream<Result<WatchPromotionResponse, Status>>;
+    type ReadDecisionStream = ReceiverStream<Result<ReadDecisionResponse, Status>>;
 
     async fn plan_promotion(
         &self,
@@ -399,6 +399,26 @@ impl PromotionService for Promotions {
     ) -> Result<Response<ListPromotionsResponse>, Status> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(self.list(&caller, request.get_ref()).await?))
+    }
+
+    async fn list_plan_targets(
+        &self,
+        request: Request<ListPlanTargetsRequest>,
+    ) -> Result<Response<ListPlanTargetsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(
+            self.plan_targets(&caller, request.get_ref()).await?,
+        ))
+    }
+
+    async fn read_decision(
+        &self,
+        request: Request<ReadDecisionRequest>,
+    ) -> Result<Response<Self::ReadDecisionStream>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(
+            self.read_decision(&caller, request.get_ref()).await?,
+        ))
     }
 
     async fn cancel_promotion(

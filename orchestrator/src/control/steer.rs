@@ -6,7 +6,7 @@ use prost::Message;
 use sealift_common::{
     decision::Requester,
     error::Reason,
-    id::{JobId, TargetId, TenantId},
+    id::TargetId,
     job::JobPhase,
     task::{SkipReason, TaskPhase, TaskState},
 };
@@ -14,7 +14,7 @@ use sealift_proto::v1::{
     AbortJobRequest, AbortJobResponse, PauseJobRequest, PauseJobResponse, ResumeJobRequest,
     ResumeJobResponse, RetryJobRequest, RetryJobResponse, SkipTaskRequest, SkipTaskResponse,
 };
-use sealift_store::{By, Job, Task, Tx};
+use sealift_store::{By, Job, Tx};
 use serde::Serialize;
 
 use crate::{
@@ -28,9 +28,9 @@ use crate::{
         check_etag_if_any,
         job::Jobs,
         reason, text,
-        views::{find_job, job_message},
+        views::{find_job, find_task, job_message},
     },
-    convert::job::{self, JobExtras},
+    convert::job,
     mutate::mutate,
     names,
     status::ApiError,
@@ -167,7 +167,7 @@ impl Jobs {
                     };
                     let skipped = skip_task(tx, &found, by, self.app().clock.now()).await?;
                     Ok(SkipTaskResponse {
-                        task: Some(job::task(&skipped, &JobExtras::default())),
+                        task: Some(job::task(&skipped, &[], &[])),
                     })
                 })
             },
@@ -220,19 +220,6 @@ pub fn requester(caller: &Caller) -> Result<Requester, ApiError> {
         actor: caller.actor(),
         role,
     })
-}
-
-async fn find_task(
-    tx: &mut Tx,
-    tenant: TenantId,
-    job: JobId,
-    task: sealift_common::id::TaskId,
-) -> Result<Task, ApiError> {
-    let found = find_job(tx, tenant, job).await?;
-    tx.task(task)
-        .await?
-        .filter(|task| task.job_id == found.id)
-        .ok_or_else(|| ApiError::not_found(names::of_task(job, task), &format!("sealift job get {job}")))
 }
 
 /// The promotion that repeats a job on the targets that did not succeed.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sealift_common::{
-    id::{EnvironmentId, JobId, TenantId},
+    id::{EnvironmentId, JobId, TaskId, TenantId},
     job::JobPhase,
 };
 use sealift_proto::v1 as pb;
@@ -21,15 +21,13 @@ use crate::{
 
 /// Jobs from whose times a wait is estimated.
 const RECENT_JOBS: u32 = 20;
-/// Most tasks of a job whose histories and packets are part of its message.
-pub const TASKS_WITH_HISTORY: usize = 200;
 
 /// How much of a promotion a message says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
     /// One of many.
     Listed,
-    /// With plan and decision record.
+    /// With what plan and gates say.
     Whole,
     /// With its history, too.
     History,
@@ -79,40 +77,27 @@ fn median(mut seconds: Vec<f64>) -> Option<f64> {
     seconds.get(seconds.len() / 2).copied()
 }
 
-/// The message of a job with its tasks; with histories and packets unless there are too many of them.
+/// The message of a job; with its history if that is wanted.
 pub async fn job_message(tx: &mut Tx, item: &Job, history: bool) -> Result<pb::Job, ApiError> {
     let release = release_of(tx, item.tenant_id, item.release_id).await?;
-    let tasks = tx.tasks_of_job(item.id).await?;
-    let mut extras = if history {
-        extras(tx, item, &tasks).await?
-    } else {
-        JobExtras::default()
-    };
-    extras.waves = tx.waves_of_job(item.id).await?;
-    extras.rollback = tx.newest_rollback(item.id).await?.map(|job| job.id);
-    Ok(job::job(item, &release, &tasks, &extras))
-}
-
-async fn extras(tx: &mut Tx, item: &Job, tasks: &[Task]) -> Result<JobExtras, ApiError> {
     let mut extras = JobExtras {
-        transitions: tx.transitions(EntityKind::Job, item.id.uuid()).await?,
+        tasks: Some(tx.count_tasks(item.id).await?),
+        waves: tx.waves_of_job(item.id).await?,
+        rollback: tx.newest_rollback(item.id).await?.map(|job| job.id),
         ..JobExtras::default()
     };
-    if tasks.len() > TASKS_WITH_HISTORY {
-        return Ok(extras);
+    if history {
+        extras.transitions = tx.transitions(EntityKind::Job, item.id.uuid()).await?;
     }
-    for task in tasks {
-        extras
-            .task_transitions
-            .insert(task.id, tx.transitions(EntityKind::Task, task.id.uuid()).await?);
-        let packets = tx
-            .attempts(task.id)
-            .await?
-            .into_iter()
-            .filter_map(|attempt| attempt.packet_id);
-        extras.packets.insert(task.id, packets.collect());
-    }
-    Ok(extras)
+    Ok(job::job(item, &release, &extras))
+}
+
+/// The message of a task with its history.
+pub async fn task_message(tx: &mut Tx, item: &Task) -> Result<pb::Task, ApiError> {
+    let history = tx.transitions(EntityKind::Task, item.id.uuid()).await?;
+    let packets = tx.packets_of_tasks(&[item.id]).await?;
+    let packets = packets.get(&item.id).map(Vec::as_slice).unwrap_or_default();
+    Ok(job::task(item, packets, &history))
 }
 
 /// The environment that a list is narrowed to.
@@ -130,10 +115,17 @@ pub async fn environment_filter(
     Ok(Some(environment.id))
 }
 
-/// The job of that name in the tenant.
+/// The job of that identifier in the tenant.
 pub async fn find_job(tx: &mut Tx, tenant: TenantId, id: JobId) -> Result<Job, ApiError> {
     let found = tx.job(tenant, id).await?;
     found.ok_or_else(|| ApiError::not_found(names::of_job(id), "sealift promotion list"))
+}
+
+/// The task of that identifier in a job of the tenant.
+pub async fn find_task(tx: &mut Tx, tenant: TenantId, job: JobId, id: TaskId) -> Result<Task, ApiError> {
+    find_job(tx, tenant, job).await?;
+    let found = tx.task(id).await?.filter(|task| task.job_id == job);
+    found.ok_or_else(|| ApiError::not_found(names::of_task(job, id), "sealift job tasks"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ pub fn decision(bytes: &[u8]) -> Result<pb::Decision, CanonicalError> {
         digest: Digest::of(bytes).to_string(),
         passed: record.passed(),
         gates: record.gates.iter().map(gate).collect(),
-        record: bytes.to_vec(),
         time: Some(time::timestamp(record.inputs.at)),
     })
 }

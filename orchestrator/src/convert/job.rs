@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::TimeDelta;
 use sealift_common::{
     failure::{Failure, FailureCode},
-    id::{JobId, PacketId, TaskId},
+    id::{JobId, PacketId},
     job::JobPhase,
     release::Release,
     strategy::Then,
@@ -17,25 +17,24 @@ use sealift_store::{Job, JobWave, StoredLogLine, Task, Transition};
 use crate::{
     convert::{failure, time, transition},
     names,
+    status::ApiError,
 };
 
-/// Everything that a job's message is made of.
+/// What a job's message holds beside the job itself.
 #[derive(Debug, Default)]
 pub struct JobExtras {
-    /// History of the job.
+    /// How its tasks stand; `None` where that is not told.
+    pub tasks: Option<BTreeMap<TaskPhase, u32>>,
+    /// Its history.
     pub transitions: Vec<Transition>,
-    /// Histories of its tasks.
-    pub task_transitions: BTreeMap<TaskId, Vec<Transition>>,
     /// Its waves.
     pub waves: Vec<JobWave>,
     /// The newest job that undoes it.
     pub rollback: Option<JobId>,
-    /// Packets of its tasks, in the order of the attempts.
-    pub packets: BTreeMap<TaskId, Vec<PacketId>>,
 }
 
-/// Writes a job with its tasks.
-pub fn job(job: &Job, release: &Release, tasks: &[Task], extras: &JobExtras) -> pb::Job {
+/// Writes a job.
+pub fn job(job: &Job, release: &Release, extras: &JobExtras) -> pb::Job {
     pb::Job {
         name: names::of_job(job.id),
         uid: job.id.to_string(),
@@ -46,13 +45,17 @@ pub fn job(job: &Job, release: &Release, tasks: &[Task], extras: &JobExtras) -> 
         state: job_state(job.state.phase()).into(),
         stopping: job.stop.is_some() && !job.state.phase().is_terminal(),
         ticket: i64::try_from(job.ticket).unwrap_or(i64::MAX),
-        tasks: tasks.iter().map(|item| task(item, extras)).collect(),
+        tasks: extras.tasks.as_ref().map(counts),
         failure: job.state.failure().map(failure::failure),
         create_time: Some(time::timestamp(job.created_at)),
         start_time: job.started_at.map(time::timestamp),
         finish_time: job.finished_at.map(time::timestamp),
         transitions: transition::transitions(&extras.transitions),
-        pause_reason: pause_reason(job),
+        pause_reason: job
+            .state
+            .pause_reason()
+            .map(|reason| reason.as_str().to_owned())
+            .unwrap_or_default(),
         rollback_of: job.rollback_of.map(names::of_job).unwrap_or_default(),
         rollback: extras.rollback.map(names::of_job).unwrap_or_default(),
         waves: extras.waves.iter().map(wave).collect(),
@@ -60,11 +63,21 @@ pub fn job(job: &Job, release: &Release, tasks: &[Task], extras: &JobExtras) -> 
     }
 }
 
-fn pause_reason(job: &Job) -> String {
-    let reason = job.state.pause_reason();
-    reason
-        .map(|reason| reason.as_str().to_owned())
-        .unwrap_or_default()
+fn counts(tasks: &BTreeMap<TaskPhase, u32>) -> pb::TaskCounts {
+    let int = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
+    let of = |phase| int(tasks.get(&phase).copied().unwrap_or_default());
+    pb::TaskCounts {
+        total: int(tasks.values().copied().fold(0, u32::saturating_add)),
+        pending: of(TaskPhase::Pending),
+        assigned: of(TaskPhase::Assigned),
+        accepted: of(TaskPhase::Accepted),
+        running: of(TaskPhase::Running),
+        lost: of(TaskPhase::Lost),
+        succeeded: of(TaskPhase::Succeeded),
+        failed: of(TaskPhase::Failed),
+        skipped: of(TaskPhase::Skipped),
+        cancelled: of(TaskPhase::Cancelled),
+    }
 }
 
 fn wave(wave: &JobWave) -> pb::Wave {
@@ -87,19 +100,9 @@ fn wave(wave: &JobWave) -> pb::Wave {
     }
 }
 
-/// Writes a task.
-pub fn task(task: &Task, extras: &JobExtras) -> pb::Task {
+/// Writes a task with the packets of its attempts and its history, where they are told.
+pub fn task(task: &Task, packets: &[PacketId], history: &[Transition]) -> pb::Task {
     let parts = Parts::of(&task.state);
-    let packets = extras
-        .packets
-        .get(&task.id)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let history = extras
-        .task_transitions
-        .get(&task.id)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
     pb::Task {
         name: names::of_task(task.job_id, task.id),
         uid: task.id.to_string(),
@@ -115,30 +118,6 @@ pub fn task(task: &Task, extras: &JobExtras) -> pb::Task {
         finish_time: task.finished_at.map(time::timestamp),
         packets: packets.iter().map(|packet| names::of_packet(*packet)).collect(),
         transitions: transition::transitions(history),
-    }
-}
-
-/// Writes a job as it appears in the watch of its promotion.
-pub fn watched(job: &Job, tasks: &[Task]) -> pb::WatchedJob {
-    pb::WatchedJob {
-        name: names::of_job(job.id),
-        state: job.state.phase().as_str().to_owned(),
-        pause_reason: pause_reason(job),
-        tasks: tasks.iter().map(watched_task).collect(),
-    }
-}
-
-fn watched_task(task: &Task) -> pb::WatchedTask {
-    let parts = Parts::of(&task.state);
-    pb::WatchedTask {
-        name: names::of_task(task.job_id, task.id),
-        target: names::of_target(&task.environment, &task.target),
-        wave: i32::try_from(task.wave).unwrap_or(i32::MAX),
-        state: task.state.phase().as_str().to_owned(),
-        step: parts.step,
-        attempt: i32::try_from(task.attempt).unwrap_or(i32::MAX),
-        failure: parts.failure,
-        skip_reason: parts.skip_reason,
     }
 }
 
@@ -208,6 +187,20 @@ const fn task_state(phase: TaskPhase) -> WireTask {
         TaskPhase::Skipped => WireTask::Skipped,
         TaskPhase::Cancelled => WireTask::Cancelled,
     }
+}
+
+/// Reads the state that a list is narrowed to; `None` when it is not.
+pub fn to_task_phase(field: &str, state: i32) -> Result<Option<TaskPhase>, ApiError> {
+    if state == i32::from(WireTask::Unspecified) {
+        return Ok(None);
+    }
+    let phase = TaskPhase::ALL
+        .iter()
+        .find(|phase| i32::from(task_state(**phase)) == state);
+    phase
+        .copied()
+        .map(Some)
+        .ok_or_else(|| ApiError::invalid(field, format!("{state} is no state of a task")))
 }
 
 /// Writes a line of a log; `target` is the resource name of the task's target.

@@ -37,7 +37,7 @@ pub struct PromotionView<'a> {
     pub estimated_wait: Option<Duration>,
     /// Its history; empty in lists.
     pub transitions: &'a [Transition],
-    /// With plan and decision record (not in lists).
+    /// With what plan and gates say (not in lists).
     pub whole: bool,
 }
 
@@ -50,7 +50,7 @@ pub fn promotion(view: &PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
         .transpose()
         .map_err(ApiError::internal)?;
     if let Some(decided) = decided.as_mut().filter(|_| !view.whole) {
-        decided.record.clear();
+        decided.gates.clear();
     }
     Ok(pb::Promotion {
         name: names::of_promotion(promotion.id),
@@ -94,11 +94,7 @@ fn planned(promotion: &Promotion, whole: bool) -> Result<Option<pb::Plan>, ApiEr
         }));
     }
     let stored: Plan = serde_json::from_str(&promotion.plan_json).map_err(ApiError::internal)?;
-    Ok(Some(plan::plan(
-        &stored,
-        promotion.plan_digest,
-        &promotion.environment,
-    )))
+    Ok(Some(plan::plan(&stored, promotion.plan_digest)))
 }
 
 /// Writes the state of a promotion.

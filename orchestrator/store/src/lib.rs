@@ -32,6 +32,7 @@ mod releases;
 mod rows;
 mod stickers;
 mod targets;
+mod task_lists;
 mod tasks;
 mod tasks_rows;
 mod tenants;
@@ -48,6 +49,7 @@ pub use history::{HistoryRow, HistoryScope};
 pub use pages::{Cursor, Page, PageRequest};
 pub use records::*;
 pub use stickers::ReportedSticker;
+pub use task_lists::TaskFilter;
 pub use tasks::LEASE_AFTER_RETURN;
 pub use transitions::By;
 
@@ -85,6 +87,7 @@ pub const STATEMENTS: &[&[Statement]] = &[
     releases::STATEMENTS,
     stickers::STATEMENTS,
     targets::STATEMENTS,
+    task_lists::STATEMENTS,
     tasks::STATEMENTS,
     tenants::STATEMENTS,
     transitions::STATEMENTS,

@@ -125,6 +125,11 @@ impl<'w> Host<'w> {
 
     /// A release of one service whose image has the digest of `content`.
     pub async fn release(&self, content: &str) -> Release {
+        self.release_of(content, 1).await
+    }
+
+    /// A release of so many services whose images have the digest of `content`.
+    pub async fn release_of(&self, content: &str, services: usize) -> Release {
         let image = PinnedImage {
             repository: "registry.example.com/shop/api".to_owned(),
             tag: None,
@@ -132,7 +137,19 @@ impl<'w> Host<'w> {
         };
         let spec = serde_json::json!({ "image": image, "stop_grace_period_ms": 1_000 });
         let manifest = Manifest {
-            services: [("web".parse().unwrap(), serde_json::from_value(spec).unwrap())].into(),
+            services: (0..services)
+                .map(|number| {
+                    let name = if number == 0 {
+                        "web".to_owned()
+                    } else {
+                        format!("web-{number}")
+                    };
+                    (
+                        name.parse().unwrap(),
+                        serde_json::from_value(spec.clone()).unwrap(),
+                    )
+                })
+                .collect(),
             ..Manifest::default()
         };
         let commit = &Digest::of(content.as_bytes()).to_hex()[..40];

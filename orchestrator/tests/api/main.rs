@@ -9,6 +9,7 @@ mod drift;
 mod host;
 mod hostile;
 mod inventory;
+mod large;
 mod process;
 mod support;
 mod views;

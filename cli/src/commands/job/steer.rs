@@ -10,12 +10,12 @@ use crate::{
     args::{Global, RequestArgs},
     client::{client, named, unary},
     commands::{
-        job::{JobCommand, rows},
+        job::{JobCommand, rows, tasks::of_target},
         promote::{WaitArgs, print_gates, see_through},
         promotion,
     },
     error::{CliError, Exit},
-    output::{self, text::short_target},
+    output,
 };
 
 type Client = JobServiceClient<Channel>;
@@ -75,6 +75,8 @@ pub async fn run(
             return retry(global, client, channel, request, &waiting).await;
         }
         JobCommand::Get { .. }
+        | JobCommand::Tasks { .. }
+        | JobCommand::Task { .. }
         | JobCommand::List { .. }
         | JobCommand::Watch { .. }
         | JobCommand::Logs { .. } => None,
@@ -91,30 +93,15 @@ async fn skip(
     reason: String,
     request: RequestArgs,
 ) -> Result<Option<Job>, CliError> {
-    let get = GetJobRequest {
-        name: named("jobs", id),
-    };
-    let job = client
-        .get_job(unary(get.clone()))
-        .await?
-        .into_inner()
-        .job
-        .unwrap_or_default();
-    let meant = |full: &str| {
-        full == target || full.rsplit('/').next() == Some(target) || short_target(full) == target
-    };
-    let task = job.tasks.iter().find(|task| meant(&task.target)).ok_or_else(|| {
-        CliError::usage(
-            format!("the job has no target {target:?}"),
-            format!("see sealift job get {id}"),
-        )
-    })?;
     let request = SkipTaskRequest {
         request_id: request.id(),
-        name: task.name.clone(),
+        name: of_target(client, id, target).await?.name,
         reason,
     };
     client.skip_task(unary(request)).await?;
+    let get = GetJobRequest {
+        name: named("jobs", id),
+    };
     Ok(client.get_job(unary(get)).await?.into_inner().job)
 }
 

@@ -2,10 +2,11 @@
 
 use sealift_common::{
     digest::Digest,
+    id::PacketId,
     order::Fence,
-    task::{SkipReason, TaskEvent, TaskState, TaskStep, Wanted},
+    task::{SkipReason, TaskEvent, TaskPhase, TaskState, TaskStep, Wanted},
 };
-use sealift_store::{Change, EntityKind, LEASE_AFTER_RETURN, StoreError};
+use sealift_store::{Change, Cursor, EntityKind, LEASE_AFTER_RETURN, PageRequest, StoreError, TaskFilter};
 
 use crate::{
     harness::{World, at, conformance},
@@ -27,6 +28,7 @@ conformance![
     r14_an_attempt_is_overdue_until_it_ends_or_is_lost,
     what_is_wanted_is_kept_with_a_trace,
     attempts_end_once,
+    pages_of_tasks_are_all_tasks_and_counts_agree,
     task_changes_name_job_and_agent,
 ];
 
@@ -383,7 +385,7 @@ async fn attempts_end_once(world: World) {
     let made = seed.deployment(&world.db, at(0)).await;
     let mut tx = world.db.write().await.unwrap();
     let task = seed.assign(&mut tx, &made.tasks[0], at(0)).await.unwrap();
-    let packet = sealift_common::id::PacketId::new(at(0));
+    let packet = PacketId::new(at(0));
     tx.finish_attempt(task.id, 1, "succeeded", None, at(5))
         .await
         .unwrap();
@@ -396,6 +398,58 @@ async fn attempts_end_once(world: World) {
         ("succeeded", Some(packet))
     );
     assert_eq!(attempts[0].finished_at, Some(at(5)));
+}
+
+async fn pages_of_tasks_are_all_tasks_and_counts_agree(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 25).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let other = made.job.id;
+    let mut tx = world.db.write().await.unwrap();
+    let task = seed.assign(&mut tx, &made.tasks[3], at(1)).await.unwrap();
+    let packet = PacketId::new(at(0));
+    tx.finish_attempt(task.id, 1, "succeeded", Some(packet), at(5))
+        .await
+        .unwrap();
+    let all = tx.tasks_of_job(other).await.unwrap();
+    let (mut read, mut page) = (Vec::new(), PageRequest::first(7));
+    loop {
+        let found = tx.list_tasks(other, &TaskFilter::default(), &page).await.unwrap();
+        assert!(found.items.len() <= 7);
+        read.extend(found.items);
+        let Some(next) = found.next else { break };
+        page.after = Some(next);
+    }
+    assert_eq!(read, all);
+    let assigned = TaskFilter {
+        phase: Some(TaskPhase::Assigned),
+        target: None,
+    };
+    let first = PageRequest::first(7);
+    let found = tx.list_tasks(other, &assigned, &first).await.unwrap().items;
+    assert_eq!(found.iter().map(|task| task.id).collect::<Vec<_>>(), [task.id]);
+    let of_target = TaskFilter {
+        phase: None,
+        target: Some(made.tasks[9].target.clone()),
+    };
+    let found = tx.list_tasks(other, &of_target, &first).await.unwrap().items;
+    assert_eq!(
+        found.iter().map(|task| task.id).collect::<Vec<_>>(),
+        [made.tasks[9].id]
+    );
+    let counts = tx.count_tasks(other).await.unwrap();
+    assert_eq!(
+        counts,
+        [(TaskPhase::Pending, 24), (TaskPhase::Assigned, 1)].into()
+    );
+    let packets = tx.packets_of_tasks(&[task.id, made.tasks[0].id]).await.unwrap();
+    assert_eq!(packets, [(task.id, vec![packet])].into());
+    assert!(tx.packets_of_tasks(&[]).await.unwrap().is_empty());
+    let strange = PageRequest {
+        size: 7,
+        after: Some(Cursor::from_text("of another list")),
+    };
+    let refused = tx.list_tasks(other, &TaskFilter::default(), &strange).await;
+    assert!(matches!(refused, Err(StoreError::InvalidCursor)));
 }
 
 async fn task_changes_name_job_and_agent(world: World) {
