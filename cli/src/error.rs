@@ -197,7 +197,8 @@ impl CliError {
                     Exit::Conflict
                 }
                 Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
-                Code::Unavailable => Exit::Unreachable,
+                // Too much to do at the moment is as good as away: the same works later.
+                Code::Unavailable | Code::ResourceExhausted => Exit::Unreachable,
                 // A broken connection reaches us as Unknown with a transport error behind it.
                 Code::Unknown if is_transport(status) => Exit::Unreachable,
                 _ if is_late(status) => Exit::Unreachable,

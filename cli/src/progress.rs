@@ -1,7 +1,7 @@
 //! Progress of a promotion: a live picture on a terminal, one plain line per change otherwise, and a sign of life every 30 s.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::IsTerminal as _,
     time::{Duration, Instant},
 };
@@ -22,6 +22,8 @@ pub struct Progress {
     live: Option<MultiProgress>,
     bars: BTreeMap<String, ProgressBar>,
     said: BTreeMap<String, String>,
+    /// Targets that are being worked on.
+    running: BTreeSet<String>,
     started: Instant,
     spoke: Instant,
 }
@@ -36,6 +38,7 @@ impl Progress {
             live: terminal.then(MultiProgress::new),
             bars: BTreeMap::new(),
             said: BTreeMap::new(),
+            running: BTreeSet::new(),
             started: now,
             spoke: now,
         }
@@ -62,12 +65,10 @@ impl Progress {
     /// Writes a sign of life when nothing was said for a while.
     pub fn tick(&mut self) {
         if self.live.is_none() && self.spoke.elapsed() >= SIGN_OF_LIFE {
-            let open = self
-                .said
-                .values()
-                .filter(|said| said.starts_with("running"))
-                .count();
-            self.speak(&format!("still waiting; {open} targets are being worked on"));
+            self.speak(&format!(
+                "still waiting; {} targets are being worked on",
+                self.running.len()
+            ));
         }
     }
 
@@ -76,6 +77,11 @@ impl Progress {
         for task in tasks {
             let subject = short_target(&task.target);
             let text = describe(task);
+            if task.state() == State::Running {
+                self.running.insert(subject.clone());
+            } else {
+                self.running.remove(&subject);
+            }
             match &self.live {
                 None => self.say(&subject, &text),
                 Some(live) => {

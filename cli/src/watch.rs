@@ -16,6 +16,8 @@ use crate::{
 pub const PATIENCE: Duration = Duration::from_mins(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Silence after which a stream counts as broken: the orchestrator gives a sign of life every 15 seconds.
+const SILENCE: Duration = Duration::from_mins(1);
 /// How often it is looked whether a sign of life is due.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -70,16 +72,23 @@ async fn one_stream<M, T>(
             }
         }
     };
+    let mut heard = Instant::now();
     loop {
         let message = tokio::select! {
             message = stream.message() => message?,
             _ = life.tick() => {
                 progress.tick();
+                if heard.elapsed() >= SILENCE {
+                    return Err(Status::unavailable("the orchestrator says nothing any more").into());
+                }
                 continue;
             }
         };
+        heard = Instant::now();
         let Some(message) = message else { return Ok(None) };
-        away.heard();
+        if away.heard() {
+            progress.say("watch", "connected again");
+        }
         if let Some(answer) = news(progress, message)? {
             return Ok(Some(answer));
         }
@@ -104,8 +113,11 @@ impl Away {
         }
     }
 
-    fn heard(&mut self) {
+    /// Answers whether nothing was heard before.
+    fn heard(&mut self) -> bool {
+        let was_away = self.breaks > 0;
         *self = Self::new(self.patience);
+        was_away
     }
 
     /// How long to wait before the next try; gives the error back when it is final, or when it was waited for long enough.
@@ -154,6 +166,13 @@ mod tests {
             away.pause(now, unavailable()).is_ok(),
             "the deadline is for each outage"
         );
+    }
+
+    #[test]
+    fn an_orchestrator_with_too_much_to_do_is_waited_for() {
+        let overloaded: CliError = Status::resource_exhausted("try again in a moment").into();
+        let mut away = Away::new(PATIENCE);
+        assert!(away.pause(Instant::now(), overloaded).is_ok());
     }
 
     #[test]

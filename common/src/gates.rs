@@ -273,7 +273,7 @@ fn offline(inputs: &Inputs) -> Said {
                 "its agent is not back yet after a start of the orchestrator; it is expected until {}",
                 until.to_rfc3339_opts(SecondsFormat::Secs, true)
             ),
-            "nothing: the job starts by itself when the agent is back",
+            "nothing: the job starts by itself when the agent is back, and is treated as --offline says when it does not come back",
         );
     }
     fail(

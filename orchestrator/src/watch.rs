@@ -94,12 +94,12 @@ impl Watch {
         }
     }
 
-    /// After a read that began at `begun`: pauses as long as it took, so that watching a large job costs at most half of a core's
-    /// time, and bursts of changes become one message. Short reads do not pause.
-    pub async fn breathe(&self, begun: Instant) {
-        let took = begun.elapsed();
+    /// After a read that took so long: pauses for the same time, so that watching a large job costs at most half of a core's time,
+    /// and bursts of changes become one message. Short reads do not pause.
+    pub async fn breathe(&self, took: Duration) {
         if took >= Duration::from_millis(5) {
             tokio::select! {
+                () = self.revoked.cancelled() => {}
                 () = self.shutdown.cancelled() => {}
                 () = tokio::time::sleep(took) => {}
             }

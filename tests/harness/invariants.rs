@@ -92,13 +92,13 @@ pub const ALWAYS: &[Invariant] = &[
     Invariant {
         number: "I3",
         statement: "states are those that the histories end with",
-        breaches: "SELECT e.kind || ' is ' || e.state || ', its history ends with ' || t.to_state FROM ( \
+        breaches: "SELECT e.kind || ' is ' || e.state || ', its history ends with ' || COALESCE(t.to_state, 'nothing') FROM ( \
                    SELECT 'promotion' AS kind, id, state, version FROM promotions \
                    UNION ALL SELECT 'job', id, state, version FROM jobs \
                    UNION ALL SELECT 'task', id, state, version FROM tasks) e \
-                   JOIN transitions t ON t.entity_kind = e.kind AND t.entity_id = e.id \
+                   LEFT JOIN transitions t ON t.entity_kind = e.kind AND t.entity_id = e.id \
                    AND t.seq = (SELECT MAX(u.seq) FROM transitions u WHERE u.entity_kind = e.kind AND u.entity_id = e.id) \
-                   WHERE t.to_state <> e.state OR t.seq <> e.version",
+                   WHERE COALESCE(t.seq, 0) <> e.version OR t.to_state <> e.state",
     },
     Invariant {
         number: "I4",
@@ -183,6 +183,12 @@ pub async fn check(url: &str) -> Result<()> {
 /// Fails with every breach of [`ALWAYS`] and [`AT_REST`].
 pub async fn at_rest(url: &str) -> Result<()> {
     hold(url, &[ALWAYS, AT_REST].concat()).await
+}
+
+/// How many promotions the database of this URL holds.
+pub async fn promotions(url: &str) -> Result<usize> {
+    let mut eyes = Eyes::open(url).await?;
+    Ok(eyes.texts("SELECT environment FROM promotions").await?.len())
 }
 
 async fn hold(url: &str, invariants: &[Invariant]) -> Result<()> {

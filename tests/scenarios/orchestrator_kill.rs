@@ -57,8 +57,8 @@ async fn tasks_in(system: &System, promotion: &str, states: &[&str]) -> Result<u
     let Some(job) = promotion["job"].as_str().filter(|job| !job.is_empty()) else {
         return Ok(0);
     };
-    let job = system.json(&["job", "get", job]).await?;
-    let tasks = job["tasks"].as_array().cloned().unwrap_or_default();
+    let listed = system.json(&["job", "tasks", job]).await?;
+    let tasks = listed["tasks"].as_array().cloned().unwrap_or_default();
     Ok(tasks
         .iter()
         .filter(|task| states.iter().any(|state| task["state"] == *state))
@@ -172,7 +172,15 @@ async fn kill_nine_loses_nothing(database: Database) -> Result<()> {
     let (alias, request) = (format!("shop/web#{release}"), request_id(3));
     let mut asked: Vec<&str> = arguments(&alias, &request).to_vec();
     asked.extend(["-o", "json"]);
-    let (answer, restarted) = tokio::join!(system.later("ada", &asked)?, die(&mut system));
+    let (before, url) = (acknowledged.len(), system.database_url());
+    let committed = eventually("the request is committed", async || {
+        Ok((invariants::promotions(&url).await? > before).then_some(()))
+    });
+    let request_under_way = system.later("ada", &asked)?;
+    let (answer, restarted) = tokio::join!(request_under_way, async {
+        committed.await?;
+        die(&mut system).await
+    });
     restarted?;
     let (code, out, said) = answer?;
     ensure!(

@@ -288,17 +288,14 @@ fn stand(tasks: &TaskCounts) -> String {
 }
 
 pub fn rows(jobs: &[Job]) -> Rows {
-    Rows::new(&[
-        "JOB",
-        "RELEASE",
-        "ENVIRONMENT",
-        "STATE",
-        "TASKS",
-        "AGE",
-        "FAILURE",
-    ])
-    .with(jobs.iter().map(|job| {
-        vec![
+    // Lists tell nothing about tasks.
+    let counted = jobs.iter().any(|job| job.task_counts.is_some());
+    let mut header = vec!["JOB", "RELEASE", "ENVIRONMENT", "STATE", "AGE", "FAILURE"];
+    if counted {
+        header.insert(4, "TASKS");
+    }
+    Rows::new(&header).with(jobs.iter().map(|job| {
+        let mut row = vec![
             leaf(&job.name),
             clean(&job.release_display),
             leaf(&job.environment),
@@ -307,9 +304,12 @@ pub fn rows(jobs: &[Job]) -> Rows {
                 (false, "") => state(job.state()).to_owned(),
                 (false, reason) => format!("{} ({})", state(job.state()), clean(reason)),
             },
-            job.tasks.as_ref().map_or_else(|| "-".to_owned(), stand),
             age(job.create_time.as_ref(), output::now()),
             job.failure.as_ref().map(failure_line).unwrap_or_default(),
-        ]
+        ];
+        if counted {
+            row.insert(4, job.task_counts.as_ref().map(stand).unwrap_or_default());
+        }
+        row
     }))
 }

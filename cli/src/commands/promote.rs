@@ -36,7 +36,7 @@ pub struct PromoteArgs {
     /// Show what would change and whether the gates would pass; change nothing.
     #[arg(long, conflicts_with = "wait")]
     plan: bool,
-    /// Most targets to show (with --plan).
+    /// Most targets to show in the table (with --plan).
     #[arg(long, requires = "plan", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
     /// Exit with 2 when the plan has changes (with --plan).
@@ -127,17 +127,20 @@ pub async fn see_through(
     promotion: &Promotion,
     waiting: &WaitArgs,
 ) -> Result<Exit, CliError> {
-    let followed = follow(client, &promotion.name, |_| Ok(()));
-    let (exit, heard) = match waiting.timeout {
-        None => followed.await?,
-        Some(timeout) => {
-            if let Ok(followed) = tokio::time::timeout(timeout, followed).await {
-                followed?
-            } else {
-                let exit = give_up(client, promotion, waiting.cancel_on_timeout).await?;
-                (exit, promotion.clone())
-            }
+    let mut heard = promotion.clone();
+    let followed = follow(client, &promotion.name, |news| {
+        if let Some(newer) = &news.promotion {
+            heard.clone_from(newer);
         }
+        Ok(())
+    });
+    let followed = match waiting.timeout {
+        None => Some(followed.await?),
+        Some(timeout) => tokio::time::timeout(timeout, followed).await.ok().transpose()?,
+    };
+    let exit = match followed {
+        Some((exit, _)) => exit,
+        None => give_up(client, promotion, waiting.cancel_on_timeout).await?,
     };
     let newest = newest_of(get(client, &promotion.name).await, heard);
     promotion::show(global, &newest)?;
@@ -176,7 +179,13 @@ fn target_name(environment: &str, target: &str) -> String {
 async fn plan(global: &Global, client: &mut Client, args: &PromoteArgs) -> Result<Exit, CliError> {
     let recipe = args.recipe.to_recipe()?;
     let mut answer = PlanPromotionResponse::default();
-    let targets = pages(args.limit, async |page_size, page_token| {
+    // Programs get the whole plan, people as much as they asked for.
+    let limit = if global.output == Format::Table {
+        args.limit
+    } else {
+        u32::MAX
+    };
+    let targets = pages(limit, async |page_size, page_token| {
         let request = PlanPromotionRequest {
             release: named("releases", &args.release),
             environment: named("environments", &args.environment),

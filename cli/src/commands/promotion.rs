@@ -215,7 +215,7 @@ async fn decision(client: &mut promote::Client, name: String) -> Result<Exit, Cl
         .unwrap_or_default()
         .digest;
     let mut stream = client
-        .read_decision(ReadDecisionRequest { name })
+        .read_decision(unary(ReadDecisionRequest { name }))
         .await?
         .into_inner();
     let mut record = Vec::new();

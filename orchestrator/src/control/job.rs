@@ -22,7 +22,7 @@ use crate::{
     app::{Core, resolve_release::release_of},
     caller::Caller,
     control::{
-        news::{Told, spread},
+        news::{self, Told, spread},
         views::{environment_filter, find_job, find_task, job_message, task_message},
     },
     convert::job::{self, JobExtras},
@@ -35,8 +35,6 @@ use crate::{
 
 /// Most log lines in one message: at their longest they stay well below the message limit.
 const LINES: u32 = 256;
-/// Most tasks in one message, for the same reason.
-const TASKS: u32 = 200;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -113,7 +111,7 @@ impl Jobs {
             request.target.as_str(),
         ];
         let mut page = page_request(request.page_size, &request.page_token, &bound)?;
-        page.size = page.size.min(TASKS);
+        page.size = page.size.min(news::TASKS as u32);
         let wanted = (!request.target.is_empty())
             .then(|| names::target("target", &request.target))
             .transpose()?;
@@ -197,6 +195,7 @@ async fn follow(
         let found = find_job(&mut tx, tenant, id).await?;
         let news = told.news(&mut tx, &found).await?;
         drop(tx);
+        let took = begun.elapsed();
         let (full, tasks) = spread(news.tasks);
         for tasks in full {
             watch.send(&sender, WatchJobResponse { job: None, tasks }).await?;
@@ -208,7 +207,7 @@ async fn follow(
         if found.state.phase().is_terminal() {
             return Ok(());
         }
-        watch.breathe(begun).await;
+        watch.breathe(took).await;
         let mine = |change: &Change| concerns(id, change);
         if watch.next(mine).await? == Woken::SignOfLife {
             watch.send(&sender, WatchJobResponse::default()).await?;

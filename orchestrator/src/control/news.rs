@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Most tasks in one message: at their longest they stay well below the message limit.
-const TASKS: usize = 200;
+pub const TASKS: usize = 200;
 
 /// What a watcher was told of a job.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Told {
         }
         let release = release_of(tx, item.tenant_id, item.release_id).await?;
         let extras = JobExtras {
-            tasks: Some(counts),
+            task_counts: Some(counts),
             ..JobExtras::default()
         };
         Ok(News {

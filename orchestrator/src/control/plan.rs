@@ -1,10 +1,12 @@
 //! The calls of `sealift.v1.PromotionService` that show what a promotion would change and what its decision was made from.
 
-use sealift_common::plan::Plan;
+use prost::Message as _;
+use sealift_common::{bounds, name::Name, plan::Plan};
 use sealift_proto::v1::{
-    CreatePromotionRequest, ListPlanTargetsRequest, ListPlanTargetsResponse, PlanPromotionRequest,
-    PlanPromotionResponse, ReadDecisionRequest, ReadDecisionResponse,
+    self as pb, CreatePromotionRequest, ListPlanTargetsRequest, ListPlanTargetsResponse,
+    PlanPromotionRequest, PlanPromotionResponse, ReadDecisionRequest, ReadDecisionResponse,
 };
+use sealift_store::{Cursor, PageRequest};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -14,11 +16,13 @@ use crate::{
     control::promotion::{Promotions, find, to_new_promotion},
     convert::{decision::decision, plan},
     names,
-    paging::{next_token, page_request},
+    paging::{invalid_token, next_token, page_request},
     status::ApiError,
     watch::{Watch, stream},
 };
 
+/// Most bytes of targets in one message.
+const PAGE_BYTES: usize = bounds::MESSAGE_BYTES / 4;
 /// Size of the pieces in which a decision record is read.
 const PIECE: usize = 256 * 1024;
 
@@ -43,7 +47,7 @@ impl Promotions {
         let digest = survey.plan_digest.to_string();
         let bound = ["PlanPromotion", digest.as_str()];
         let page = page_request(request.page_size, &request.page_token, &bound)?;
-        let (targets, next) = plan::target_page(&survey.plan, &wanted.environment.name, &page)?;
+        let (targets, next) = target_page(&survey.plan, &wanted.environment.name, &page)?;
         Ok(PlanPromotionResponse {
             plan: Some(plan::plan(&survey.plan, survey.plan_digest)),
             decision: Some(decision(&survey.record_bytes).map_err(ApiError::internal)?),
@@ -65,7 +69,7 @@ impl Promotions {
         let bound = ["ListPlanTargets", request.parent.as_str(), digest.as_str()];
         let page = page_request(request.page_size, &request.page_token, &bound)?;
         let stored: Plan = serde_json::from_str(&found.plan_json).map_err(ApiError::internal)?;
-        let (targets, next) = plan::target_page(&stored, &found.environment, &page)?;
+        let (targets, next) = target_page(&stored, &found.environment, &page)?;
         Ok(ListPlanTargetsResponse {
             targets,
             next_page_token: next_token(next, &bound),
@@ -95,4 +99,29 @@ impl Promotions {
             Ok(())
         }))
     }
+}
+
+/// A page of what it says about the targets. It ends early where a message would grow too large: a target may have many services.
+fn target_page(
+    planned: &Plan,
+    environment: &Name,
+    page: &PageRequest,
+) -> Result<(Vec<pb::PlanTarget>, Option<Cursor>), ApiError> {
+    let begin: usize = match &page.after {
+        None => 0,
+        Some(cursor) => cursor.as_str().parse().map_err(|_| invalid_token())?,
+    };
+    let mut bytes = 0_usize;
+    let mut targets = Vec::new();
+    for one in planned.targets.iter().skip(begin).take(page.size as usize) {
+        let message = plan::target(one, environment);
+        bytes = bytes.saturating_add(message.encoded_len());
+        if bytes > PAGE_BYTES && !targets.is_empty() {
+            break;
+        }
+        targets.push(message);
+    }
+    let end = begin.saturating_add(targets.len());
+    let next = (end < planned.targets.len()).then(|| Cursor::from_text(end.to_string()));
+    Ok((targets, next))
 }

@@ -205,6 +205,7 @@ async fn follow(
     loop {
         let begun = Instant::now();
         let look = look(&app, tenant, id, &mut seen).await?;
+        let took = begun.elapsed();
         let (full, tasks) = spread(look.news.tasks);
         for tasks in full {
             let message = WatchPromotionResponse {
@@ -224,7 +225,7 @@ async fn follow(
         if look.ended {
             return Ok(());
         }
-        watch.breathe(begun).await;
+        watch.breathe(took).await;
         let mine = |change: &Change| look.scope.concerns(id, change);
         if watch.next(mine).await? == Woken::SignOfLife {
             watch.send(&sender, WatchPromotionResponse::default()).await?;

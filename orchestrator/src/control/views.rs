@@ -81,7 +81,7 @@ fn median(mut seconds: Vec<f64>) -> Option<f64> {
 pub async fn job_message(tx: &mut Tx, item: &Job, history: bool) -> Result<pb::Job, ApiError> {
     let release = release_of(tx, item.tenant_id, item.release_id).await?;
     let mut extras = JobExtras {
-        tasks: Some(tx.count_tasks(item.id).await?),
+        task_counts: Some(tx.count_tasks(item.id).await?),
         waves: tx.waves_of_job(item.id).await?,
         rollback: tx.newest_rollback(item.id).await?.map(|job| job.id),
         ..JobExtras::default()

@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct JobExtras {
     /// How its tasks stand; `None` where that is not told.
-    pub tasks: Option<BTreeMap<TaskPhase, u32>>,
+    pub task_counts: Option<BTreeMap<TaskPhase, u32>>,
     /// Its history.
     pub transitions: Vec<Transition>,
     /// Its waves.
@@ -45,7 +45,7 @@ pub fn job(job: &Job, release: &Release, extras: &JobExtras) -> pb::Job {
         state: job_state(job.state.phase()).into(),
         stopping: job.stop.is_some() && !job.state.phase().is_terminal(),
         ticket: i64::try_from(job.ticket).unwrap_or(i64::MAX),
-        tasks: extras.tasks.as_ref().map(counts),
+        task_counts: extras.task_counts.as_ref().map(counts),
         failure: job.state.failure().map(failure::failure),
         create_time: Some(time::timestamp(job.created_at)),
         start_time: job.started_at.map(time::timestamp),

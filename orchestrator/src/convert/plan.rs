@@ -1,19 +1,13 @@
 //! Plans.
 
-use prost::Message as _;
 use sealift_common::{
-    bounds,
     digest::Digest,
     name::Name,
     plan::{Action, Change, Plan, PlanTarget},
 };
 use sealift_proto::v1::{self as pb, plan_change::Action as Wire};
-use sealift_store::{Cursor, PageRequest};
 
-use crate::{names, paging::invalid_token, status::ApiError};
-
-/// Most bytes of targets in one message.
-const PAGE_BYTES: usize = bounds::MESSAGE_BYTES / 4;
+use crate::names;
 
 /// Writes what a plan says as a whole, with its digest.
 pub fn plan(plan: &Plan, digest: Digest) -> pb::Plan {
@@ -30,38 +24,14 @@ pub fn plan(plan: &Plan, digest: Digest) -> pb::Plan {
     }
 }
 
-fn target(planned: &PlanTarget, environment: &Name) -> pb::PlanTarget {
+/// Writes what it says about one target; `environment` is what the resource names of targets begin with.
+pub fn target(planned: &PlanTarget, environment: &Name) -> pb::PlanTarget {
     pb::PlanTarget {
         target: names::of_target(environment, &planned.target),
         no_op: planned.no_op,
         wave: i32::try_from(planned.wave).unwrap_or(i32::MAX),
         changes: planned.changes.iter().map(change).collect(),
     }
-}
-
-/// A page of what it says about the targets. It ends early where a message would grow too large: a target may have many services.
-pub fn target_page(
-    plan: &Plan,
-    environment: &Name,
-    page: &PageRequest,
-) -> Result<(Vec<pb::PlanTarget>, Option<Cursor>), ApiError> {
-    let begin: usize = match &page.after {
-        None => 0,
-        Some(cursor) => cursor.as_str().parse().map_err(|_| invalid_token())?,
-    };
-    let mut bytes = 0_usize;
-    let mut targets = Vec::new();
-    for planned in plan.targets.iter().skip(begin).take(page.size as usize) {
-        let message = target(planned, environment);
-        bytes = bytes.saturating_add(message.encoded_len());
-        if bytes > PAGE_BYTES && !targets.is_empty() {
-            break;
-        }
-        targets.push(message);
-    }
-    let end = begin.saturating_add(targets.len());
-    let next = (end < plan.targets.len()).then(|| Cursor::from_text(end.to_string()));
-    Ok((targets, next))
 }
 
 fn change(change: &Change) -> pb::PlanChange {

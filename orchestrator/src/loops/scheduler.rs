@@ -79,12 +79,15 @@ impl Scheduler {
     async fn advance_jobs(&mut self) -> Result<bool, ApiError> {
         let jobs = self.turn.read().await?.jobs_in_motion(JOBS).await?;
         let mut worked = false;
+        // Those that wait in their lanes are few, and those that ended are of no interest any more.
+        if self.stuck.len() > JOBS as usize {
+            self.stuck.clear();
+        }
         for job in jobs {
             match advance_job(&self.core, &self.turn, job.id).await {
-                Ok(Advance::Idle) => {}
-                Ok(Advance::Worked | Advance::Ended) => {
+                Ok(moved) => {
                     self.stuck.remove(&job.id);
-                    worked = true;
+                    worked |= moved != Advance::Idle;
                 }
                 Err(error) => worked |= self.tolerate("job.advance", Some(job.id), error).await?,
             }
@@ -93,8 +96,8 @@ impl Scheduler {
     }
 
     /// One job that cannot be moved must not hold up the others, nor its lane for ever: whatever the reason is, after some tries it
-    /// is given up. Answers whether that was done. Only what concerns all jobs ends the activation: a store that is away, or a
-    /// turn that another replica has.
+    /// is given up. Answers whether that was done. Only what concerns all jobs ends the activation: a store that is away or
+    /// does not answer in time, or a turn that another replica has.
     async fn tolerate(
         &mut self,
         span: &'static str,
@@ -104,7 +107,8 @@ impl Scheduler {
         match error.reason() {
             Reason::StoreUnavailable => return Err(error),
             Reason::Conflict => {
-                // Fails when the turn is lost. Otherwise a report or a call was faster: the commit that won wakes this loop again.
+                // Fails when the turn is lost. Otherwise a report or a call was faster: its commit, or the timer where another replica
+                // made it, wakes this loop again.
                 drop(self.turn.write().await?);
                 return Ok(false);
             }

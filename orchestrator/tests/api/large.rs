@@ -176,7 +176,10 @@ async fn a_plan_of_25_000_changes_is_answered_within_the_message_limit() {
         name: made.job.clone(),
     };
     let job = jobs.get_job(request).await.unwrap().into_inner().job.unwrap();
-    assert_eq!((job.tasks.unwrap().total, job.waves.len()), (5_000, TARGETS));
+    assert_eq!(
+        (job.task_counts.unwrap().total, job.waves.len()),
+        (5_000, TARGETS)
+    );
 
     // The decision's bytes are those whose digest the promotion names.
     let request = ReadDecisionRequest {
@@ -278,7 +281,7 @@ async fn a_thousand_failures_with_all_their_text_reach_every_reader() {
         (message.job, message.tasks)
     };
     let (told, seen) = watched(next, TARGETS).await;
-    assert_eq!((told.tasks.unwrap().failed, seen.len()), (1_000, TARGETS));
+    assert_eq!((told.task_counts.unwrap().failed, seen.len()), (1_000, TARGETS));
     let request = WatchPromotionRequest {
         name: promotion.clone(),
     };
@@ -289,7 +292,7 @@ async fn a_thousand_failures_with_all_their_text_reach_every_reader() {
         (message.job, message.tasks)
     };
     let (told, seen) = watched(next, TARGETS).await;
-    assert_eq!((told.tasks.unwrap().failed, seen.len()), (1_000, TARGETS));
+    assert_eq!((told.task_counts.unwrap().failed, seen.len()), (1_000, TARGETS));
 
     // R12: nothing of it for other tenants.
     world.tenant("evil").await;

@@ -216,11 +216,7 @@ impl Host for DockerHost {
             name: if podman { "podman" } else { "docker" }.to_owned(),
             version: version.version.unwrap_or_default(),
             api: version.api_version.unwrap_or_default(),
-            platform: format!(
-                "{}/{}",
-                version.os.unwrap_or_default(),
-                version.arch.unwrap_or_default()
-            ),
+            platform: platform(version.os, version.arch),
         })
     }
 
@@ -235,11 +231,7 @@ impl Host for DockerHost {
                 .flatten()
                 .filter_map(|text| text.rsplit_once('@')?.1.parse().ok())
                 .collect(),
-            platform: format!(
-                "{}/{}",
-                image.os.unwrap_or_default(),
-                image.architecture.unwrap_or_default()
-            ),
+            platform: platform(image.os, image.architecture),
         }))
     }
 
@@ -536,5 +528,13 @@ impl Lines {
         let text = String::from_utf8_lossy(&line);
         let text = text.strip_suffix('\r').unwrap_or(&text);
         (!text.is_empty()).then(|| text.to_owned())
+    }
+}
+
+/// `os/architecture`; empty when the engine does not tell both.
+fn platform(os: Option<String>, architecture: Option<String>) -> String {
+    match (os.unwrap_or_default(), architecture.unwrap_or_default()) {
+        (os, architecture) if os.is_empty() || architecture.is_empty() => String::new(),
+        (os, architecture) => format!("{os}/{architecture}"),
     }
 }
