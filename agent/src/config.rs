@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::{
     compose::ComposeConfig,
     identity::OrchestratorEndpoint,
-    policy::{HostPolicy, capability},
+    policy::{AllowHooks, HostPolicy, capability},
     prune::PrunePolicy,
 };
 
@@ -79,6 +79,10 @@ pub struct PolicySettings {
     pub allow_engine_socket: Option<bool>,
     /// Whether security options may switch a confinement off (`seccomp=unconfined`, profiles and the like). Default: no.
     pub allow_unconfined: Option<bool>,
+    /// Whether releases may run hooks. Default: yes.
+    pub allow_hooks: Option<bool>,
+    /// Hooks run only from images of these repositories, written in full (`docker.io/library/alpine`). Default: from any.
+    pub hook_repositories: Option<Vec<String>>,
 }
 
 /// Section `[engine]`.
@@ -224,6 +228,8 @@ impl Settings {
                     .allow_engine_socket
                     .or(below.policy.allow_engine_socket),
                 allow_unconfined: self.policy.allow_unconfined.or(below.policy.allow_unconfined),
+                allow_hooks: self.policy.allow_hooks.or(below.policy.allow_hooks),
+                hook_repositories: self.policy.hook_repositories.or(below.policy.hook_repositories),
             },
             compose: ComposeSettings {
                 program: self.compose.program.or(below.compose.program),
@@ -361,6 +367,11 @@ impl PolicySettings {
             allowed_capabilities,
             allow_engine_socket: self.allow_engine_socket.unwrap_or(false),
             allow_unconfined: self.allow_unconfined.unwrap_or(false),
+            allow_hooks: match (self.allow_hooks, self.hook_repositories) {
+                (Some(false), _) => AllowHooks::Never,
+                (_, Some(repositories)) => AllowHooks::From(repositories.into_iter().collect()),
+                (_, None) => AllowHooks::All,
+            },
             ..HostPolicy::default()
         })
     }
@@ -437,6 +448,14 @@ mod tests {
         let policy = parse("").unwrap().check().unwrap().policy;
         assert!(policy.allowed_host_paths.is_empty() && policy.allowed_capabilities.is_empty());
         assert!(!policy.allow_engine_socket && !policy.allow_unconfined);
+        assert_eq!(policy.allow_hooks, AllowHooks::All);
+        let hooks = |text: &str| parse(text).unwrap().check().unwrap().policy.allow_hooks;
+        let listed = hooks("[policy]\nhook_repositories = ['r.example/tool']");
+        assert_eq!(listed, AllowHooks::From(["r.example/tool".to_owned()].into()));
+        assert_eq!(
+            hooks("[policy]\nallow_hooks = false\nhook_repositories = ['r.example/tool']"),
+            AllowHooks::Never
+        );
         let named = parse("[policy]\nallowed_capabilities = ['cap_net_admin', 'SYS_TIME']").unwrap();
         let named = named.check().unwrap().policy.allowed_capabilities;
         assert_eq!(named.into_iter().collect::<Vec<_>>(), ["NET_ADMIN", "SYS_TIME"]);

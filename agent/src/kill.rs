@@ -63,6 +63,17 @@ pub const RESTORE_KILL_POINTS: &[&str] = &[
     "old_started",
 ];
 
+/// Points that only an attempt with hooks passes.
+pub const HOOK_KILL_POINTS: &[&str] = &[
+    "hook_journalled.before",
+    "hook_journalled",
+    "hook_created",
+    "hook_started",
+    "hook_ended.before",
+    "hook_ended",
+    "hook_removed",
+];
+
 /// Points of an attempt on a compose host; those of [`KILL_POINTS`] that it passes, too, are not repeated.
 pub const COMPOSE_KILL_POINTS: &[&str] = &["lock_kept", "lock_journalled", "lock_shown", "up.before", "up"];
 

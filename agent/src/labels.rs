@@ -6,11 +6,14 @@ use sealift_common::{
     canonical::CanonicalError,
     compose_manifest::ComposeManifest,
     digest::Digest,
+    hook::Direction,
     id::TargetId,
     manifest::{Manifest, PinnedImage, ServiceSpec},
     name::{ProjectRef, ServiceName},
     order::{Fence, Order},
 };
+
+use crate::journal::HookRef;
 
 /// Tenant of the order.
 pub const TENANT: &str = "dev.sealift.tenant";
@@ -40,6 +43,11 @@ pub const FENCE: &str = "dev.sealift.fence";
 pub const DIGEST: &str = "dev.sealift.digest";
 /// Digest of the service's whole description.
 pub const CONFIG: &str = "dev.sealift.config";
+
+/// Name of the hook. What has it is no part of a set: it carries no service.
+pub const HOOK: &str = "dev.sealift.hook";
+/// Which way a hook leads.
+pub const DIRECTION: &str = "dev.sealift.hook-direction";
 
 /// Says that Compose made it. Nothing else that changes with every order is on what Compose makes, or it would make all of it anew
 /// each time.
@@ -91,6 +99,22 @@ pub fn container_name<M>(order: &Order<M>, service: &ServiceName) -> String {
         cut(order.target.as_str(), 24),
         short_target(order.target_id),
         cut(service.as_str(), 40),
+        order.fence
+    )
+}
+
+/// Name of the container of a hook of an order.
+pub fn hook_name<M>(order: &Order<M>, hook: &HookRef) -> String {
+    let back = match hook.direction {
+        Direction::Forward => "",
+        Direction::Back => "-back",
+    };
+    // Before the target, whose hash follows: no name of a service can make another container's name the same.
+    format!(
+        "sealift-hook-{}-{}-{}-{}{back}",
+        cut(order.target.as_str(), 24),
+        short_target(order.target_id),
+        cut(hook.hook.as_str(), 40),
         order.fence
     )
 }
@@ -184,6 +208,44 @@ pub fn of_compose_container(
     labels
 }
 
+/// Labels of the container of a hook.
+pub fn of_hook<M>(order: &Order<M>, hook: &HookRef, image: &PinnedImage) -> Labels {
+    let mut labels = of_project(order.target_id, &order.release.project);
+    let ours = [
+        (HOOK, hook.hook.to_string()),
+        (DIRECTION, hook.direction.to_string()),
+        (TENANT, order.tenant.to_string()),
+        (ENVIRONMENT, order.environment.to_string()),
+        (TARGET, order.target.to_string()),
+        (RELEASE, order.release.id.to_string()),
+        (RELEASE_NUMBER, order.release.number.to_string()),
+        (JOB, order.job_id.to_string()),
+        (TASK, order.task_id.to_string()),
+        (ATTEMPT, order.attempt.to_string()),
+        (FENCE, order.fence.to_string()),
+        (DIGEST, image.digest.to_string()),
+    ];
+    labels.extend(ours.map(|(key, value)| (key.to_owned(), value)));
+    labels
+}
+
+/// The labels by which all hooks of a project, whatever order they are of, are found.
+pub fn of_hooks(target: TargetId, project: &ProjectRef) -> Labels {
+    let mut labels = of_project(target, project);
+    labels.insert(HOOK.to_owned(), String::new());
+    labels
+}
+
+/// Which hook a container is of, and the fencing token of its order; `None` when it is of none.
+pub fn read_hook(labels: &Labels) -> Option<(HookRef, Fence)> {
+    let text = |key: &str| labels.get(key).map(String::as_str);
+    let hook = HookRef {
+        hook: text(HOOK)?.parse().ok()?,
+        direction: text(DIRECTION)?.parse().ok()?,
+    };
+    Some((hook, Fence(text(FENCE)?.parse().ok()?)))
+}
+
 /// What our labels say about a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ours {
@@ -241,6 +303,27 @@ mod tests {
         let a: ProjectRef = "github.com/a/shop/api".parse().unwrap();
         let b: ProjectRef = "github.com/b/shop/api".parse().unwrap();
         assert_ne!(project_slug(&a), project_slug(&b));
+    }
+
+    #[test]
+    fn a_hooks_container_is_told_from_a_services_by_name_and_labels() {
+        let order = samples::order(1, &[("web", "v1")]);
+        let hook = |direction| HookRef {
+            hook: "migrate".parse().unwrap(),
+            direction,
+        };
+        let (there, back) = (hook(Direction::Forward), hook(Direction::Back));
+        let names = [
+            hook_name(&order, &there),
+            hook_name(&order, &back),
+            container_name(&order, &"hook-migrate".parse().unwrap()),
+        ];
+        assert!(names[0] != names[1] && names[0] != names[2], "{names:?}");
+        let labels = of_hook(&order, &back, &samples::image("tool"));
+        assert_eq!(read(&labels), None, "it is no part of a set");
+        assert_eq!(read_hook(&labels), Some((back, order.fence)));
+        let (service, spec) = order.manifest.services.iter().next().unwrap();
+        assert_eq!(read_hook(&of_container(&order, service, spec).unwrap()), None);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Log of an attempt: the agent's own lines and the output of the new containers, bounded, on the way to the orchestrator. What
 //! does not fit is dropped and a line says so; nothing waits for a reader.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use sealift_common::{bounds, name::ServiceName, time::Clock};
@@ -15,8 +18,19 @@ use crate::{host::Host, journal::AttemptKey, work::LogRecord};
 pub const QUEUE: usize = 2048;
 /// Lines that wait between engine and log.
 const FOLLOWED: usize = 64;
+/// Lines of a hook that its failure is told with.
+const TAIL_LINES: usize = 8;
 /// Source of the agent's own lines.
 pub const AGENT: &str = "agent";
+
+/// What is kept of a hook's output beside the log.
+#[derive(Debug, Default)]
+pub struct Tail {
+    /// The last lines.
+    pub lines: VecDeque<String>,
+    /// Whether it said more than the log has room for.
+    pub is_truncated: bool,
+}
 
 /// The log of one attempt. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -79,6 +93,37 @@ impl AttemptLog {
         let copy = async {
             while let Some(line) = lines.recv().await {
                 self.line(service.as_str(), line);
+            }
+        };
+        // A log that breaks off is no reason to fail.
+        let (_, ()) = tokio::join!(host.logs(id, sender), copy);
+    }
+
+    /// Copies the output of a hook until it ends, as far as it has room, and its last lines into `tail`. What a hook says beyond its
+    /// bound is read all the same: one that nobody listened to would wait.
+    pub async fn follow_hook<H: Host>(&self, host: &H, hook: &ServiceName, id: &str, tail: &Mutex<Tail>) {
+        let source = format!("hook/{hook}");
+        let (sender, mut lines) = mpsc::channel::<String>(FOLLOWED);
+        let copy = async {
+            let mut bytes = 0;
+            while let Some(line) = lines.recv().await {
+                let before = bytes;
+                bytes += line.len() + bounds::LOG_LINE_OVERHEAD;
+                if bytes <= bounds::HOOK_LOG_BYTES {
+                    self.line(&source, line.clone());
+                } else if before <= bounds::HOOK_LOG_BYTES {
+                    let most = bounds::HOOK_LOG_BYTES / 1024;
+                    self.line(
+                        &source,
+                        format!("this hook has said more than {most} KiB; the rest is left out"),
+                    );
+                }
+                let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+                tail.is_truncated |= bytes > bounds::HOOK_LOG_BYTES;
+                if tail.lines.len() == TAIL_LINES {
+                    tail.lines.pop_front();
+                }
+                tail.lines.push_back(line);
             }
         };
         // A log that breaks off is no reason to fail.

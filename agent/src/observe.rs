@@ -273,6 +273,10 @@ impl Memory {
         let busy = shared.is_busy(target);
         let wanted: Labels = [(labels::TARGET_ID.to_owned(), target.to_string())].into();
         let listed = shared.host.list(&wanted).await?;
+        // What is listed while nothing is under way belongs to no attempt that goes on.
+        if !busy && !shared.is_busy(target) {
+            remove_orphans(shared, &listed).await;
+        }
         let baselines: BTreeMap<String, (ProjectRef, Baseline)> = shared
             .journal
             .baselines(target)
@@ -368,6 +372,19 @@ impl Memory {
             state: listed.state,
             health: listed.health,
         }))
+    }
+}
+
+/// Removes containers of hooks whose attempt is over: its agent died and lost its memory of it, or the engine refused to.
+async fn remove_orphans<H: Host>(shared: &Shared<H>, listed: &[Listed]) {
+    for orphan in listed {
+        let Some((hook, _)) = labels::read_hook(&orphan.labels) else {
+            continue;
+        };
+        match shared.host.remove(&orphan.id).await {
+            Ok(()) => tracing::info!(hook = %hook.hook, "what a hook left was removed"),
+            Err(error) => tracing::warn!(hook = %hook.hook, %error, "what a hook left was not removed"),
+        }
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use sealift_common::manifest::{Manifest, MountSpec, ServiceSpec};
+use sealift_common::{
+    hook::HookSpec,
+    manifest::{Manifest, MountSpec, ServiceSpec},
+};
 
 /// Capabilities that the engine gives every container anyway.
 const USUAL_CAPABILITIES: [&str; 14] = [
@@ -39,10 +42,24 @@ pub struct HostPolicy {
     pub allow_engine_socket: bool,
     /// `policy.allow_unconfined`: security options that may switch a confinement off.
     pub allow_unconfined: bool,
+    /// `policy.allow_hooks`: releases may run hooks. They are given less than services may ask for.
+    pub allow_hooks: AllowHooks,
     /// The engine's socket.
     pub engine_socket: Option<PathBuf>,
     /// The agent's own state.
     pub state_dir: Option<PathBuf>,
+}
+
+/// Which hooks a host runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AllowHooks {
+    /// All: they can do nothing that a service could not.
+    #[default]
+    All,
+    /// Those whose image is of one of these repositories.
+    From(BTreeSet<String>),
+    /// None.
+    Never,
 }
 
 /// What an order must not ask of this host.
@@ -96,6 +113,16 @@ pub enum Forbidden {
         /// What it does.
         what: &'static str,
     },
+    /// A hook that this host does not run.
+    #[error(
+        "hook {hook} runs {repository}, which this host does not allow (policy.allow_hooks and policy.hook_repositories of the agent's settings)"
+    )]
+    Hook {
+        /// The hook.
+        hook: String,
+        /// The repository of its image.
+        repository: String,
+    },
     /// A confinement may be switched off.
     #[error(
         "service {service} asks for security_opt {option}, which may switch a confinement off and which this host does not allow (policy.allow_unconfined of the agent's settings)"
@@ -115,6 +142,22 @@ impl HostPolicy {
             self.check_service(name.as_str(), spec)?;
         }
         Ok(())
+    }
+
+    /// Whether this host runs these hooks.
+    pub fn check_hooks(&self, hooks: &[HookSpec]) -> Result<(), Forbidden> {
+        let is_allowed = |hook: &&HookSpec| match &self.allow_hooks {
+            AllowHooks::All => true,
+            AllowHooks::From(repositories) => repositories.contains(&hook.image.repository),
+            AllowHooks::Never => false,
+        };
+        match hooks.iter().find(|hook| !is_allowed(hook)) {
+            None => Ok(()),
+            Some(hook) => Err(Forbidden::Hook {
+                hook: hook.name.to_string(),
+                repository: hook.image.repository.clone(),
+            }),
+        }
     }
 
     /// Whether everything that one service asks of the host is allowed. Blocks: follows symbolic links on the host.
@@ -244,6 +287,8 @@ fn canonical(path: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use sealift_common::hook::HookWhen;
+
     use super::*;
     use crate::samples;
 
@@ -300,6 +345,23 @@ mod tests {
         ] {
             let refused = policy().check(&bind(path)).unwrap_err().to_string();
             assert!(refused.contains(path) && refused.contains("policy."), "{refused}");
+        }
+    }
+
+    #[test]
+    fn t16_hooks_are_run_only_as_far_as_the_settings_allow_them() {
+        let hooks = [crate::samples::hook("migrate", HookWhen::PreDeploy, "v1")];
+        let of = |allow_hooks| HostPolicy {
+            allow_hooks,
+            ..policy()
+        };
+        let named = |repository: &str| AllowHooks::From([repository.to_owned()].into());
+        assert_eq!(policy().check_hooks(&hooks), Ok(()));
+        assert_eq!(of(named(&hooks[0].image.repository)).check_hooks(&hooks), Ok(()));
+        for policy in [of(named("registry.example.com")), of(AllowHooks::Never)] {
+            let refused = policy.check_hooks(&hooks).unwrap_err().to_string();
+            assert!(refused.contains("migrate") && refused.contains("policy.allow_hooks"));
+            assert_eq!(policy.check_hooks(&[]), Ok(()));
         }
     }
 

@@ -7,10 +7,11 @@ use sealift_common::{
     any_manifest::Described,
     digest::Digest,
     evidence::{
-        AgentInfo, Attempt, EngineInfo, EvidenceResult, EvidenceService, Observed, Packet, PacketError,
-        Predicate, Statement,
+        AgentInfo, Attempt, EngineInfo, EvidenceHook, EvidenceResult, EvidenceService, HookResult, Observed,
+        Packet, PacketError, Predicate, Statement,
     },
-    failure::Failure,
+    failure::{Failure, FailureCode},
+    hook::HookSpec,
     manifest::PinnedImage,
     name::ServiceName,
     observation::{ContainerHealth, ContainerState},
@@ -161,6 +162,7 @@ pub fn packet<M: Described>(identity: &AgentIdentity, end: &End<'_, M>) -> Resul
             },
             failure: end.failure.map(Into::into),
             services,
+            hooks: hooks(order.manifest.hooks(), end.state),
             previous,
             sticker_digest: end.sticker,
             compose_lock: end.compose_lock,
@@ -190,6 +192,33 @@ pub fn packet<M: Described>(identity: &AgentIdentity, end: &End<'_, M>) -> Resul
         &Statement::new(predicate, subjects.iter()),
         &identity.evidence_key,
     )
+}
+
+/// The runs of hooks as they are stated.
+fn hooks(ordered: &[HookSpec], state: &AttemptState) -> Vec<EvidenceHook> {
+    let runs = state.hooks.iter().filter_map(|run| {
+        let spec = ordered.iter().find(|spec| spec.name == run.hook.hook)?;
+        let outcome = run.ended.as_ref().map(|(_, outcome)| outcome);
+        let result = match outcome.map(|outcome| outcome.failure.as_ref().map(|failure| failure.code)) {
+            None => HookResult::Interrupted,
+            Some(None) => HookResult::Succeeded,
+            Some(Some(FailureCode::HookTimeout)) => HookResult::TimedOut,
+            Some(Some(_)) => HookResult::Failed,
+        };
+        Some(EvidenceHook {
+            hook: spec.name.clone(),
+            when: spec.when,
+            direction: run.hook.direction,
+            repository: spec.image.repository.clone(),
+            digest: spec.image.digest,
+            result,
+            exit_code: outcome.and_then(|outcome| outcome.exit_code),
+            log_truncated: outcome.is_some_and(|outcome| outcome.is_truncated),
+            began_at: run.began_at,
+            ended_at: run.ended.as_ref().map(|(at, _)| *at),
+        })
+    });
+    runs.collect()
 }
 
 fn observed(running: &Running) -> Option<Observed> {

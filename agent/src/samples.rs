@@ -7,6 +7,7 @@ use sealift_common::{
     any_manifest::Described,
     compose_manifest::{ComposeKind, ComposeManifest, ComposeServicePin, Lifetime},
     digest::Digest,
+    hook::{DEFAULT_TIMEOUT_MS, HookSpec, HookWhen, OnFailure},
     id::{AgentId, JobId, PromotionId, ReleaseId, TargetId, TaskId},
     keys::SigningKey,
     manifest::{Manifest, PinnedImage, RestartPolicy, ServiceSpec, UpdateOrder},
@@ -92,6 +93,24 @@ pub fn service(image: PinnedImage) -> ServiceSpec {
     }
 }
 
+pub fn hook(name: &str, when: HookWhen, version: &str) -> HookSpec {
+    HookSpec {
+        name: name.parse().unwrap(),
+        when,
+        image: image(version),
+        command: None,
+        entrypoint: None,
+        environment: BTreeMap::new(),
+        variables: std::collections::BTreeSet::new(),
+        networks: std::collections::BTreeSet::new(),
+        volumes: Vec::new(),
+        user: None,
+        working_dir: None,
+        timeout_ms: DEFAULT_TIMEOUT_MS,
+        on_failure: OnFailure::Fail,
+    }
+}
+
 pub fn binding() -> TargetBinding {
     TargetBinding {
         tenant: "acme".parse().unwrap(),
@@ -174,6 +193,7 @@ pub fn compose_order(fence: u64, services: &[(&str, &str)]) -> Order<ComposeMani
         document: std::iter::once("services:\n".to_owned()).chain(lines).collect(),
         profiles: std::collections::BTreeSet::new(),
         services: pins.collect(),
+        hooks: Vec::new(),
     };
     with_manifest(fence, manifest)
 }

@@ -4,11 +4,13 @@
 //! as the engine answers.
 
 pub mod compose;
+pub mod hooks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sealift_common::{
     failure::{Failure, FailureCode},
+    hook::HookWhen,
     manifest::{DependencyCondition, Manifest, RestartPolicy},
     name::ServiceName,
     swap::{self, Swap},
@@ -16,6 +18,7 @@ use sealift_common::{
 };
 
 use crate::journal::{AttemptState, Cause, Ending, MOST_STARTS, OldContainer, Phase};
+use hooks::{HookStep, Present};
 
 /// A container as far as deciding needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub struct World {
     pub old: BTreeMap<String, Seen>,
     /// Whether the old set was seen running after it was started again.
     pub old_checked: bool,
+    /// Containers of this order's hooks.
+    pub hooks: Present,
 }
 
 /// The one next thing to do.
@@ -62,6 +67,8 @@ pub enum Step {
     Surroundings,
     /// Make the container of a service, stopped.
     Create(ServiceName),
+    /// Do something about a hook.
+    Hook(HookStep),
     /// Look at the old set and write down what it is; from then on it may be touched.
     Prepare,
     /// Stop an old container.
@@ -81,9 +88,9 @@ pub enum Step {
     JoinNew(ServiceName),
     /// Take an old container's aliases away; it stays on its networks.
     LeaveOld(String),
-    /// Write down that the new set has the aliases.
+    /// Write down that the new set has taken over.
     NoteSwitched,
-    /// Watch the new set while the old one still runs.
+    /// Watch the new set after it has taken over.
     AwaitBake,
     /// Sticker, packet, report, end.
     Commit,
@@ -113,11 +120,28 @@ pub enum Step {
 
 impl Step {
     /// Whether a request to stop may end it in the middle. Effects on containers are always finished.
-    pub const fn is_wait(&self) -> bool {
-        matches!(
-            self,
-            Self::Pull | Self::AwaitDependency(_) | Self::AwaitHealth | Self::AwaitBake
-        )
+    pub fn gives_way(&self) -> bool {
+        match self {
+            Self::Pull | Self::AwaitDependency(_) | Self::AwaitHealth | Self::AwaitBake => true,
+            Self::Hook(step) => step.gives_way(),
+            _ => false,
+        }
+    }
+
+    /// Whether the agent's own end may end it in the middle: it is done again at the next start.
+    pub fn is_long(&self) -> bool {
+        match self {
+            Self::Hook(step) => step.is_long(),
+            _ => self.gives_way(),
+        }
+    }
+
+    /// The step that follows from hooks of a time: what is left to do about them, or the way back when one failed.
+    fn of_hooks(pending: Result<Option<HookStep>, Failure>) -> Option<Self> {
+        match pending {
+            Ok(step) => step.map(Self::Hook),
+            Err(failure) => Some(Self::Restore(Cause::Failed { failure })),
+        }
     }
 }
 
@@ -139,18 +163,21 @@ pub fn next(manifest: &Manifest, swap: Swap, state: &AttemptState, wanted: Wante
         {
             Step::Restore(Cause::Stopped)
         }
-        Phase::Preparing => prepare(manifest, world),
+        Phase::Preparing => prepare(manifest, state, world),
         Phase::Switching => match swap {
             Swap::InPlace => in_place(manifest, state, world),
             Swap::BlueGreen { .. } => start_new(manifest, world).unwrap_or(Step::NoteStarted),
         },
         Phase::Proving => Step::AwaitHealth,
-        Phase::Moving => move_over(manifest, state, world),
-        Phase::Baking => Step::AwaitBake,
+        Phase::Moving => take_over(manifest, swap, state, world),
+        Phase::Baking => {
+            let hooks = hooks::pending(&manifest.hooks, HookWhen::PostDeploy, state, &world.hooks);
+            Step::of_hooks(hooks).unwrap_or(Step::AwaitBake)
+        }
         Phase::Committing => commit(manifest, state, world),
         // The end says that the restore was given up.
         Phase::Restoring(cause) if state.is_poison() => Step::Conclude(cause.clone()),
-        Phase::Restoring(cause) => restore(manifest, state, cause, world),
+        Phase::Restoring(cause) => restore(manifest, swap, state, cause, world),
         Phase::Ended(Ending::Succeeded) => world
             .old
             .values()
@@ -168,12 +195,16 @@ pub(crate) fn poison() -> Failure {
     )
 }
 
-fn prepare(manifest: &Manifest, world: &World) -> Step {
+fn prepare(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
     if !world.images {
         return Step::Pull;
     }
     if !world.surroundings {
         return Step::Surroundings;
+    }
+    let hooks = hooks::pending(&manifest.hooks, HookWhen::PreDeploy, state, &world.hooks);
+    if let Some(step) = Step::of_hooks(hooks) {
+        return step;
     }
     let missing = manifest
         .start_order()
@@ -257,6 +288,18 @@ fn start_new(manifest: &Manifest, world: &World) -> Option<Step> {
     None
 }
 
+/// The new set takes over: by the release's hook, or by its aliases when both sets run.
+fn take_over(manifest: &Manifest, swap: Swap, state: &AttemptState, world: &World) -> Step {
+    let hooks = hooks::pending(&manifest.hooks, HookWhen::Switch, state, &world.hooks);
+    if let Some(step) = Step::of_hooks(hooks) {
+        return step;
+    }
+    if swap.is_in_place() || !swap::moves_aliases(manifest) {
+        return Step::NoteSwitched;
+    }
+    move_over(manifest, state, world)
+}
+
 /// The new set takes its aliases and is well with them, then the old one loses them: at no time does nobody answer.
 fn move_over(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
     let order = manifest.start_order();
@@ -295,12 +338,16 @@ fn commit(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {
     })
 }
 
-fn restore(manifest: &Manifest, state: &AttemptState, cause: &Cause, world: &World) -> Step {
+fn restore(manifest: &Manifest, swap: Swap, state: &AttemptState, cause: &Cause, world: &World) -> Step {
+    let way_back = || hooks::way_back(&manifest.hooks, state, &world.hooks).map(Step::Hook);
+    let old_answers = || bring_back(state, world).or_else(way_back);
     // Sets that ran side by side can do so again: the old one answers before the new one goes.
-    let first = state.moved.then(|| bring_back(state, world)).flatten();
-    first
+    let beside = state.moved && !swap.is_in_place();
+    hooks::strays(&world.hooks)
+        .map(Step::Hook)
+        .or_else(|| beside.then(old_answers).flatten())
         .or_else(|| remove_new(manifest, world))
-        .or_else(|| bring_back(state, world))
+        .or_else(old_answers)
         .unwrap_or_else(|| Step::Conclude(cause.clone()))
 }
 

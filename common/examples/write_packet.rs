@@ -83,6 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some(observed),
             ContainerHealth::Healthy,
         )],
+        hooks: Vec::new(),
         previous: [("api".parse()?, Digest::of(b"before"))].into(),
         inputs: Digest::of(b"inputs"),
         compose_lock: None,

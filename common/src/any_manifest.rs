@@ -9,6 +9,7 @@ use crate::{
     canonical::{self, CanonicalError},
     compose_manifest::{ComposeManifest, Lifetime},
     digest::Digest,
+    hook::HookSpec,
     inventory::TargetKind,
     manifest::{Manifest, PinnedImage, ServiceSpec},
     name::ServiceName,
@@ -21,6 +22,9 @@ pub trait Described: Serialize + Sized {
 
     /// The image of each service.
     fn images(&self) -> BTreeMap<&ServiceName, &PinnedImage>;
+
+    /// The hooks.
+    fn hooks(&self) -> &[HookSpec];
 
     /// Digest of the description of a service; `None` when there is no such service.
     fn config_of(&self, service: &ServiceName) -> Result<Option<Digest>, CanonicalError>;
@@ -46,6 +50,10 @@ impl Described for Manifest {
             .collect()
     }
 
+    fn hooks(&self) -> &[HookSpec] {
+        &self.hooks
+    }
+
     fn config_of(&self, service: &ServiceName) -> Result<Option<Digest>, CanonicalError> {
         self.services
             .get(service)
@@ -68,6 +76,10 @@ impl Described for ComposeManifest {
             .iter()
             .map(|(name, pin)| (name, &pin.image))
             .collect()
+    }
+
+    fn hooks(&self) -> &[HookSpec] {
+        &self.hooks
     }
 
     fn config_of(&self, service: &ServiceName) -> Result<Option<Digest>, CanonicalError> {
@@ -106,6 +118,13 @@ impl Described for AnyManifest {
         match self {
             Self::ComposeHost(manifest) => manifest.images(),
             Self::DockerHost(manifest) => manifest.images(),
+        }
+    }
+
+    fn hooks(&self) -> &[HookSpec] {
+        match self {
+            Self::ComposeHost(manifest) => manifest.hooks(),
+            Self::DockerHost(manifest) => manifest.hooks(),
         }
     }
 
@@ -175,6 +194,7 @@ mod tests {
             document: "services: {}\n".into(),
             profiles: ["debug".to_owned()].into(),
             services: [("web".parse().unwrap(), pin)].into(),
+            hooks: Vec::new(),
         }
     }
 

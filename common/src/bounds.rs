@@ -16,6 +16,10 @@ pub const VARIABLES: usize = 256;
 pub const VARIABLE_BYTES: usize = 4 * 1024;
 /// Most platforms that one image may be built for.
 pub const PLATFORMS: usize = 64;
+/// Most hooks of a release.
+pub const HOOKS: usize = 16;
+/// Most log bytes kept of one hook, so that one that talks much leaves room for the others and the services.
+pub const HOOK_LOG_BYTES: usize = 128 * 1024;
 /// Most profiles of a release for compose hosts.
 pub const PROFILES: usize = 32;
 /// Most targets in one environment that one job may address.

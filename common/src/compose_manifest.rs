@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     canonical::{self, CanonicalError},
     digest::Digest,
+    hook::HookSpec,
     manifest::{PinnedImage, Probe},
     name::ServiceName,
     phases,
@@ -53,6 +54,9 @@ pub struct ComposeManifest {
     pub profiles: BTreeSet<String>,
     /// The services that run under these profiles; no other may.
     pub services: BTreeMap<ServiceName, ComposeServicePin>,
+    /// Hooks, in the order in which those of one time run. Compose does not see them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookSpec>,
 }
 
 impl ComposeManifest {

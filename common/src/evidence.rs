@@ -5,9 +5,11 @@
 //! wants at least one subject; when nothing runs (a first deployment failed), the one subject is the release's content digest
 //! under the name `release:<repository>/<project>#<number>`.
 
+mod hooks;
 mod predicate;
 mod statement;
 
+pub use hooks::{EvidenceHook, HookResult};
 pub use predicate::{
     AgentInfo, Attempt, EngineInfo, EvidenceDecision, EvidenceFailure, EvidenceRelease, EvidenceResult,
     EvidenceService, EvidenceStep, Observed, Predicate,

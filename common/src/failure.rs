@@ -96,6 +96,10 @@ failure_codes! {
     Unhealthy = "UNHEALTHY", Workload, false, "read the health check's output and the logs (sealift job logs), correct and make a new release";
     /// The workload did not become healthy before the deadline.
     HealthDeadline = "HEALTH_DEADLINE", Timeout, false, "the workload needs longer (raise --healthy-deadline) or never becomes healthy: read its logs";
+    /// A hook ended with an error, or could not be started.
+    HookFailed = "HOOK_FAILED", Workload, false, "read the hook's last log lines (sealift job logs), correct it and make a new release";
+    /// A hook took longer than its timeout and was ended.
+    HookTimeout = "HOOK_TIMEOUT", Timeout, false, "read the hook's last log lines (sealift job logs); if it only needs longer, raise its `timeout` in a new release";
     /// The order was refused by the agent.
     OrderRefused = "ORDER_REFUSED", Trust, false, "the detail says which check failed; an order that does not verify is a reason to look at the orchestrator";
     /// The order expired before the agent could begin.

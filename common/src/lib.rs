@@ -18,6 +18,7 @@ pub mod error;
 pub mod evidence;
 pub mod failure;
 pub mod gates;
+pub mod hook;
 pub mod id;
 pub mod inventory;
 pub mod job;

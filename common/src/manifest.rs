@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     canonical::{CanonicalError, decimal, digest},
     digest::Digest,
+    hook::HookSpec,
     name::ServiceName,
 };
 
@@ -25,6 +26,9 @@ pub struct Manifest {
     /// Named volumes: kept from release to release.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<ServiceName, VolumeSpec>,
+    /// Hooks, in the order in which those of one time run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookSpec>,
 }
 
 impl Manifest {

@@ -458,6 +458,7 @@ mod tests {
             document: "services: {web: {image: web}}".into(),
             profiles: BTreeSet::new(),
             services: pins.collect(),
+            hooks: Vec::new(),
         };
         let compose = Release {
             content: manifest.content_digest().unwrap(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     any_manifest::AnyManifest,
+    hook,
     manifest::{Manifest, MountSpec, ServiceSpec},
     name::ServiceName,
 };
@@ -23,7 +24,8 @@ pub enum Swap {
     /// Service by service in its place: the old set goes down, the new one comes up. Services that are started first overlap.
     #[default]
     InPlace,
-    /// The whole new set (green) runs healthy beside the old one (blue) before it takes over the network aliases; both run until
+    /// The whole new set (green) runs healthy beside the old one (blue) before it takes over, by the release's switch hook or else by
+    /// its network aliases; both run until
     /// it has stayed healthy for the bake time, so that going back needs no start.
     BlueGreen {
         /// How long both run after the switch.
@@ -73,10 +75,11 @@ fn unfit_for_two(manifest: &Manifest, bake_ms: u32) -> Vec<Unfit> {
             "let both sets run side by side for a shorter time",
         ));
     }
-    if !manifest.services.values().any(|spec| is_called(manifest, spec)) {
+    let called = || manifest.services.values().any(|spec| is_called(manifest, spec));
+    if moves_aliases(manifest) && !called() {
         found.push(Unfit::of_all(
             "no service is on an external network, so there are no aliases that could move",
-            "put what is called from outside on an external network, or swap in place",
+            "put what is called from outside on an external network, declare a switch hook, or swap in place",
         ));
     }
     found.extend(alone(manifest, |_| true));
@@ -102,6 +105,11 @@ pub fn is_called(manifest: &Manifest, spec: &ServiceSpec) -> bool {
     spec.network_names()
         .iter()
         .any(|name| is_external(manifest, name))
+}
+
+/// Whether the new set of a blue/green swap takes over by its aliases on external networks.
+pub fn moves_aliases(manifest: &Manifest) -> bool {
+    hook::switch(&manifest.hooks).is_none()
 }
 
 /// Whether a network of the manifest is one that others made.
@@ -187,7 +195,7 @@ mod tests {
             .into_keys()
             .map(|name| (name.clone(), image.clone()))
             .collect();
-        file.pin(&resolved).unwrap()
+        file.pin(&resolved, &BTreeMap::new()).unwrap()
     }
 
     #[test]
@@ -213,6 +221,14 @@ mod tests {
             "services:\n  web: {image: i, networks: [edge]}\n  job: {image: i}\nnetworks: {edge: {external: true}}\n",
         );
         assert_eq!(Swap::BlueGreen { bake_ms: 0 }.unfit(&good), []);
+        let mut inward = manifest("services:\n  web: {image: i}\n");
+        assert_eq!(Swap::BlueGreen { bake_ms: 0 }.unfit(&inward).len(), 1);
+        let hook = serde_json::json!({
+            "name": "proxy", "when": "switch", "image": inward.services["web"].image, "timeout_ms": 1_000,
+            "on_failure": "fail",
+        });
+        inward.hooks.push(serde_json::from_value(hook).unwrap());
+        assert_eq!(Swap::BlueGreen { bake_ms: 0 }.unfit(&inward), []);
         let mut first = bad;
         for spec in first.services.values_mut() {
             spec.update_order = UpdateOrder::StartFirst;
@@ -242,7 +258,7 @@ mod tests {
             digest: crate::digest::Digest::of(b"i"),
         };
         let images = [("web".parse().unwrap(), image)].into();
-        let content: AnyManifest = hosted.pin(&images).unwrap().into();
+        let content: AnyManifest = hosted.pin(&images, &std::collections::BTreeMap::new()).unwrap().into();
         assert_eq!(Swap::InPlace.unfit_for(&content), []);
         assert_eq!(green.unfit_for(&content).len(), 1);
     }

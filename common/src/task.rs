@@ -19,8 +19,9 @@ pub enum Wanted {
 phases! {
     /// What the agent is doing, as its journal tells.
     TaskStep {
-        Received = "received", Pulling = "pulling", Verifying = "verifying", Creating = "creating",
-        Switching = "switching", Starting = "starting", HealthWait = "health_wait", Committing = "committing",
+        Received = "received", Pulling = "pulling", Verifying = "verifying", PreDeployHook = "pre_deploy_hook",
+        Creating = "creating", Switching = "switching", Starting = "starting", HealthWait = "health_wait",
+        SwitchHook = "switch_hook", PostDeployHook = "post_deploy_hook", Committing = "committing",
         Restoring = "restoring", RetryWait = "retry_wait",
     }
 }

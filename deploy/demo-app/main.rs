@@ -9,11 +9,13 @@
 //! | `HEALTH` | `ok`, `fail`, `flap` (5 s well, 5 s ill), `after:N` (well N seconds after the start) | `ok` |
 //! | `DEMO_COMMAND` | the command when none is given: `serve`, `exit N`, `sleep` | `serve` |
 //!
-//! `healthcheck` asks the server in the same container and exits with 0 or 1: a scratch image has no curl.
+//! `healthcheck` asks the server in the same container and exits with 0 or 1: a scratch image has no curl. For hooks there are also
+//! `get HOST:PORT`, which asks another container, `environment`, which prints what begins with SEALIFT_, `reach`, which does that and
+//! asks every container of SEALIFT_TO, and `flood MIB`, which says much.
 
 use std::env;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -53,6 +55,10 @@ fn main() -> ExitCode {
         ["serve"] => serve(),
         ["healthcheck"] => healthcheck(),
         ["exit", code] => exit(code),
+        ["get", address] => verdict(get(address)),
+        ["environment"] => environment(),
+        ["reach"] => reach(),
+        ["flood", mib] => flood(mib),
         ["sleep"] => loop {
             thread::park();
         },
@@ -61,7 +67,7 @@ fn main() -> ExitCode {
 }
 
 fn usage(words: &[&str]) -> ExitCode {
-    eprintln!("demo-app: unknown command {words:?}; known are: serve, healthcheck, exit N, sleep");
+    eprintln!("demo-app: unknown command {words:?}; known are: serve, healthcheck, exit N, sleep, get HOST:PORT, environment, reach, flood MIB");
     ExitCode::from(2)
 }
 
@@ -188,7 +194,49 @@ fn answer(mut stream: &TcpStream, service: &Service) -> std::io::Result<()> {
 }
 
 fn healthcheck() -> ExitCode {
-    match ask() {
+    verdict(port().and_then(|port| ask(SocketAddr::from(([127, 0, 0, 1], port)))))
+}
+
+fn get(address: &str) -> Result<String, String> {
+    let mut found = address.to_socket_addrs().map_err(|error| format!("{address}: {error}"))?;
+    ask(found.next().ok_or_else(|| format!("{address} has no address"))?)
+}
+
+fn environment() -> ExitCode {
+    for (name, value) in env::vars().filter(|(name, _)| name.starts_with("SEALIFT_")) {
+        println!("{name}={value}");
+    }
+    ExitCode::SUCCESS
+}
+
+fn reach() -> ExitCode {
+    environment();
+    let to = setting("SEALIFT_TO", "");
+    let answers: Result<Vec<String>, String> = to
+        .split_whitespace()
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(_, container)| get(&format!("{container}:{}", port()?)))
+        .collect();
+    verdict(answers.map(|answers| answers.last().cloned().unwrap_or_else(|| "HTTP/1.1 200 nobody".to_owned())))
+}
+
+/// Short lines are the hardest to keep up with.
+fn flood(mib: &str) -> ExitCode {
+    let Ok(mib) = mib.parse::<u64>() else {
+        return usage(&["flood", mib]);
+    };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for number in 0..mib * 1024 * 1024 / 16 {
+        // Nobody listens any more: nothing is left to be said.
+        if writeln!(out, "line {number:010}").is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn verdict(answer: Result<String, String>) -> ExitCode {
+    match answer {
         Ok(reply) if reply.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
         Ok(reply) => {
             println!("{}", reply.lines().next().unwrap_or("empty answer"));
@@ -201,8 +249,7 @@ fn healthcheck() -> ExitCode {
     }
 }
 
-fn ask() -> Result<String, String> {
-    let address = SocketAddr::from(([127, 0, 0, 1], port()?));
+fn ask(address: SocketAddr) -> Result<String, String> {
     let fault = |error: std::io::Error| format!("no answer from {address}: {error}");
     let mut stream = TcpStream::connect_timeout(&address, HEALTHCHECK_TIMEOUT).map_err(fault)?;
     stream.set_read_timeout(Some(HEALTHCHECK_TIMEOUT)).map_err(fault)?;

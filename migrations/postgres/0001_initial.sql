@@ -317,7 +317,7 @@ CREATE TABLE tasks (
     agent_id UUID,
     wave BIGINT NOT NULL CHECK (wave >= 0),
     state TEXT NOT NULL CHECK (state IN ('pending', 'assigned', 'accepted', 'running', 'lost', 'succeeded', 'failed', 'skipped', 'cancelled')),
-    step TEXT CHECK (step IN ('received', 'pulling', 'verifying', 'creating', 'switching', 'starting', 'health_wait', 'committing', 'restoring', 'retry_wait')),
+    step TEXT CHECK (step IN ('received', 'pulling', 'verifying', 'pre_deploy_hook', 'creating', 'switching', 'starting', 'health_wait', 'switch_hook', 'post_deploy_hook', 'committing', 'restoring', 'retry_wait')),
     skip_reason TEXT CHECK (skip_reason IN ('already_running', 'earlier_wave_failed', 'offline', 'operator')),
     failure TEXT,
     wanted TEXT NOT NULL CHECK (wanted IN ('run', 'stop')),

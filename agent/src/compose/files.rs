@@ -67,6 +67,15 @@ impl ProjectFiles {
         Self::holds(&self.lock(digest), digest)
     }
 
+    /// The text of a kept lock; an error when it is not whole.
+    pub fn text(&self, digest: Digest) -> io::Result<String> {
+        let bytes = read(&self.lock(digest))?;
+        if Digest::of(&bytes) != digest {
+            return Err(io::Error::other("a lock was changed on the host"));
+        }
+        String::from_utf8(bytes).map_err(io::Error::other)
+    }
+
     fn holds(path: &Path, digest: Digest) -> io::Result<bool> {
         match read(path) {
             Ok(bytes) => Ok(Digest::of(&bytes) == digest),
@@ -188,9 +197,9 @@ mod tests {
         files.show(Some(old)).unwrap();
         assert_eq!(fs::read(files.current()).unwrap(), b"old");
         fs::write(files.lock(new), b"nex").unwrap();
-        assert!(!files.has(new).unwrap());
+        assert!(!files.has(new).unwrap() && files.text(new).is_err());
         assert_eq!(files.keep(b"new").unwrap(), new);
-        assert!(files.has(new).unwrap());
+        assert_eq!(files.text(new).unwrap(), "new");
         files.tidy(Some(new)).unwrap();
         assert!(!files.has(old).unwrap() && files.has(new).unwrap());
         files.show(None).unwrap();

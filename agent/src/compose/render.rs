@@ -69,6 +69,9 @@ async fn render_with(
     if !file.images().keys().copied().eq(manifest.services.keys()) {
         return Err(rejected("the order pins other services than its file has"));
     }
+    if !file.has_hooks(&manifest.hooks) {
+        return Err(rejected("the order has other hooks than its file"));
+    }
     let document = hosted::document(&manifest.document).map_err(|error| rejected(error.to_string()))?;
     let pins = overlay(order, &document).to_string();
     let files = compose.files(order);

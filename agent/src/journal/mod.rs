@@ -35,8 +35,8 @@ use tokio::{
 use crate::{prune::PulledImage, stickers::sync_folder};
 
 pub use record::{
-    AttemptState, Cause, Ending, LockRef, Locked, MOST_RESTORE_STARTS, MOST_STARTS, OldContainer, Phase,
-    Record, steps,
+    AttemptState, Cause, Ending, HookOutcome, HookRef, HookRun, LockRef, Locked, MOST_RESTORE_STARTS,
+    MOST_STARTS, OldContainer, Phase, Record, steps,
 };
 
 /// Name of the file in the state directory.

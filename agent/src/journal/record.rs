@@ -4,7 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
-    digest::Digest, evidence::EvidenceStep, failure::Failure, manifest::RestartPolicy, name::ServiceName,
+    digest::Digest,
+    evidence::EvidenceStep,
+    failure::Failure,
+    hook::{Direction, HookWhen},
+    manifest::RestartPolicy,
+    name::ServiceName,
     task::TaskStep,
 };
 use serde::{Deserialize, Serialize};
@@ -27,6 +32,39 @@ pub struct OldContainer {
     /// Its aliases on the networks on which the new set takes its place; nothing when the sets are swapped in place.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub aliases: BTreeMap<String, Vec<String>>,
+}
+
+/// A hook, and which way it leads.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HookRef {
+    /// Its name.
+    pub hook: ServiceName,
+    /// Which way: only the hook that switches has a way back.
+    pub direction: Direction,
+}
+
+/// How a run of a hook ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookOutcome {
+    /// Its exit code, if it came to have one.
+    pub exit_code: Option<i32>,
+    /// Whether it said more than the log has room for.
+    pub is_truncated: bool,
+    /// Why it counts as failed, if it does.
+    pub failure: Option<Failure>,
+}
+
+/// A run of a hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookRun {
+    /// Of which.
+    pub hook: HookRef,
+    /// When it runs in an attempt.
+    pub when: HookWhen,
+    /// When it began.
+    pub began_at: DateTime<Utc>,
+    /// When and how it ended, if that was seen.
+    pub ended: Option<(DateTime<Utc>, HookOutcome)>,
 }
 
 /// Why the set before is restored.
@@ -102,6 +140,24 @@ pub enum Record {
         /// The lock that a restore goes back to.
         previous: Option<LockRef>,
     },
+    /// Intent: make the container of a hook and run it. Once more when the agent found no container after a crash.
+    HookBegan {
+        /// When.
+        at: DateTime<Utc>,
+        /// Which.
+        hook: HookRef,
+        /// When it runs in an attempt.
+        when: HookWhen,
+    },
+    /// A hook has ended. Intent: remove its container.
+    HookEnded {
+        /// When.
+        at: DateTime<Utc>,
+        /// Which.
+        hook: HookRef,
+        /// How.
+        outcome: HookOutcome,
+    },
     /// All images are on the host, with the ordered digests.
     Pulled {
         /// When.
@@ -121,12 +177,13 @@ pub enum Record {
         /// When the last one was.
         at: DateTime<Utc>,
     },
-    /// Blue/green: the new set was healthy beside the old one for as long as it must be. Intent: give it the aliases.
+    /// The new set was healthy for as long as it must be. Intent: let it take over, by a hook or (blue/green) by its aliases. Not
+    /// written when there is nothing to do for that.
     Ready {
         /// When.
         at: DateTime<Utc>,
     },
-    /// Blue/green: the new set has the aliases, the old one runs without. Intent: watch the new one for the bake time.
+    /// The new set has taken over. Intent: run the hooks that follow, watch it for the bake time.
     Switched {
         /// When.
         at: DateTime<Utc>,
@@ -166,9 +223,9 @@ pub enum Phase {
     Switching,
     /// Waiting for health.
     Proving,
-    /// Moving the aliases from the old set to the new one.
+    /// Letting the new set take over.
     Moving,
-    /// Watching both sets after the aliases moved.
+    /// Running the hooks that follow, then watching the new set.
     Baking,
     /// Writing sticker and packet.
     Committing,
@@ -199,8 +256,10 @@ pub struct AttemptState {
     pub pulled: bool,
     /// The old set, once it is known.
     pub old: Option<Vec<OldContainer>>,
-    /// Whether aliases may have moved.
+    /// Whether the new set may have taken over.
     pub moved: bool,
+    /// The runs of hooks, in order.
+    pub hooks: Vec<HookRun>,
     /// The sticker file before, once it may have been replaced.
     pub sticker_before: Option<Option<String>>,
     /// When it began.
@@ -237,6 +296,17 @@ impl AttemptState {
                     previous: previous.clone(),
                 });
             }
+            Record::HookBegan { at, hook, when } => self.hooks.push(HookRun {
+                hook: hook.clone(),
+                when: *when,
+                began_at: *at,
+                ended: None,
+            }),
+            Record::HookEnded { at, hook, outcome } => {
+                if let Some(run) = self.hooks.iter_mut().rfind(|run| run.hook == *hook) {
+                    run.ended = Some((*at, outcome.clone()));
+                }
+            }
             Record::Pulled { .. } => self.pulled = true,
             Record::Prepared { old, .. } => {
                 self.phase = Phase::Switching;
@@ -270,6 +340,11 @@ impl AttemptState {
         }
     }
 
+    /// The newest run of a hook.
+    pub fn last_run(&self, hook: &HookRef) -> Option<&HookRun> {
+        self.hooks.iter().rfind(|run| run.hook == *hook)
+    }
+
     /// The old set by digest, as far as it ran.
     pub fn previous(&self) -> BTreeMap<ServiceName, Digest> {
         self.old
@@ -292,12 +367,25 @@ pub fn steps(record: &Record) -> Vec<(TaskStep, DateTime<Utc>)> {
         }
         Record::Healthy { at, .. } => vec![(TaskStep::Committing, *at)],
         Record::Restoring { at, .. } => vec![(TaskStep::Restoring, *at)],
+        Record::HookBegan { at, hook, when } if hook.direction == Direction::Forward => {
+            vec![(hook_step(*when), *at)]
+        }
         Record::Locked { .. }
+        | Record::HookBegan { .. }
+        | Record::HookEnded { .. }
         | Record::Resumed { .. }
         | Record::Rested { .. }
         | Record::Ready { .. }
         | Record::Switched { .. }
         | Record::Ended { .. }
         | Record::Cleaned => Vec::new(),
+    }
+}
+
+const fn hook_step(when: HookWhen) -> TaskStep {
+    match when {
+        HookWhen::PreDeploy => TaskStep::PreDeployHook,
+        HookWhen::Switch => TaskStep::SwitchHook,
+        HookWhen::PostDeploy => TaskStep::PostDeployHook,
     }
 }

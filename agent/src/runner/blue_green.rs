@@ -1,4 +1,5 @@
-//! Blue/green: the aliases move from the old set to the new one, both are watched, and the way back.
+//! The new set takes over: by a hook, or, blue/green, by the aliases, which move from the old set to it; both are watched; and the way
+//! back.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,7 +13,7 @@ use super::{Done, Runner, effects, patiently};
 use crate::{host::Host, journal::Record, kill};
 
 impl<H: Host> Runner<H> {
-    /// The new set is healthy beside the old one.
+    /// The new set is healthy.
     pub(super) async fn note_ready(&mut self) -> Done {
         let at = self.now();
         kill::at("ready_journalled.before");
@@ -20,7 +21,7 @@ impl<H: Host> Runner<H> {
         kill::at("ready_journalled");
         // What comes now has its own time.
         self.healthy_until = None;
-        self.log.say("the new set is healthy and takes over");
+        self.log.say("the new set is healthy");
         Ok(())
     }
 
@@ -74,7 +75,7 @@ impl<H: Host> Runner<H> {
         kill::at("switched_journalled.before");
         self.write(Record::Switched { at }, Vec::new()).await?;
         kill::at("switched_journalled");
-        self.log.say("both sets run; the new one is watched");
+        self.log.say("the new set has taken over");
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 mod effects;
 mod finish;
+mod hooks;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -162,25 +163,30 @@ impl<H: Host> ComposeRunner<H> {
 
     /// Sees what is on the engine.
     async fn look(&mut self) -> Result<(), HostError> {
-        let found = self.listed().await?;
-        self.world.running = found
+        let found = self.found().await?;
+        let fence = self.order.fence;
+        let hooks = found.iter().filter_map(|container| {
+            let (hook, of) = labels::read_hook(&container.labels)?;
+            (of == fence).then(|| (hook, container.id.clone()))
+        });
+        self.world.hooks = hooks.collect();
+        self.world.running = by_service(found)
             .into_iter()
             .map(|(service, listed)| (service, listed.state == ContainerState::Running))
             .collect();
         Ok(())
     }
 
-    /// The project's containers by service.
-    async fn listed(&self) -> Result<BTreeMap<ServiceName, Listed>, HostError> {
+    /// The project's containers.
+    async fn found(&self) -> Result<Vec<Listed>, HostError> {
         let wanted = labels::of_project(self.order.target_id, &self.order.release.project);
         let host = &self.shared.host;
-        let listed = patiently(self.patience(), || host.list(&wanted)).await?;
-        let named = listed.into_iter().filter_map(|container| {
-            let is_one_off = container.labels.get(ONE_OFF).is_some_and(|value| value == "True");
-            let ours = labels::read(&container.labels).filter(|_| !is_one_off)?;
-            Some((ours.service, container))
-        });
-        Ok(named.collect())
+        patiently(self.patience(), || host.list(&wanted)).await
+    }
+
+    /// The containers of the project's services.
+    async fn listed(&self) -> Result<BTreeMap<ServiceName, Listed>, HostError> {
+        Ok(by_service(self.found().await?))
     }
 
     /// Writes a record, what it reports, and whatever else belongs to it, in one commit; then it counts.
@@ -239,14 +245,24 @@ impl<H: Host> ComposeRunner<H> {
     }
 
     async fn retry_or_give_up(&mut self, step: &Step, failure: Failure) {
+        // An engine that is away refuses no hook: wait for it, and choose again from what it then shows.
+        if matches!(step, Step::Hook(_)) && failure.code == FailureCode::EngineUnavailable {
+            self.looked = false;
+            return;
+        }
         let tries = self.tries.entry(format!("{step:?}")).or_default();
         *tries += 1;
         if *tries < RESTORE_TRIES {
             sleep(FIRST_PAUSE * 2_u32.pow(*tries)).await;
             return;
         }
-        self.world.restored = true;
-        self.world.checked = true;
+        if let Step::Hook(step) = step {
+            // A later attempt, or the observer, removes it.
+            self.world.hooks.remove(step.hook());
+        } else {
+            self.world.restored = true;
+            self.world.checked = true;
+        }
         let summary = format!("the old set could not be restored: {}", failure.summary);
         let detail = failure.detail;
         self.restore_failure
@@ -270,4 +286,13 @@ impl<H: Host> ComposeRunner<H> {
         let limit = Duration::from_millis(self.order.limits.healthy_deadline_ms.into());
         *self.healthy_until.get_or_insert_with(|| Instant::now() + limit)
     }
+}
+
+fn by_service(listed: Vec<Listed>) -> BTreeMap<ServiceName, Listed> {
+    let named = listed.into_iter().filter_map(|container| {
+        let is_one_off = container.labels.get(ONE_OFF).is_some_and(|value| value == "True");
+        let ours = labels::read(&container.labels).filter(|_| !is_one_off)?;
+        Some((ours.service, container))
+    });
+    named.collect()
 }

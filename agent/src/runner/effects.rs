@@ -7,13 +7,14 @@ use std::{
 
 use sealift_common::{
     failure::{Failure, FailureCode},
+    hook::HookSpec,
     manifest::{MountSpec, PinnedImage, RestartPolicy, ServiceSpec},
     name::ServiceName,
     swap::{self, Swap},
 };
 use tokio::time::Instant;
 
-use super::{Done, Runner, Trouble, is_up, patiently, prove::aside, pull::bring};
+use super::{Done, Runner, Trouble, hooks, is_up, patiently, prove::aside, pull::bring};
 use crate::{
     host::{Host, NewContainer, NewNetwork},
     journal::{OldContainer, Record},
@@ -28,6 +29,7 @@ impl<H: Host> Runner<H> {
             Step::Pull => self.pull().await,
             Step::Surroundings => self.surroundings().await,
             Step::Create(service) => self.create(service).await,
+            Step::Hook(step) => hooks::perform(self, step).await,
             Step::Prepare => self.prepare().await,
             Step::QuietOld(id) => self.quiet(id).await,
             Step::StopOld(id) => self.stop_old(id).await,
@@ -74,7 +76,9 @@ impl<H: Host> Runner<H> {
             .manifest
             .services
             .values()
-            .map(|spec| (spec.image.pull_reference(), spec.image.clone()))
+            .map(|spec| &spec.image)
+            .chain(self.order.manifest.hooks.iter().map(|hook| &hook.image))
+            .map(|image| (image.pull_reference(), image.clone()))
             .collect();
         kill::at("pull_begun");
         let pulls: Vec<_> = images
@@ -133,6 +137,7 @@ impl<H: Host> Runner<H> {
             .services
             .values()
             .flat_map(ServiceSpec::network_names)
+            .chain(manifest.hooks.iter().flat_map(HookSpec::network_names))
             .collect();
         used.into_iter()
             .filter_map(|name| {
@@ -160,8 +165,9 @@ impl<H: Host> Runner<H> {
     }
 
     /// The engine's names of the used volumes and whether they are not ours to make.
-    fn volumes(&self) -> BTreeMap<ServiceName, (String, bool)> {
+    pub(super) fn volumes(&self) -> BTreeMap<ServiceName, (String, bool)> {
         let order = &self.order;
+        let of_hooks = order.manifest.hooks.iter().flat_map(|hook| &hook.volumes);
         order
             .manifest
             .services
@@ -171,6 +177,7 @@ impl<H: Host> Runner<H> {
                 MountSpec::Volume { volume, .. } => Some(volume),
                 MountSpec::Bind { .. } | MountSpec::Anonymous { .. } => None,
             })
+            .chain(of_hooks.map(|mount| &mount.volume))
             .map(|volume| {
                 let external = order
                     .manifest
@@ -265,7 +272,7 @@ impl<H: Host> Runner<H> {
     /// The engine's networks on which the new set takes the old one's place.
     fn taken_over(&self) -> BTreeSet<String> {
         let manifest = &self.order.manifest;
-        if self.order.swap.is_in_place() {
+        if self.order.swap.is_in_place() || !swap::moves_aliases(manifest) {
             return BTreeSet::new();
         }
         let names = manifest.services.values().flat_map(ServiceSpec::network_names);

@@ -20,6 +20,7 @@ use crate::{
     journal::{Baseline, BaselineService, Cause, Ending, MOST_RESTORE_STARTS, Record, ReportDraft, Write},
     kill,
     proof::{self, End, Running},
+    step::hooks,
     stickers::Stickers,
 };
 
@@ -189,6 +190,11 @@ impl<H: Host> Runner<H> {
                 );
                 Failure::new(FailureCode::RestoreFailed, summary)
             });
+        }
+        if let Some(stuck) = hooks::stuck(&self.order.manifest.hooks, &self.state) {
+            let summary = format!("callers may not reach the old set: {}", stuck.summary);
+            let failure = Failure::new(FailureCode::RestoreFailed, summary).with_detail(&stuck.detail);
+            self.restore_failure.get_or_insert(failure);
         }
         let running = {
             let (host, order) = (self.host(), &self.order);

@@ -4,6 +4,8 @@ mod blue_green;
 pub(crate) mod compose;
 mod effects;
 mod finish;
+mod hooks;
+mod own_hooks;
 mod prove;
 mod pull;
 mod switch;
@@ -208,11 +210,10 @@ impl<H: Host> Runner<H> {
                 wanted,
                 &self.world,
             );
-            let wait = step.is_wait();
             let outcome = tokio::select! {
                 biased;
-                () = shutdown.cancelled(), if wait => break,
-                () = stop.cancelled(), if wait => continue,
+                () = shutdown.cancelled(), if step.is_long() => break,
+                () = stop.cancelled(), if step.gives_way() => continue,
                 outcome = self.perform(&step) => outcome,
             };
             if let Err(trouble) = outcome {
@@ -236,7 +237,14 @@ impl<H: Host> Runner<H> {
         };
         self.world.new.clear();
         self.world.old.clear();
+        self.world.hooks.clear();
         for container in listed {
+            if let Some((hook, fence)) = labels::read_hook(&container.labels) {
+                if fence == self.order.fence {
+                    self.world.hooks.insert(hook, container.id);
+                }
+                continue;
+            }
             let Some(ours) = labels::read(&container.labels) else {
                 continue;
             };
@@ -366,6 +374,10 @@ impl<H: Host> Runner<H> {
             }
             Step::RestorePolicy(id, _) | Step::StartOld(id) => {
                 self.world.old.remove(id);
+            }
+            Step::Hook(step) => {
+                // A later attempt, or the observer, removes it.
+                self.world.hooks.remove(step.hook());
             }
             _ => self.world.old_checked = true,
         }

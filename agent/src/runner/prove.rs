@@ -5,8 +5,8 @@ use std::{io, time::Duration};
 use sealift_common::{
     compose_manifest::Lifetime,
     failure::{Failure, FailureCode},
+    hook,
     name::ServiceName,
-    swap::Swap,
 };
 use tokio::time::Instant;
 
@@ -52,9 +52,10 @@ impl<H: Host> Runner<H> {
         let min_healthy = Duration::from_millis(self.order.limits.min_healthy_ms.into());
         self.watch_all(min_healthy, deadline).await?;
         kill::at("healthy");
-        match self.order.swap {
-            Swap::InPlace => self.note_healthy().await,
-            Swap::BlueGreen { .. } => self.note_ready().await,
+        if self.order.swap.is_in_place() && !hook::has_late(&self.order.manifest.hooks) {
+            self.note_healthy().await
+        } else {
+            self.note_ready().await
         }
     }
 

@@ -10,7 +10,7 @@ use sealift_common::{
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Done, Runner, patiently};
+use super::{Done, Runner, hooks, patiently};
 use crate::{
     host::{Host, HostError},
     journal::{Ending, Phase, Record, Write},
@@ -167,6 +167,13 @@ impl<H: Host> Runner<H> {
             Ok(Ok(())) => {}
             Ok(Err(error)) => self.log.say(format!("networks were not tidied: {error}")),
             Err(_) => self.log.say("networks were not tidied: the engine is too slow"),
+        }
+        if !self.order.manifest.hooks.is_empty() {
+            let swept = timeout_at(Instant::now() + TIDY, hooks::sweep(self.host(), &self.order)).await;
+            if !matches!(swept, Ok(Ok(()))) {
+                self.log
+                    .say("hooks left something behind that could not be removed");
+            }
         }
         // Losing this record only means to look once more.
         self.journal()

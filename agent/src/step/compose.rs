@@ -7,10 +7,12 @@ use sealift_common::{
     any_manifest::Described as _,
     compose_manifest::{ComposeManifest, Lifetime},
     failure::{Failure, FailureCode},
+    hook::HookWhen,
     name::ServiceName,
     task::Wanted,
 };
 
+use super::hooks::{self, HookStep, Present};
 use crate::journal::{AttemptState, Cause, Phase};
 
 /// What is known of the host. Made by looking, kept up to date by what each step did.
@@ -24,6 +26,8 @@ pub struct World {
     pub restored: bool,
     /// Whether the old set was seen running after that.
     pub checked: bool,
+    /// Containers of this order's hooks.
+    pub hooks: Present,
 }
 
 /// The one next thing to do.
@@ -33,12 +37,18 @@ pub enum Step {
     Render,
     /// Bring all images to the host and compare their digests.
     Pull,
+    /// Do something about a hook.
+    Hook(HookStep),
     /// Look at the old set and write down what it is; from then on it may be touched.
     Prepare,
     /// Bring the new lock up.
     Up,
     /// Wait until all were healthy for as long as they must be, and what has to end has ended well.
     AwaitHealth,
+    /// Write down that the new set has taken over.
+    NoteSwitched,
+    /// See once more that all are well, after the hooks.
+    Confirm,
     /// Sticker, packet, report, end.
     Commit,
     /// Go back to the old set.
@@ -57,40 +67,63 @@ pub enum Step {
 
 impl Step {
     /// Whether a request to stop may end it in the middle: what it has done by then is undone or done again.
-    pub const fn gives_way(&self) -> bool {
-        matches!(self, Self::Render | Self::Pull | Self::Up | Self::AwaitHealth)
+    pub fn gives_way(&self) -> bool {
+        match self {
+            Self::Render | Self::Pull | Self::Up | Self::AwaitHealth | Self::Confirm => true,
+            Self::Hook(step) => step.gives_way(),
+            _ => false,
+        }
     }
 
     /// Whether the agent's own end may end it in the middle: it is done again at the next start.
-    pub const fn is_long(&self) -> bool {
-        self.gives_way() || matches!(self, Self::Return)
+    pub fn is_long(&self) -> bool {
+        match self {
+            Self::Return => true,
+            Self::Hook(step) => step.is_long(),
+            _ => self.gives_way(),
+        }
+    }
+
+    fn of_hooks(pending: Result<Option<HookStep>, Failure>) -> Option<Self> {
+        match pending {
+            Ok(step) => step.map(Self::Hook),
+            Err(failure) => Some(Self::Restore(Cause::Failed { failure })),
+        }
     }
 }
 
 /// The next step. Pure.
 pub fn next(manifest: &ComposeManifest, state: &AttemptState, wanted: Wanted, world: &World) -> Step {
+    let pending = |when| Step::of_hooks(hooks::pending(&manifest.hooks, when, state, &world.hooks));
     match &state.phase {
-        Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Committing if state.is_poison() => {
+        Phase::Preparing
+        | Phase::Switching
+        | Phase::Proving
+        | Phase::Moving
+        | Phase::Baking
+        | Phase::Committing
+            if state.is_poison() =>
+        {
             Step::Restore(Cause::Failed {
                 failure: super::poison(),
             })
         }
-        Phase::Preparing | Phase::Switching | Phase::Proving if wanted == Wanted::Stop => {
+        Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Moving | Phase::Baking
+            if wanted == Wanted::Stop =>
+        {
             Step::Restore(Cause::Stopped)
         }
         Phase::Preparing if state.lock.is_none() => Step::Render,
         Phase::Preparing if !world.images => Step::Pull,
-        Phase::Preparing => Step::Prepare,
+        Phase::Preparing => pending(HookWhen::PreDeploy).unwrap_or(Step::Prepare),
         Phase::Switching => Step::Up,
         Phase::Proving => Step::AwaitHealth,
-        // Orders that ask for two sets beside each other are refused, so no journal of this kind says so.
-        Phase::Moving | Phase::Baking => Step::Restore(Cause::Failed {
-            failure: Failure::new(FailureCode::Internal, "a compose host does not run two sets"),
-        }),
+        Phase::Moving => pending(HookWhen::Switch).unwrap_or(Step::NoteSwitched),
+        Phase::Baking => pending(HookWhen::PostDeploy).unwrap_or(Step::Confirm),
         Phase::Committing => commit(manifest, world),
         // The end says that the restore was given up.
         Phase::Restoring(cause) if state.is_poison() => Step::Conclude(cause.clone()),
-        Phase::Restoring(cause) => restore(state, cause, world),
+        Phase::Restoring(cause) => restore(manifest, state, cause, world),
         Phase::Ended(_) => Step::Clean,
         Phase::Done => Step::Done,
     }
@@ -109,7 +142,10 @@ fn commit(manifest: &ComposeManifest, world: &World) -> Step {
     })
 }
 
-fn restore(state: &AttemptState, cause: &Cause, world: &World) -> Step {
+fn restore(manifest: &ComposeManifest, state: &AttemptState, cause: &Cause, world: &World) -> Step {
+    if let Some(step) = hooks::strays(&world.hooks) {
+        return Step::Hook(step);
+    }
     // Before the old set was written down nothing was touched.
     if state.old.is_none() {
         return Step::Conclude(cause.clone());
@@ -120,18 +156,27 @@ fn restore(state: &AttemptState, cause: &Cause, world: &World) -> Step {
     if !world.checked {
         return Step::CheckOld;
     }
-    Step::Conclude(cause.clone())
+    let way_back = hooks::way_back(&manifest.hooks, state, &world.hooks).map(Step::Hook);
+    way_back.unwrap_or_else(|| Step::Conclude(cause.clone()))
 }
 
 #[cfg(test)]
 mod tests {
-    use sealift_common::digest::Digest;
+    use sealift_common::{
+        digest::Digest,
+        hook::{Direction, HookSpec},
+    };
 
     use super::*;
     use crate::{
-        journal::{Ending, MOST_STARTS, Record},
+        journal::{Ending, HookOutcome, HookRef, MOST_STARTS, Record},
         samples::{self, at},
     };
+
+    fn hooks() -> Vec<HookSpec> {
+        let of = |when: &HookWhen| samples::hook(&when.as_str().replace('_', "-"), *when, "v1");
+        HookWhen::ALL.iter().map(of).collect()
+    }
 
     fn manifest() -> ComposeManifest {
         let mut manifest = samples::compose_order(1, &[("web", "v1"), ("once", "v1")]).manifest;
@@ -141,8 +186,32 @@ mod tests {
     }
 
     /// The records that a step leaves, and what it changes of the world when it works.
-    fn work(step: &Step, world: &mut World) -> Option<Record> {
+    fn work(manifest: &ComposeManifest, step: &Step, world: &mut World) -> Option<Record> {
         match step {
+            Step::Hook(HookStep::Begin(hook)) => {
+                world.hooks.insert(hook.clone(), hook.hook.to_string());
+                let spec = manifest.hooks.iter().find(|spec| spec.name == hook.hook);
+                Some(Record::HookBegan {
+                    at: at(1),
+                    hook: hook.clone(),
+                    when: spec.unwrap().when,
+                })
+            }
+            Step::Hook(HookStep::Await(hook)) => Some(Record::HookEnded {
+                at: at(1),
+                hook: hook.clone(),
+                outcome: HookOutcome {
+                    exit_code: Some(0),
+                    is_truncated: false,
+                    failure: None,
+                },
+            }),
+            Step::Hook(HookStep::Remove(hook)) => {
+                world.hooks.remove(hook);
+                None
+            }
+            Step::NoteSwitched => Some(Record::Switched { at: at(4) }),
+            Step::AwaitHealth if !manifest.hooks.is_empty() => Some(Record::Ready { at: at(4) }),
             Step::Render => Some(Record::Locked {
                 at: at(1),
                 lock: Digest::of(b"new"),
@@ -163,7 +232,7 @@ mod tests {
                     at: at(3),
                 })
             }
-            Step::AwaitHealth => Some(Record::Healthy {
+            Step::AwaitHealth | Step::Confirm => Some(Record::Healthy {
                 at: at(4),
                 sticker_before: None,
             }),
@@ -194,7 +263,16 @@ mod tests {
 
     /// Follows the steps to the end; the agent is killed after `death` of them and, when `fails`, the new set never becomes healthy.
     fn follow(death: Option<usize>, fails: bool, wanted: Wanted) -> Vec<Step> {
-        let manifest = manifest();
+        let ill = |step: &Step| fails && *step == Step::AwaitHealth;
+        follow_with(&manifest(), death, ill, wanted)
+    }
+
+    fn follow_with(
+        manifest: &ComposeManifest,
+        death: Option<usize>,
+        fails: impl Fn(&Step) -> bool,
+        wanted: Wanted,
+    ) -> Vec<Step> {
         let mut records = vec![Record::Accepted { at: at(0) }];
         let (mut world, mut steps) = (World::default(), Vec::new());
         for number in 0..40 {
@@ -203,22 +281,33 @@ mod tests {
                 // What was only known in memory is gone; what runs is seen again.
                 world = World {
                     running: world.running,
+                    hooks: world.hooks,
                     ..World::default()
                 };
             }
             let state = AttemptState::fold(&records);
-            let step = next(&manifest, &state, wanted, &world);
+            let step = next(manifest, &state, wanted, &world);
             if step == Step::Done {
                 return steps;
             }
-            let record = if fails && step == Step::AwaitHealth {
-                let failure = Failure::new(FailureCode::Unhealthy, "ill");
+            let failure = Failure::new(FailureCode::Unhealthy, "ill");
+            let record = if !fails(&step) {
+                work(manifest, &step, &mut world)
+            } else if let Step::Hook(HookStep::Await(hook)) = &step {
+                Some(Record::HookEnded {
+                    at: at(1),
+                    hook: hook.clone(),
+                    outcome: HookOutcome {
+                        exit_code: Some(1),
+                        is_truncated: false,
+                        failure: Some(failure),
+                    },
+                })
+            } else {
                 Some(Record::Restoring {
                     at: at(6),
                     cause: Cause::Failed { failure },
                 })
-            } else {
-                work(&step, &mut world)
             };
             records.extend(record);
             steps.push(step);
@@ -250,6 +339,66 @@ mod tests {
     }
 
     #[test]
+    fn r10_hooks_run_in_their_turn_wherever_the_agent_dies() {
+        let manifest = ComposeManifest {
+            hooks: hooks(),
+            ..manifest()
+        };
+        let plain = follow_with(&manifest, None, |_| false, Wanted::Run);
+        for death in 0..=plain.len() {
+            let steps = follow_with(&manifest, Some(death), |_| false, Wanted::Run);
+            let first = |wanted: &Step| steps.iter().position(|step| step == wanted).unwrap();
+            let awaited = |name: &str| {
+                first(&Step::Hook(HookStep::Await(HookRef {
+                    hook: name.parse().unwrap(),
+                    direction: Direction::Forward,
+                })))
+            };
+            let turns = [
+                awaited("pre-deploy"),
+                first(&Step::Prepare),
+                first(&Step::Up),
+                awaited("switch"),
+                first(&Step::NoteSwitched),
+                awaited("post-deploy"),
+                first(&Step::Confirm),
+                first(&Step::Commit),
+            ];
+            assert!(turns.is_sorted(), "{death}: {steps:?}");
+            assert!(!steps.contains(&Step::Return), "{death}: {steps:?}");
+        }
+    }
+
+    #[test]
+    fn r10_a_hook_that_fails_brings_the_old_set_back_if_anything_was_touched() {
+        let manifest = ComposeManifest {
+            hooks: hooks(),
+            ..manifest()
+        };
+        for spec in &manifest.hooks {
+            let hook = |direction| HookRef {
+                hook: spec.name.clone(),
+                direction,
+            };
+            let failing = Step::Hook(HookStep::Await(hook(Direction::Forward)));
+            let plain = follow_with(&manifest, None, |step| *step == failing, Wanted::Run);
+            for death in 0..=plain.len() {
+                let fails = |step: &Step| *step == failing;
+                let steps = follow_with(&manifest, Some(death), fails, Wanted::Run);
+                let is_touched = spec.when != HookWhen::PreDeploy;
+                assert_eq!(steps.contains(&Step::Return), is_touched, "{death}: {steps:?}");
+                let switch = manifest.hooks.iter().find(|hook| hook.when == HookWhen::Switch);
+                let back = Step::Hook(HookStep::Await(HookRef {
+                    hook: switch.unwrap().name.clone(),
+                    direction: Direction::Back,
+                }));
+                assert_eq!(steps.contains(&back), is_touched, "{death}: {steps:?}");
+                assert!(!steps.contains(&Step::Commit), "{death}: {steps:?}");
+            }
+        }
+    }
+
+    #[test]
     fn r14_what_was_not_touched_is_not_restored() {
         let steps = follow(None, false, Wanted::Stop);
         assert_eq!(
@@ -276,7 +425,7 @@ mod tests {
         let mut records = vec![Record::Accepted { at: at(0) }];
         let mut world = World::default();
         for step in [Step::Render, Step::Prepare, Step::Up, Step::AwaitHealth] {
-            records.extend(work(&step, &mut world));
+            records.extend(work(&manifest(), &step, &mut world));
         }
         let state = AttemptState::fold(&records);
         assert_eq!(next(&manifest(), &state, Wanted::Run, &world), Step::Commit);

@@ -3,7 +3,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sealift_common::{
-    any_manifest::AnyManifest,
+    any_manifest::{AnyManifest, Described as _},
     canonical,
     digest::Digest,
     evidence::EngineInfo,
@@ -101,7 +101,12 @@ pub(super) fn check<H: Host>(
     };
     // A gate has asked the same, of what the orchestrator knew.
     let unfit = order.swap.unfit_for(&order.manifest).into_iter().next();
-    let forbidden = allowed.and(unfit.map_or(Ok(()), |unfit| Err(unfit.to_string())));
+    let forbidden = allowed
+        .and(unfit.map_or(Ok(()), |unfit| Err(unfit.to_string())))
+        .and_then(|()| {
+            let hooks = shared.policy.check_hooks(order.manifest.hooks());
+            hooks.map_err(|error| error.to_string())
+        });
     if let Err(forbidden) = forbidden {
         let failure = Failure::new(FailureCode::OrderRefused, forbidden);
         return Ok(Err(Refusal {

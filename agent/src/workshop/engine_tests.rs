@@ -580,5 +580,6 @@ async fn changes_by_hand_on_engine_are_observed() {
 }
 
 // Below the macro that they use.
+mod hooks;
 mod images;
 mod swaps;

@@ -28,6 +28,7 @@ use crate::{
 
 mod costs;
 mod crashes;
+mod hooks;
 mod images;
 mod offers;
 mod swaps;
@@ -125,6 +126,7 @@ fn engine() -> FakeHost {
         host.publish(samples::image(version).digest, Behaviour::Healthy);
     }
     host.publish(samples::image("crash").digest, Behaviour::Exits(3));
+    host.publish(samples::image("done").digest, Behaviour::Exits(0));
     host.publish(samples::image("ill").digest, Behaviour::Unhealthy);
     host.publish(samples::image("slow").digest, Behaviour::Starting);
     host.add_foreign("foreign");

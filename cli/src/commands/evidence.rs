@@ -321,8 +321,18 @@ fn summary(packet: &VerifiedPacket) -> String {
         .iter()
         .map(|subject| format!("{}@{}", subject.name, short_digest(&subject.digest.sha256)))
         .collect();
+    let hooks: Vec<_> = said
+        .hooks
+        .iter()
+        .map(|run| format!("{} {}", run.hook, run.result))
+        .collect();
+    let hooks = if hooks.is_empty() {
+        String::new()
+    } else {
+        format!("; hooks: {}", hooks.join(", "))
+    };
     format!(
-        "{} {}/{}#{} on {}/{} by {}, running {}",
+        "{} {}/{}#{} on {}/{} by {}, running {}{hooks}",
         said.result,
         said.release.repository,
         said.release.project,

@@ -10,7 +10,7 @@ use clap::Subcommand;
 use sealift_common::{bounds, name::SourceRef};
 use sealift_proto::v1::{
     CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, ListReleasesResponse, MarkReleaseRequest,
-    Release, Source, quality_mark::Mark, target,
+    Release, ReleaseHook, Source, quality_mark::Mark, target,
 };
 
 use crate::{
@@ -258,8 +258,29 @@ fn show(global: &Global, release: &Release) -> Result<Exit, CliError> {
                 }),
             )
         })?;
+        if !release.hooks.is_empty() {
+            output::line("")?;
+            output::write(global.output, release, || hook_rows(&release.hooks))?;
+        }
     }
     Ok(Exit::Done)
+}
+
+fn hook_rows(hooks: &[ReleaseHook]) -> Rows {
+    let rows = hooks.iter().map(|hook| {
+        let when = hook.when().as_str_name().trim_start_matches("WHEN_");
+        let timeout = hook.timeout.as_ref().map_or(0, |timeout| timeout.seconds);
+        let failure = if hook.may_fail { "continue" } else { "fail" };
+        vec![
+            clean(&hook.hook),
+            when.to_lowercase(),
+            format!("{timeout}s"),
+            failure.to_owned(),
+            or_dash(&hook.tag),
+            clean(&hook.digest),
+        ]
+    });
+    Rows::new(&["HOOK", "WHEN", "TIMEOUT", "ON FAILURE", "TAG", "DIGEST"]).with(rows)
 }
 
 fn rows(releases: &[Release]) -> Rows {

@@ -1,6 +1,6 @@
 //! Walking the tree: where we are, what was wrong so far, and the shapes that compose-spec's values take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     EnvFiles,
@@ -406,9 +406,9 @@ impl<'a> Cx<'a> {
         }
     }
 
-    /// A map of texts, or a list of `key=value`. `missing` is what an entry without a value gets; `None` refuses it.
-    pub fn pairs(&mut self, at: &At, missing: Option<&str>) -> BTreeMap<String, String> {
-        let mut found: Vec<(String, Option<String>, At)> = Vec::new();
+    /// A map of texts, or a list of `key=value`; each key once.
+    pub fn written_pairs<'n>(&mut self, at: &At<'n>) -> Vec<(String, Option<String>, At<'n>)> {
+        let mut found: Vec<(String, Option<String>, At<'n>)> = Vec::new();
         if at.is_list() {
             for item in self.items(at) {
                 if let Some(text) = self.text(&item) {
@@ -427,13 +427,26 @@ impl<'a> Cx<'a> {
                 }
             }
         }
-        let mut pairs = BTreeMap::new();
+        let mut pairs: Vec<(String, Option<String>, At<'n>)> = Vec::new();
+        let mut known = BTreeSet::new();
         for (key, value, at) in found {
             if key.is_empty() || key.contains(['=', '\0']) {
                 let message = format!("{} is no name: empty, or with '=' or NUL in it", quoted(&key));
                 self.wrong(&at, message, "choose another name");
                 continue;
             }
+            if !known.insert(key.clone()) {
+                self.wrong(&at, format!("{} is there twice", quoted(&key)), "remove one");
+            }
+            pairs.push((key, value, at));
+        }
+        pairs
+    }
+
+    /// As [`Self::written_pairs`]. `missing` is what an entry without a value gets; `None` refuses it.
+    pub fn pairs(&mut self, at: &At, missing: Option<&str>) -> BTreeMap<String, String> {
+        let mut pairs = BTreeMap::new();
+        for (key, value, at) in self.written_pairs(at) {
             let Some(value) = value.or_else(|| missing.map(str::to_owned)) else {
                 let message = format!("{} has no value", quoted(&key));
                 self.wrong(
@@ -443,9 +456,6 @@ impl<'a> Cx<'a> {
                 );
                 continue;
             };
-            if pairs.contains_key(&key) {
-                self.wrong(&at, format!("{} is there twice", quoted(&key)), "remove one");
-            }
             pairs.insert(key, value);
         }
         pairs

@@ -67,10 +67,10 @@ impl fmt::Display for ComposeErrors {
     }
 }
 
-/// A service whose image nobody resolved.
+/// A service or hook whose image nobody resolved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the image of service {service} was not resolved to a digest")]
+#[error("the image of {service} was not resolved to a digest")]
 pub struct NotResolved {
-    /// The service.
+    /// The service or hook.
     pub service: ServiceName,
 }

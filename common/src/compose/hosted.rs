@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     ComposeErrors, EnvFiles,
     cx::{At, Cx},
+    hooks::{self, ComposeHook, Surroundings},
     service, yaml,
 };
 use crate::{
     bounds,
     compose_manifest::{ComposeKind, ComposeManifest, ComposeServicePin, Lifetime},
+    hook::HookSpec,
     manifest::{PinnedImage, Probe},
     name::ServiceName,
 };
@@ -27,6 +29,7 @@ pub struct HostedFile {
     document: String,
     profiles: BTreeSet<String>,
     services: BTreeMap<ServiceName, HostedService>,
+    hooks: Vec<ComposeHook>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +48,26 @@ impl HostedFile {
             .collect()
     }
 
-    /// The content of a release, given what a registry said about the image of every service.
+    /// The image of each hook, as written.
+    pub fn hook_images(&self) -> BTreeMap<&ServiceName, &str> {
+        hooks::images(&self.hooks)
+    }
+
+    /// Whether `pinned` are the hooks of this file with nothing changed but the images.
+    pub fn has_hooks(&self, pinned: &[HookSpec]) -> bool {
+        self.hooks.len() == pinned.len()
+            && self
+                .hooks
+                .iter()
+                .zip(pinned)
+                .all(|(written, pinned)| written.is_same(pinned))
+    }
+
+    /// The content of a release, given what a registry said about the image of every service and every hook.
     pub fn pin(
         self,
         resolved: &BTreeMap<ServiceName, PinnedImage>,
+        hooks: &BTreeMap<ServiceName, PinnedImage>,
     ) -> Result<ComposeManifest, super::NotResolved> {
         let services = self
             .services
@@ -70,6 +89,7 @@ impl HostedFile {
             document: self.document,
             profiles: self.profiles,
             services,
+            hooks: hooks::pin(self.hooks, hooks)?,
         })
     }
 }
@@ -81,12 +101,31 @@ pub fn parse(text: &str, profiles: &BTreeSet<String>) -> Result<HostedFile, Comp
     let Some(root) = cx.read(text) else {
         return Err(cx.into_errors());
     };
-    let services = read(&mut cx, &At::root(&root), profiles);
+    let root = At::root(&root);
+    let services = read(&mut cx, &root, profiles);
+    let hooks = own(&mut cx, &root);
     cx.finish(HostedFile {
         document: text.to_owned(),
         profiles: profiles.clone(),
         services,
+        hooks,
     })
+}
+
+/// The top-level `x-sealift`, which Compose passes over.
+fn own(cx: &mut Cx, root: &At) -> Vec<ComposeHook> {
+    let around = Surroundings {
+        networks: names(root, "networks"),
+        volumes: names(root, "volumes"),
+        has_variables: true,
+    };
+    root.get("x-sealift")
+        .map(|at| hooks::hooks(cx, &at, &around))
+        .unwrap_or_default()
+}
+
+fn names<'n>(root: &At<'n>, key: &str) -> BTreeSet<&'n str> {
+    root.get(key).iter().flat_map(At::keys).collect()
 }
 
 fn read(cx: &mut Cx, root: &At, profiles: &BTreeSet<String>) -> BTreeMap<ServiceName, HostedService> {

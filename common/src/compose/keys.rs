@@ -10,6 +10,44 @@ pub const SUPPORTED: &[(&str, &str)] = &[
     ("services", "1 to 64 services"),
     ("networks", "networks besides `default`"),
     ("volumes", "named volumes"),
+    ("x-sealift", "Sealift's own settings of the release"),
+    ("x-sealift.hooks", "at most 16, see [hooks.md](hooks.md)"),
+    ("x-sealift.hooks[].name", "required; unique"),
+    (
+        "x-sealift.hooks[].when",
+        "required; `pre_deploy`, `switch` (at most one) or `post_deploy`",
+    ),
+    (
+        "x-sealift.hooks[].image",
+        "required; resolved to a digest when the release is made",
+    ),
+    (
+        "x-sealift.hooks[].command",
+        "list, or text split by POSIX quoting",
+    ),
+    (
+        "x-sealift.hooks[].entrypoint",
+        "list, or text split by POSIX quoting",
+    ),
+    (
+        "x-sealift.hooks[].environment",
+        "map or list; every variable needs a value; not `SEALIFT_…`",
+    ),
+    ("x-sealift.hooks[].networks", "list; `default` when missing"),
+    (
+        "x-sealift.hooks[].volumes",
+        "short or long; only named volumes of the file",
+    ),
+    ("x-sealift.hooks[].user", ""),
+    ("x-sealift.hooks[].working_dir", "absolute"),
+    (
+        "x-sealift.hooks[].timeout",
+        "`1s` to `1h`; five minutes when missing",
+    ),
+    (
+        "x-sealift.hooks[].on_failure",
+        "`fail` (when missing) or `continue`; not for `switch`",
+    ),
     (
         "services.*.image",
         "required; resolved to a digest when the release is made",
@@ -182,6 +220,10 @@ pub fn refusal(schema: &str, key: &str) -> (String, &'static str) {
             "images are not built here".to_owned(),
             "build and push the image in CI, then name it with `image:`",
         );
+    }
+    if schema.starts_with("x-sealift") || schema.starts_with("services.*.x-sealift") {
+        let message = format!("Sealift has no setting {} here", super::cx::quoted(key));
+        return (message, "remove or correct it, see docs/compose-support.md");
     }
     (
         format!(

@@ -7,6 +7,7 @@
 mod check;
 mod cx;
 mod error;
+mod hooks;
 pub mod hosted;
 pub mod keys;
 mod mounts;
@@ -27,6 +28,7 @@ use crate::{
     name::ServiceName,
 };
 use cx::{At, Cx};
+use hooks::{ComposeHook, Surroundings};
 
 /// The contents of `env_file`s by the path that the compose file names. Whoever reads the compose file reads them too: nothing
 /// here opens a file.
@@ -41,6 +43,8 @@ pub struct ComposeFile {
     pub networks: BTreeMap<ServiceName, NetworkSpec>,
     /// Named volumes.
     pub volumes: BTreeMap<ServiceName, VolumeSpec>,
+    /// Hooks.
+    hooks: Vec<ComposeHook>,
 }
 
 /// One service with its image as written.
@@ -68,8 +72,17 @@ impl ComposeFile {
             .collect()
     }
 
-    /// The manifest, given what a registry said about the image of every service.
-    pub fn pin(self, resolved: &BTreeMap<ServiceName, PinnedImage>) -> Result<Manifest, NotResolved> {
+    /// The image of each hook, as written.
+    pub fn hook_images(&self) -> BTreeMap<&ServiceName, &str> {
+        hooks::images(&self.hooks)
+    }
+
+    /// The manifest, given what a registry said about the image of every service and every hook.
+    pub fn pin(
+        self,
+        resolved: &BTreeMap<ServiceName, PinnedImage>,
+        hooks: &BTreeMap<ServiceName, PinnedImage>,
+    ) -> Result<Manifest, NotResolved> {
         let services = self
             .services
             .into_iter()
@@ -82,6 +95,7 @@ impl ComposeFile {
             services,
             networks: self.networks,
             volumes: self.volumes,
+            hooks: hooks::pin(self.hooks, hooks)?,
         })
     }
 }
@@ -128,10 +142,20 @@ fn read_file(cx: &mut Cx, root: &At) -> ComposeFile {
             check::between(cx, at, &services);
         }
     }
+    let around = Surroundings {
+        networks: networks.keys().map(ServiceName::as_str).collect(),
+        volumes: volumes.keys().map(ServiceName::as_str).collect(),
+        has_variables: false,
+    };
+    let hooks = fields
+        .get("x-sealift")
+        .map(|at| hooks::hooks(cx, at, &around))
+        .unwrap_or_default();
     ComposeFile {
         services,
         networks,
         volumes,
+        hooks,
     }
 }
 

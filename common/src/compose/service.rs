@@ -68,20 +68,23 @@ pub fn service(cx: &mut Cx, at: &At) -> Option<ComposeService> {
     if let Some(at) = fields.get("deploy") {
         overlap(cx, at, &spec);
     }
-    let Some(image) = fields.get("image") else {
+    let Some(at) = fields.get("image") else {
         cx.wrong(at, "it has no image", "name one with `image:`");
         return None;
     };
-    let text = cx.text(image)?;
+    let image = image(cx, at)?;
+    Some(ComposeService { image, spec })
+}
+
+/// An image as written.
+pub fn image(cx: &mut Cx, at: &At) -> Option<String> {
+    let text = cx.text(at)?;
     if text.is_empty() || text.len() > 1024 || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        cx.wrong(
-            image,
-            format!("{} is no image reference", quoted(&text)),
-            "write it like registry.example.com/shop/api:1.4",
-        );
+        let advice = "write it like registry.example.com/shop/api:1.4";
+        cx.wrong(at, format!("{} is no image reference", quoted(&text)), advice);
         return None;
     }
-    Some(ComposeService { image: text, spec })
+    Some(text)
 }
 
 /// A service that is started first holds nothing that only one container can have.
@@ -134,7 +137,8 @@ fn empty() -> ServiceSpec {
     }
 }
 
-fn command(cx: &mut Cx, at: &At) -> Option<Vec<String>> {
+/// A command: a list, or a text that is split.
+pub fn command(cx: &mut Cx, at: &At) -> Option<Vec<String>> {
     if at.is_list() {
         return Some(texts(cx, at));
     }
@@ -268,7 +272,8 @@ fn labels(cx: &mut Cx, at: &At) -> BTreeMap<String, String> {
     labels
 }
 
-fn working_dir(cx: &mut Cx, at: &At) -> Option<String> {
+/// A folder in the container.
+pub fn working_dir(cx: &mut Cx, at: &At) -> Option<String> {
     let text = cx.text(at)?;
     if let Some(fault) = scalar::path_fault(&text) {
         cx.wrong(
@@ -306,7 +311,8 @@ fn restart(cx: &mut Cx, at: &At) -> RestartPolicy {
     }
 }
 
-fn duration(cx: &mut Cx, at: &At) -> Option<u32> {
+/// A duration in milliseconds.
+pub fn duration(cx: &mut Cx, at: &At) -> Option<u32> {
     let text = cx.number(at)?;
     let duration = scalar::duration_ms(&text);
     if duration.is_none() {

@@ -30,7 +30,12 @@ fn pinned(file: ComposeFile) -> Manifest {
             (name.clone(), image)
         })
         .collect();
-    file.pin(&resolved).unwrap()
+    let hooks = file
+        .hook_images()
+        .into_keys()
+        .map(|name| (name.clone(), hooks::tests::image()))
+        .collect();
+    file.pin(&resolved, &hooks).unwrap()
 }
 
 fn service(body: &str) -> Result<ServiceSpec, ComposeErrors> {

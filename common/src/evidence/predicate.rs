@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::hooks::{self, EvidenceHook};
 use crate::{
     any_manifest::Described,
     canonical::decimal,
@@ -229,6 +230,9 @@ pub struct Predicate {
     pub failure: Option<EvidenceFailure>,
     /// The ordered services.
     pub services: Vec<EvidenceService>,
+    /// The runs of hooks, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<EvidenceHook>,
     /// The set that ran before.
     pub previous: BTreeMap<ServiceName, Digest>,
     /// Digest of the sticker that the attempt wrote.
@@ -265,6 +269,8 @@ pub struct Attempt {
     pub failure: Option<EvidenceFailure>,
     /// The ordered services with what was found of them.
     pub services: Vec<EvidenceService>,
+    /// The runs of hooks, in order.
+    pub hooks: Vec<EvidenceHook>,
     /// The set that ran before.
     pub previous: BTreeMap<ServiceName, Digest>,
     /// Digest of the sticker that was written.
@@ -304,6 +310,7 @@ impl Predicate {
             result: attempt.result,
             failure: attempt.failure,
             services: attempt.services,
+            hooks: attempt.hooks,
             previous: attempt.previous,
             sticker_digest: attempt.sticker_digest,
             inputs: order.inputs,
@@ -361,6 +368,14 @@ impl Predicate {
             ("decision", self.decision == (&order.decision).into()),
             ("release", self.release == (&order.release).into()),
             ("services", services.into_iter().eq(ordered)),
+            (
+                "hooks",
+                hooks::fit(
+                    &self.hooks,
+                    order.manifest.hooks(),
+                    self.result == EvidenceResult::Succeeded,
+                ),
+            ),
             ("inputs", self.inputs == order.inputs),
             ("composeLock", self.lock_fits(order.manifest.kind())),
             ("orderDigest", self.order_digest == order_digest),

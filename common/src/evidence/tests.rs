@@ -74,6 +74,7 @@ pub(crate) fn predicate() -> Predicate {
             }),
             ContainerHealth::Healthy,
         )],
+        hooks: Vec::new(),
         previous: [("api".parse().unwrap(), image("old").digest)].into(),
         inputs: Digest::of(b"inputs"),
         compose_lock: None,

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
+    any_manifest::Described as _,
     digest::Digest,
     failure::{Failure, FailureCode},
     id::AgentId,
@@ -213,7 +214,8 @@ async fn assign(
         }
     };
     let lease = core.lease_until(now);
-    let due = now + core.rules.order_life + attempts::longest(&order.limits, order.swap);
+    let due =
+        now + core.rules.order_life + attempts::longest(&order.limits, order.swap, order.manifest.hooks());
     tx.assign_task(
         task,
         agent_id,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use sealift_common::{
     failure::{Failure, FailureCode},
+    hook::{self, HookSpec},
     strategy::Limits,
     swap::Swap,
     task::{TaskEvent, Wanted},
@@ -23,14 +24,17 @@ const GRACE: Duration = Duration::from_mins(5);
 
 /// How long an attempt that has begun may take, all its steps at their limits. After that its agent, however alive, is taken
 /// not to know what became of it (R14).
-pub fn longest(limits: &Limits, swap: Swap) -> TimeDelta {
+pub fn longest(limits: &Limits, swap: Swap, hooks: &[HookSpec]) -> TimeDelta {
     let healthy = u64::from(limits.healthy_deadline_ms);
     let side_by_side = match swap {
         Swap::InPlace => 0,
         // The new set is healthy once more when it has taken over, then both are watched.
         Swap::BlueGreen { bake_ms } => 2 * healthy + u64::from(bake_ms),
     };
-    let steps = u64::from(limits.pull_deadline_ms) + healthy + side_by_side;
+    // When hooks have run, the new set is seen once more before it counts.
+    let after_hooks = if hooks.is_empty() { 0 } else { healthy };
+    let steps =
+        u64::from(limits.pull_deadline_ms) + healthy + side_by_side + hook::longest_ms(hooks) + after_hooks;
     TimeDelta::from_std(Duration::from_millis(steps) + RESTORING + GRACE).unwrap_or(TimeDelta::days(3))
 }
 
@@ -78,6 +82,26 @@ mod tests {
         assert_eq!(name(Wanted::Run, 3, &flaky), "failed");
         assert_eq!(name(Wanted::Stop, 1, &flaky), "failed");
         assert_eq!(name(Wanted::Run, 1, &broken), "failed");
+    }
+
+    #[test]
+    fn an_attempt_may_take_as_long_as_its_hooks_and_the_way_back_of_a_switch() {
+        let hook = |when: &str| -> HookSpec {
+            let image = serde_json::json!({
+                "repository": "r.example/tool", "digest": sealift_common::digest::Digest::of(b"tool"),
+            });
+            serde_json::from_value(serde_json::json!({
+                "name": "a", "when": when, "image": image, "timeout_ms": 60_000, "on_failure": "fail",
+            }))
+            .unwrap()
+        };
+        let limits = Limits::default();
+        let more = |hooks: &[HookSpec]| {
+            let seconds = |hooks| longest(&limits, Swap::InPlace, hooks).num_seconds();
+            seconds(hooks) - seconds(&[]) - i64::from(limits.healthy_deadline_ms / 1000)
+        };
+        assert_eq!(more(&[hook("pre_deploy"), hook("post_deploy")]), 2 * 70);
+        assert_eq!(more(&[hook("switch")]), 4 * 70);
     }
 
     #[test]

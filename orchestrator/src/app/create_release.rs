@@ -59,13 +59,15 @@ pub async fn prepare(
     let (manifest, platforms): (AnyManifest, _) = match reading {
         Reading::DockerHost(env_files) => {
             let file = compose::parse(text, env_files).map_err(|errors| refused(&errors))?;
-            let (images, platforms) = resolve(registry, &file.images()).await?;
-            (file.pin(&images).map_err(ApiError::internal)?.into(), platforms)
+            let images = resolve(registry, &file.images(), &file.hook_images()).await?;
+            let manifest = file.pin(&images.services, &images.hooks).map_err(ApiError::internal)?;
+            (manifest.into(), images.platforms)
         }
         Reading::ComposeHost(profiles) => {
             let file = hosted::parse(text, profiles).map_err(|errors| refused(&errors))?;
-            let (images, platforms) = resolve(registry, &file.images()).await?;
-            (file.pin(&images).map_err(ApiError::internal)?.into(), platforms)
+            let images = resolve(registry, &file.images(), &file.hook_images()).await?;
+            let manifest = file.pin(&images.services, &images.hooks).map_err(ApiError::internal)?;
+            (manifest.into(), images.platforms)
         }
     };
     check_size(&manifest)?;
@@ -94,34 +96,58 @@ fn check_size(manifest: &AnyManifest) -> Result<(), ApiError> {
     .field("compose", format!("has more than {most} bytes when filled in")))
 }
 
-/// The image of every service and what it is built for. All that fail are named in one answer, each at its service.
+/// What registries said of the images of a file, by the name of the service or hook.
+#[derive(Default)]
+struct Resolved {
+    services: BTreeMap<ServiceName, PinnedImage>,
+    /// What the images of the services are built for.
+    platforms: Platforms,
+    hooks: BTreeMap<ServiceName, PinnedImage>,
+}
+
+/// The image of every service and every hook. All that fail are named in one answer, each at its place.
 async fn resolve(
     registry: &Registry,
-    images: &BTreeMap<&ServiceName, &str>,
-) -> Result<(BTreeMap<ServiceName, PinnedImage>, Platforms), ApiError> {
-    let answers = registry.resolve_all(images.values().copied()).await;
+    services: &BTreeMap<&ServiceName, &str>,
+    hooks: &BTreeMap<&ServiceName, &str>,
+) -> Result<Resolved, ApiError> {
+    let images = services.values().chain(hooks.values()).copied();
+    let answers = registry.resolve_all(images).await;
     let mut refusal: Option<ApiError> = None;
-    let mut resolved = BTreeMap::new();
-    let mut platforms = Platforms::new();
-    for (service, image) in images {
+    let mut resolved = Resolved::default();
+    let Resolved {
+        services: of_services,
+        platforms,
+        hooks: of_hooks,
+    } = &mut resolved;
+    for (name, image) in services {
         if let Some(Ok(answer)) = answers.get(*image) {
-            resolved.insert((*service).clone(), answer.pinned.clone());
-            platforms.insert((*service).clone(), answer.platforms.clone());
+            platforms.insert((*name).clone(), answer.platforms.clone());
         }
-        if let Some(Err(error)) = answers.get(*image) {
-            let first = refusal.take().unwrap_or_else(|| {
-                ApiError::new(
-                    error.reason(),
-                    format!("service {service}: {error}"),
-                    error.advice(),
-                )
-            });
-            refusal = Some(first.field(format!("compose.services.{service}.image"), error.to_string()));
+    }
+    for (kind, place, images, found) in [
+        ("service", "services", services, of_services),
+        ("hook", "x-sealift.hooks", hooks, of_hooks),
+    ] {
+        for (name, image) in images {
+            match answers.get(*image) {
+                Some(Ok(answer)) => {
+                    found.insert((*name).clone(), answer.pinned.clone());
+                }
+                Some(Err(error)) => {
+                    let first = refusal.take().unwrap_or_else(|| {
+                        let message = format!("{kind} {name}: {error}");
+                        ApiError::new(error.reason(), message, error.advice())
+                    });
+                    refusal = Some(first.field(format!("compose.{place}.{name}.image"), error.to_string()));
+                }
+                None => {}
+            }
         }
     }
     match refusal {
         Some(refusal) => Err(refusal),
-        None => Ok((resolved, platforms)),
+        None => Ok(resolved),
     }
 }
 

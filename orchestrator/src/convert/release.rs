@@ -3,12 +3,15 @@
 use sealift_common::{
     any_manifest::{AnyManifest, Described},
     canonical::{self, CanonicalError},
+    hook::{HookSpec, HookWhen, OnFailure},
     inventory::TargetKind,
     name::{ProjectRef, SourceRef},
     release::{Release, ReleaseState},
     rollback::QualityMark,
 };
-use sealift_proto::v1::{self as pb, quality_mark::Mark as WireMark, release::State as Wire, target::Kind};
+use sealift_proto::v1::{
+    self as pb, quality_mark::Mark as WireMark, release::State as Wire, release_hook::When, target::Kind,
+};
 use sealift_store::Mark;
 
 use crate::{convert::time, names, status::ApiError};
@@ -98,6 +101,7 @@ pub fn release(release: &Release, whole: bool) -> Result<pb::Release, CanonicalE
         created_by: release.created_by.clone(),
         create_time: Some(time::timestamp(release.created_at)),
         marks: Vec::new(),
+        hooks: release.manifest.hooks().iter().map(hook).collect(),
     })
 }
 
@@ -118,6 +122,23 @@ fn components(release: &Release) -> Vec<pb::ReleaseComponent> {
             }
         })
         .collect()
+}
+
+fn hook(hook: &HookSpec) -> pb::ReleaseHook {
+    pb::ReleaseHook {
+        hook: hook.name.to_string(),
+        when: match hook.when {
+            HookWhen::PreDeploy => When::PreDeploy,
+            HookWhen::Switch => When::Switch,
+            HookWhen::PostDeploy => When::PostDeploy,
+        }
+        .into(),
+        repository: hook.image.repository.clone(),
+        tag: hook.image.tag.clone().unwrap_or_default(),
+        digest: hook.image.digest.to_string(),
+        timeout: Some(time::millis(hook.timeout_ms)),
+        may_fail: hook.on_failure == OnFailure::Continue,
+    }
 }
 
 /// Writes a kind of target.

@@ -10,7 +10,10 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use sealift_common::{compose::EnvFiles, digest::Digest, error::Reason, name::ServiceName};
+use sealift_common::{
+    any_manifest::Described as _, compose::EnvFiles, digest::Digest, error::Reason,
+    name::{ServiceName, SourceRef},
+};
 use sealift_orchestrator::{
     app::create_release::{Reading, prepare},
     registry::{Registry, RegistryConfig, RegistryError},
@@ -100,6 +103,39 @@ async fn an_index_names_all_platforms_and_many_resolve_side_by_side() {
     assert_eq!(all.platforms, ["linux/amd64", "linux/arm64"]);
     assert_eq!(found[&images[1]].as_ref().unwrap().pinned.digest, image);
     assert!(found["Bad Name"].is_err());
+}
+
+#[tokio::test]
+async fn images_of_hooks_are_resolved_like_those_of_services_and_missing_ones_are_named_at_their_place() {
+    let real = RealRegistry::open();
+    let repository = repository();
+    let digest = real.push(&repository, "1").await;
+    let name = format!("{}/{repository}", real.host);
+    let file = |tag: &str| {
+        let hook = format!("{{name: migrate, when: pre_deploy, image: '{name}:{tag}'}}");
+        format!("services: {{web: {{image: '{name}:1'}}}}\nx-sealift: {{hooks: [{hook}]}}\n")
+    };
+    let source: SourceRef = format!("github.com/acme/shop/web@{}", "0".repeat(40))
+        .parse()
+        .unwrap();
+    for reading in [
+        Reading::DockerHost(EnvFiles::new()),
+        Reading::ComposeHost(std::collections::BTreeSet::new()),
+    ] {
+        let made = prepare(&registry(), source.clone(), file("1").as_bytes(), &reading)
+            .await
+            .unwrap();
+        let hooks = made.manifest.hooks();
+        assert_eq!((hooks.len(), hooks[0].image.digest), (1, digest));
+        let refused = prepare(&registry(), source.clone(), file("2").as_bytes(), &reading)
+            .await
+            .unwrap_err();
+        assert_eq!(refused.reason(), Reason::ImageNotFound);
+        assert!(
+            format!("{refused:?}").contains("compose.x-sealift.hooks.migrate.image"),
+            "{refused:?}"
+        );
+    }
 }
 
 #[tokio::test]

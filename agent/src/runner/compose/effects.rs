@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, collections::BTreeSet, ffi::OsString, time::Dur
 use sealift_common::{
     digest::Digest,
     failure::{Failure, FailureCode},
+    hook,
     manifest::{PinnedImage, RestartPolicy},
     name::ServiceName,
     observation::ContainerState,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{ComposeRunner, patiently};
 use crate::{
@@ -22,13 +23,15 @@ use crate::{
     host::Host,
     journal::{Cause, LockRef, Locked, OldContainer, Record, Write},
     kill, labels, proof,
-    runner::{Done, internal, is_up, prove::aside, pull::bring},
+    runner::{Done, hooks, internal, is_up, prove::aside, pull::bring},
     step::compose::Step,
     stickers::Stickers,
 };
 
 /// How long bringing the old set up again, or taking the new one away, may take.
 const RETURN_DEADLINE: Duration = Duration::from_mins(10);
+/// How long removing what hooks left may take.
+const TIDY: Duration = Duration::from_secs(30);
 /// How long an old set must stay up after it was brought up again.
 const OLD_STEADY: Duration = Duration::from_millis(300);
 
@@ -38,9 +41,12 @@ impl<H: Host> ComposeRunner<H> {
         match step {
             Step::Render => self.render().await,
             Step::Pull => self.pull().await,
+            Step::Hook(step) => hooks::perform(self, step).await,
             Step::Prepare => self.prepare().await,
             Step::Up => self.up().await,
             Step::AwaitHealth => self.await_health().await,
+            Step::NoteSwitched => self.note_switched().await,
+            Step::Confirm => self.confirm().await,
             Step::Commit => self.finish_well().await,
             Step::Restore(cause) => Ok(self.begin_restore(Cause::clone(cause)).await?),
             Step::Return => self.go_back().await,
@@ -109,7 +115,9 @@ impl<H: Host> ComposeRunner<H> {
             .manifest
             .services
             .values()
-            .map(|pin| (pin.image.pull_reference(), &pin.image))
+            .map(|pin| &pin.image)
+            .chain(self.order.manifest.hooks.iter().map(|hook| &hook.image))
+            .map(|image| (image.pull_reference(), image))
             .collect();
         kill::at("pull_begun");
         let patience = self.patience();
@@ -256,6 +264,30 @@ impl<H: Host> ComposeRunner<H> {
         let min_healthy = Duration::from_millis(self.order.limits.min_healthy_ms.into());
         health::await_healthy(&self.shared.host, &watched, min_healthy, deadline).await?;
         kill::at("healthy");
+        if hook::has_late(&self.order.manifest.hooks) {
+            let at = self.now();
+            return Ok(self.write(Record::Ready { at }, Vec::new()).await?);
+        }
+        self.note_healthy().await
+    }
+
+    async fn note_switched(&mut self) -> Done {
+        let at = self.now();
+        self.write(Record::Switched { at }, Vec::new()).await?;
+        // What comes now has its own time.
+        self.healthy_until = None;
+        Ok(())
+    }
+
+    /// Hooks take their time, in which nobody looked.
+    async fn confirm(&mut self) -> Done {
+        let deadline = self.health_deadline();
+        let watched = self.watched(&self.listed().await?)?;
+        health::await_healthy(&self.shared.host, &watched, Duration::ZERO, deadline).await?;
+        self.note_healthy().await
+    }
+
+    async fn note_healthy(&mut self) -> Done {
         let path = self.sticker_path();
         let before = aside(move || Stickers::read(&path)).await?;
         let sticker_before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -328,6 +360,13 @@ impl<H: Host> ComposeRunner<H> {
         let files = self.compose.files(&self.order);
         if let Err(failure) = aside(move || files.tidy(keep)).await {
             self.log.say(format!("old locks were not dropped: {failure}"));
+        }
+        if !self.order.manifest.hooks.is_empty() {
+            let swept = timeout(TIDY, hooks::sweep(&self.shared.host, &self.order)).await;
+            if !matches!(swept, Ok(Ok(()))) {
+                self.log
+                    .say("hooks left something behind that could not be removed");
+            }
         }
         // Losing this record only means to look once more.
         self.shared

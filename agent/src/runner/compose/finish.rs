@@ -23,6 +23,7 @@ use crate::{
         internal,
         prove::aside,
     },
+    step::hooks,
     stickers::Stickers,
 };
 
@@ -160,6 +161,11 @@ impl<H: Host> ComposeRunner<H> {
             );
             self.restore_failure
                 .get_or_insert_with(|| Failure::new(FailureCode::RestoreFailed, summary));
+        }
+        if let Some(stuck) = hooks::stuck(&self.order.manifest.hooks, &self.state) {
+            let summary = format!("callers may not reach the old set: {}", stuck.summary);
+            let failure = Failure::new(FailureCode::RestoreFailed, summary).with_detail(&stuck.detail);
+            self.restore_failure.get_or_insert(failure);
         }
         let set = match self.set().await {
             Ok(set) => set,

@@ -1,10 +1,16 @@
 //! Every history of an attempt with at most two mishaps, on a model of host and journal: the agent dies before or after an effect,
-//! an effect fails, a stop is asked for. Whatever happens, it ends with the old or the new set whole, and while a set is swapped
-//! blue/green somebody always answers to the aliases (R10).
+//! an effect fails, a stop is asked for, a hook's container is lost. Whatever happens, it ends with the old or the new set whole, and
+//! while a set is swapped blue/green somebody always answers to the aliases, or to whomever the switch hook sends callers to (R10).
 
-use sealift_common::{failure::FailureCode, manifest::UpdateOrder, swap::Swap};
+use sealift_common::{
+    failure::FailureCode,
+    hook::{Direction, HookSpec},
+    manifest::UpdateOrder,
+    swap::Swap,
+};
 
 use super::*;
+use crate::journal::{HookOutcome, HookRef};
 
 const OLD: [(&str, &str); 2] = [("o-api", "api"), ("o-web", "web")];
 
@@ -14,6 +20,7 @@ enum Mishap {
     DieAfter,
     Fail,
     Stop,
+    Lose,
 }
 
 #[derive(Clone, Debug)]
@@ -30,6 +37,9 @@ struct Model {
     manifest: Manifest,
     swap: Swap,
     engine: BTreeMap<String, Container>,
+    hooks: Present,
+    /// Where the switch hook sends callers to: the containers whose names begin so.
+    routed: &'static str,
     records: Vec<Record>,
     world: World,
     looked: bool,
@@ -38,8 +48,9 @@ struct Model {
 }
 
 impl Model {
-    fn new(swap: Swap, update_order: UpdateOrder) -> Self {
+    fn new(swap: Swap, update_order: UpdateOrder, hooks: Vec<HookSpec>) -> Self {
         let mut manifest = samples::order(1, &[("api", "v2"), ("web", "v2")]).manifest;
+        manifest.hooks = hooks;
         let edge = name("edge");
         for (service, spec) in &mut manifest.services {
             if service.as_str() == "web" {
@@ -67,6 +78,8 @@ impl Model {
             manifest,
             swap,
             engine: old.into(),
+            hooks: Present::new(),
+            routed: "o-",
             records: vec![Record::Accepted { at: samples::at(0) }],
             world: World::default(),
             looked: false,
@@ -83,6 +96,7 @@ impl Model {
         let state = self.state();
         self.world.new.clear();
         self.world.old.clear();
+        self.world.hooks.clone_from(&self.hooks);
         for (id, container) in &self.engine {
             let seen = seen(id, container.running, container.restart);
             if id.starts_with("n-") {
@@ -119,15 +133,82 @@ impl Model {
         self.engine.get_mut(id).unwrap()
     }
 
+    fn moves_aliases(&self) -> bool {
+        !self.swap.is_in_place() && swap::moves_aliases(&self.manifest)
+    }
+
+    /// The intent comes before the effect.
+    fn begin(&mut self, hook: &HookRef) {
+        let specs = &self.manifest.hooks;
+        let when = specs.iter().find(|spec| spec.name == hook.hook).unwrap().when;
+        let (at, hook) = (samples::at(0), hook.clone());
+        self.records.push(Record::HookBegan { at, hook, when });
+    }
+
+    fn end_hook(&mut self, hook: &HookRef, failure: Option<Failure>) {
+        let (at, hook) = (samples::at(0), hook.clone());
+        let outcome = HookOutcome {
+            exit_code: None,
+            is_truncated: false,
+            failure,
+        };
+        self.records.push(Record::HookEnded { at, hook, outcome });
+    }
+
+    /// Whether every hook of this time has ended well.
+    fn ran_well(&self, when: HookWhen) -> bool {
+        let state = self.state();
+        sealift_common::hook::at(&self.manifest.hooks, when).all(|spec| {
+            let run = state.hooks.iter().rfind(|run| run.hook.hook == spec.name);
+            run.is_some_and(|run| matches!(&run.ended, Some((_, outcome)) if outcome.failure.is_none()))
+        })
+    }
+
+    /// What must hold before a step is done.
+    fn check_step(&self, step: &Step) {
+        match step {
+            Step::Prepare | Step::StopOld(_) | Step::QuietOld(_) | Step::StartNew(_)
+                if !matches!(self.state().phase, Phase::Restoring(_)) =>
+            {
+                assert!(self.ran_well(HookWhen::PreDeploy), "{step:?} {:#?}", self.trace);
+            }
+            Step::Commit => {
+                let all = HookWhen::ALL.iter().all(|when| self.ran_well(*when));
+                assert!(all && self.hooks.is_empty(), "{step:?} {:#?}", self.trace);
+            }
+            Step::StopNew(_) | Step::RemoveNew(_) => {
+                assert!(self.hooks.is_empty(), "a hook still works: {:#?}", self.trace);
+            }
+            _ => {}
+        }
+    }
+
     /// What the effect of a step does to the host.
     fn act(&mut self, step: &Step) {
         match step {
+            Step::Hook(HookStep::Begin(hook)) => {
+                self.begin(hook);
+                self.hooks.insert(hook.clone(), hook.hook.to_string());
+            }
+            Step::Hook(HookStep::Await(hook)) => {
+                let switch = sealift_common::hook::switch(&self.manifest.hooks);
+                if switch.is_some_and(|spec| spec.name == hook.hook) {
+                    self.routed = match hook.direction {
+                        Direction::Forward => "n-",
+                        Direction::Back => "o-",
+                    };
+                }
+            }
+            Step::Hook(HookStep::Remove(hook)) => {
+                self.hooks.remove(hook);
+            }
+            Step::Clean => self.hooks.clear(),
             Step::Create(service) => {
                 let made = Container {
                     service: service.clone(),
                     running: false,
                     restart: RestartPolicy::Always,
-                    aliased: self.swap.is_in_place(),
+                    aliased: !self.moves_aliases(),
                 };
                 self.engine.entry(Self::new_id(service)).or_insert(made);
             }
@@ -155,6 +236,13 @@ impl Model {
         let at = samples::at(0);
         let new = |service: &ServiceName, running| seen(&Self::new_id(service), running, RestartPolicy::No);
         match step {
+            Step::Hook(HookStep::Begin(hook)) => {
+                self.world.hooks.insert(hook.clone(), hook.hook.to_string());
+            }
+            Step::Hook(HookStep::Await(hook)) => self.end_hook(hook, None),
+            Step::Hook(HookStep::Remove(hook)) => {
+                self.world.hooks.remove(hook);
+            }
             Step::Pull => self.world.images = true,
             Step::Surroundings => self.world.surroundings = true,
             Step::Create(service) => {
@@ -185,7 +273,11 @@ impl Model {
                 self.world.new.insert(service.clone(), new(service, true));
             }
             Step::NoteStarted => self.records.push(Record::Started { starting_at: at, at }),
-            Step::AwaitHealth if !self.swap.is_in_place() => self.records.push(Record::Ready { at }),
+            Step::AwaitHealth
+                if !self.swap.is_in_place() || sealift_common::hook::has_late(&self.manifest.hooks) =>
+            {
+                self.records.push(Record::Ready { at });
+            }
             Step::AwaitHealth | Step::AwaitBake => {
                 let sticker_before = None;
                 self.records.push(Record::Healthy { at, sticker_before });
@@ -231,7 +323,11 @@ impl Model {
         self.looked = false;
     }
 
-    fn fail(&mut self) {
+    fn fail(&mut self, step: &Step) {
+        if let Step::Hook(HookStep::Await(hook)) = step {
+            self.end_hook(hook, Some(Failure::new(FailureCode::HookFailed, "no")));
+            return;
+        }
         let phase = self.state().phase;
         if !matches!(phase, Phase::Restoring(_) | Phase::Ended(_)) {
             let failure = Failure::new(FailureCode::Unhealthy, "ill");
@@ -240,9 +336,16 @@ impl Model {
     }
 
     fn answers(&self, service: &str) -> bool {
-        self.engine
-            .values()
-            .any(|container| container.service.as_str() == service && container.running && container.aliased)
+        let is_reached = |id: &str, container: &Container| {
+            if swap::moves_aliases(&self.manifest) {
+                container.aliased
+            } else {
+                id.starts_with(self.routed)
+            }
+        };
+        self.engine.iter().any(|(id, container)| {
+            container.service.as_str() == service && container.running && is_reached(id, container)
+        })
     }
 
     fn check_whole(&self) {
@@ -267,6 +370,11 @@ impl Model {
         };
         assert_eq!(live, wanted, "{trace:#?}");
         assert_eq!(self.engine.len(), 2, "{trace:#?}");
+        assert!(self.hooks.is_empty(), "{trace:#?}");
+        if !swap::moves_aliases(&self.manifest) {
+            let wanted = if succeeded { "n-" } else { "o-" };
+            assert_eq!(self.routed, wanted, "{trace:#?}");
+        }
     }
 }
 
@@ -279,8 +387,19 @@ fn explore(mut model: Model, left: u32) -> u64 {
             model.check_whole();
             return histories + 1;
         }
+        model.check_step(&step);
         if left > 0 {
-            for mishap in [Mishap::DieBefore, Mishap::DieAfter, Mishap::Fail, Mishap::Stop] {
+            let mishaps = [
+                Mishap::DieBefore,
+                Mishap::DieAfter,
+                Mishap::Fail,
+                Mishap::Stop,
+                Mishap::Lose,
+            ];
+            for mishap in mishaps {
+                if mishap == Mishap::Lose && !matches!(step, Step::Hook(_)) {
+                    continue;
+                }
                 let mut other = model.clone();
                 other.trace.push(format!("{step:?} {mishap:?}"));
                 match mishap {
@@ -289,7 +408,15 @@ fn explore(mut model: Model, left: u32) -> u64 {
                         other.act(&step);
                         other.die();
                     }
-                    Mishap::Fail => other.fail(),
+                    Mishap::Fail => other.fail(&step),
+                    // The agent dies and somebody removes the container, or it was never made.
+                    Mishap::Lose => {
+                        if let Step::Hook(HookStep::Begin(hook)) = &step {
+                            other.begin(hook);
+                        }
+                        other.hooks.clear();
+                        other.die();
+                    }
                     Mishap::Stop => other.stop = true,
                 }
                 histories += explore(other, left - 1);
@@ -313,14 +440,31 @@ fn r10_every_history_with_two_mishaps_ends_whole() {
         (Swap::BlueGreen { bake_ms: 1 }, UpdateOrder::StopFirst),
     ];
     for (swap, order) in ways {
-        let histories = explore(Model::new(swap, order), 2);
+        let histories = explore(Model::new(swap, order, Vec::new()), 2);
         assert!(histories > 2_000, "{swap:?} {order:?}: {histories}");
     }
 }
 
 #[test]
+fn r10_every_history_with_hooks_and_two_mishaps_ends_whole() {
+    let hook = |when: HookWhen| samples::hook(&when.as_str().replace('_', "-"), when, "v1");
+    let around = vec![hook(HookWhen::PreDeploy), hook(HookWhen::PostDeploy)];
+    let all: Vec<_> = HookWhen::ALL.iter().map(|when| hook(*when)).collect();
+    let green = Swap::BlueGreen { bake_ms: 1 };
+    for (swap, hooks) in [
+        (Swap::InPlace, &all),
+        (green, &all),
+        (green, &around),
+        (Swap::InPlace, &around),
+    ] {
+        let histories = explore(Model::new(swap, UpdateOrder::StopFirst, hooks.clone()), 2);
+        assert!(histories > 2_000, "{swap:?} {hooks:?}: {histories}");
+    }
+}
+
+#[test]
 fn r10_a_service_that_is_started_first_answers_all_the_time() {
-    let mut model = Model::new(Swap::InPlace, UpdateOrder::StartFirst);
+    let mut model = Model::new(Swap::InPlace, UpdateOrder::StartFirst, Vec::new());
     while model.step() != Step::Done {
         let step = model.step();
         model.act(&step);

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use super::*;
 
+mod hooks;
+
 const DIGEST: &str = "registry digest";
 
 fn source(application: &str) -> String {
@@ -42,7 +44,12 @@ fn manifest(text: &str, steady: &PinnedImage, next: &PinnedImage) -> ComposeMani
             (name.clone(), image.clone())
         })
         .collect();
-    file.pin(&images).unwrap()
+    let hooks = file
+        .hook_images()
+        .into_keys()
+        .map(|name| (name.clone(), steady.clone()))
+        .collect();
+    file.pin(&images, &hooks).unwrap()
 }
 
 /// A host whose owner has set a folder aside.

@@ -8,17 +8,17 @@ use sealift_common::{
 use super::*;
 
 /// An external network that is removed in the end.
-struct Edge(String);
+pub(super) struct Edge(String);
 
 impl Edge {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let name = format!("edge-{}", random().simple());
         docker(&["network", "create", &name]);
         Self(name)
     }
 
     /// A set whose one service is called from outside.
-    fn set(&self, image: &PinnedImage) -> Manifest {
+    pub(super) fn set(&self, image: &PinnedImage) -> Manifest {
         let mut spec = samples::service(image.clone());
         let edge: sealift_common::name::ServiceName = "edge".parse().unwrap();
         spec.networks.insert(edge.clone(), vec!["shop".to_owned()]);

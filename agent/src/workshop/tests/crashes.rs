@@ -89,7 +89,11 @@ async fn crash_case(version: &str, deaths: &[(u64, bool)]) {
 }
 
 /// `shape` makes of both orders what they are to be.
-async fn crash_case_of(shape: fn(Order<Manifest>) -> Order<Manifest>, version: &str, deaths: &[(u64, bool)]) {
+pub(super) async fn crash_case_of(
+    shape: impl Fn(Order<Manifest>) -> Order<Manifest>,
+    version: &str,
+    deaths: &[(u64, bool)],
+) {
     let (host, dir) = (engine(), tempfile::tempdir().unwrap());
     let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
     agent

@@ -69,7 +69,7 @@ fn a_file_is_kept_as_it_is_and_only_what_runs_is_known() {
             (name.clone(), pin)
         })
         .collect();
-    let content = file.pin(&resolved).unwrap();
+    let content = file.pin(&resolved, &BTreeMap::new()).unwrap();
     assert_eq!(content.document, SHOP);
     assert_eq!(content.services.len(), 4);
 }

@@ -1,0 +1,195 @@
+//! Hooks of a set that Compose makes. Their containers join its networks and volumes and are otherwise none of its business.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use sealift_common::{
+    compose::hosted,
+    failure::{Failure, FailureCode},
+    hook::{Direction, HookSpec, HookWhen},
+    name::ServiceName,
+};
+use serde_json::Value;
+
+use super::{ComposeRunner, patiently};
+use crate::{
+    compose::names::thing,
+    host::{Host, HostError, NewContainer, NewNetwork},
+    journal::{AttemptState, HookRef, JournalError, Record},
+    labels,
+    logs::AttemptLog,
+    runner::{
+        hooks::{HookAttempt, Sets, called, confined, environment},
+        internal,
+        prove::aside,
+    },
+    step::hooks::Present,
+    workshop::Shared,
+};
+
+/// Labels by which Compose knows what is its own.
+const COMPOSE_PROJECT: &str = "com.docker.compose.project";
+const COMPOSE_VOLUME: &str = "com.docker.compose.volume";
+
+impl<H: Host> ComposeRunner<H> {
+    /// The lock as data.
+    async fn model(&self) -> Result<Value, Failure> {
+        let digest = self.locked()?.lock;
+        let files = self.compose.files(&self.order);
+        let text = aside(move || files.text(digest)).await?;
+        hosted::document(&text).map_err(internal)
+    }
+
+    /// The engine's networks of a hook. One that Compose has not made yet has nobody on it: the hook gets an empty one of its own
+    /// instead, because Compose refuses networks that others made.
+    async fn hook_networks(
+        &self,
+        model: &Value,
+        spec: &HookSpec,
+        hook: &HookRef,
+    ) -> Result<Vec<(String, Vec<String>)>, Failure> {
+        let (host, order) = (&self.shared.host, &self.order);
+        let project = labels::compose_project(order);
+        let own = labels::of_project(order.target_id, &order.release.project);
+        let there = patiently(self.patience(), || host.networks(&own)).await?;
+        let mut networks = Vec::new();
+        for key in spec.network_names() {
+            let network = thing(model, &project, "networks", key);
+            if network.is_external || there.contains(&network.name) {
+                networks.push((network.name, Vec::new()));
+                continue;
+            }
+            let mut labels = own.clone();
+            labels.insert(labels::HOOK.to_owned(), spec.name.to_string());
+            let instead = NewNetwork {
+                name: format!("{}-{key}", labels::hook_name(order, hook)),
+                internal: network.is_internal,
+                labels,
+            };
+            patiently(self.patience(), || host.ensure_network(&instead)).await?;
+            networks.push((instead.name, Vec::new()));
+        }
+        Ok(networks)
+    }
+
+    /// The engine's volumes of a hook, made as Compose would make them.
+    async fn hook_volumes(
+        &self,
+        model: &Value,
+        spec: &HookSpec,
+    ) -> Result<BTreeMap<ServiceName, String>, Failure> {
+        let (host, order) = (&self.shared.host, &self.order);
+        let project = labels::compose_project(order);
+        let mut volumes = BTreeMap::new();
+        for mount in &spec.volumes {
+            let volume = thing(model, &project, "volumes", mount.volume.as_str());
+            if !volume.is_plain {
+                let summary = format!(
+                    "volume {} has a driver or options of its own, and a hook mounts only plain ones",
+                    mount.volume
+                );
+                return Err(Failure::new(FailureCode::HookFailed, summary));
+            }
+            if !volume.is_external {
+                let mut labels = labels::of_project(order.target_id, &order.release.project);
+                labels.insert(COMPOSE_PROJECT.to_owned(), project.clone());
+                labels.insert(COMPOSE_VOLUME.to_owned(), mount.volume.to_string());
+                patiently(self.patience(), || host.ensure_volume(&volume.name, &labels)).await?;
+            }
+            volumes.insert(mount.volume.clone(), volume.name);
+        }
+        Ok(volumes)
+    }
+
+    /// Values for the variables that a hook only names: the host's own win, as they do for Compose.
+    async fn hook_variables(&self, spec: &HookSpec) -> Result<BTreeMap<String, String>, Failure> {
+        if spec.variables.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let reader = self.compose.clone();
+        let host = tokio::task::spawn_blocking(move || reader.host_variables())
+            .await
+            .map_err(internal)?
+            .map_err(internal)?;
+        let given = spec.variables.iter().map(|name| {
+            let value = host.get(name).or_else(|| self.order.variables.get(name));
+            let value = value.ok_or_else(|| {
+                let summary = format!("variable {name} is neither set on the host nor in the environment");
+                Failure::new(FailureCode::HookFailed, summary)
+            })?;
+            Ok((name.clone(), value.to_owned()))
+        });
+        given.collect()
+    }
+
+    /// Who takes over from whom. What Compose replaced is gone.
+    async fn sets(&self, spec: &HookSpec, direction: Direction) -> Result<Sets, HostError> {
+        if spec.when != HookWhen::Switch {
+            return Ok(Sets::default());
+        }
+        let now = self.listed().await?;
+        let to = now
+            .iter()
+            .map(|(service, listed)| called(service, &listed.id))
+            .collect();
+        let old = self.state.old.iter().flatten().filter(|old| old.running);
+        let old = old.filter(|_| direction == Direction::Forward);
+        let from = old.map(|old| called(&old.service, &old.id)).collect();
+        Ok(Sets { to, from })
+    }
+}
+
+impl<H: Host> HookAttempt<H> for ComposeRunner<H> {
+    fn shared(&self) -> &Arc<Shared<H>> {
+        &self.shared
+    }
+
+    fn log(&self) -> &AttemptLog {
+        &self.log
+    }
+
+    fn patience(&self) -> Duration {
+        Self::patience(self)
+    }
+
+    fn state(&self) -> &AttemptState {
+        &self.state
+    }
+
+    fn specs(&self) -> &[HookSpec] {
+        &self.order.manifest.hooks
+    }
+
+    fn present(&mut self) -> &mut Present {
+        &mut self.world.hooks
+    }
+
+    async fn note(&mut self, record: Record) -> Result<(), JournalError> {
+        self.write(record, Vec::new()).await
+    }
+
+    async fn container(&self, spec: &HookSpec, hook: &HookRef) -> Result<NewContainer, Failure> {
+        let order = &self.order;
+        let model = self.model().await?;
+        let is_first = self.locked()?.previous.is_none();
+        let sets = self.sets(spec, hook.direction).await?;
+        let mut variables = self.hook_variables(spec).await?;
+        variables.extend(environment(order, spec, hook, is_first, &sets));
+        Ok(NewContainer {
+            name: labels::hook_name(order, hook),
+            service: spec.name.clone(),
+            networks: self.hook_networks(&model, spec, hook).await?,
+            volumes: self.hook_volumes(&model, spec).await?,
+            spec: confined(spec, variables),
+            labels: labels::of_hook(order, hook, &spec.image),
+        })
+    }
+
+    async fn tidy(&self) -> Result<(), HostError> {
+        let all = labels::of_hooks(self.order.target_id, &self.order.release.project);
+        let host = &self.shared.host;
+        for network in patiently(self.patience(), || host.networks(&all)).await? {
+            patiently(self.patience(), || host.remove_network(&network)).await?;
+        }
+        Ok(())
+    }
+}

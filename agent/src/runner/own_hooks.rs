@@ -1,0 +1,90 @@
+//! Hooks of a set that the agent makes itself.
+
+use std::{sync::Arc, time::Duration};
+
+use sealift_common::{
+    failure::Failure,
+    hook::{Direction, HookSpec},
+};
+
+use super::{
+    Runner,
+    hooks::{HookAttempt, Sets, called, confined, environment},
+    internal,
+};
+use crate::{
+    host::{Host, HostError, NewContainer},
+    journal::{AttemptState, HookRef, JournalError, Record},
+    labels,
+    logs::AttemptLog,
+    step::hooks::Present,
+    workshop::Shared,
+};
+
+impl<H: Host> Runner<H> {
+    /// Who takes over from whom.
+    fn sets(&self, direction: Direction) -> Sets {
+        let new = self.world.new.iter();
+        let new = new.map(|(service, seen)| called(service, &seen.id)).collect();
+        let old = self.state.old.iter().flatten().filter(|old| old.running);
+        let old = old.map(|old| called(&old.service, &old.id)).collect();
+        match direction {
+            Direction::Forward => Sets { to: new, from: old },
+            Direction::Back => Sets { to: old, from: new },
+        }
+    }
+}
+
+impl<H: Host> HookAttempt<H> for Runner<H> {
+    fn shared(&self) -> &Arc<Shared<H>> {
+        &self.shared
+    }
+
+    fn log(&self) -> &AttemptLog {
+        &self.log
+    }
+
+    fn patience(&self) -> Duration {
+        Self::patience(self)
+    }
+
+    fn state(&self) -> &AttemptState {
+        &self.state
+    }
+
+    fn specs(&self) -> &[HookSpec] {
+        &self.order.manifest.hooks
+    }
+
+    fn present(&mut self) -> &mut Present {
+        &mut self.world.hooks
+    }
+
+    async fn note(&mut self, record: Record) -> Result<(), JournalError> {
+        self.write(record, Vec::new()).await
+    }
+
+    async fn container(&self, spec: &HookSpec, hook: &HookRef) -> Result<NewContainer, Failure> {
+        let order = &self.order;
+        let known = self.journal().baseline(order.target_id, &order.release.project);
+        let is_first = known.map_err(internal)?.is_none();
+        let environment = environment(order, spec, hook, is_first, &self.sets(hook.direction));
+        let networks = spec.network_names().into_iter();
+        let volumes = self.volumes().into_iter();
+        Ok(NewContainer {
+            name: labels::hook_name(order, hook),
+            service: spec.name.clone(),
+            spec: confined(spec, environment),
+            labels: labels::of_hook(order, hook, &spec.image),
+            networks: networks
+                .map(|name| (self.network_name(name), Vec::new()))
+                .collect(),
+            volumes: volumes.map(|(volume, (name, _))| (volume, name)).collect(),
+        })
+    }
+
+    async fn tidy(&self) -> Result<(), HostError> {
+        // Its networks and volumes are the set's.
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! Hooks: their turn, their failures, and what becomes of them when the agent is away.
+
+use sealift_common::{
+    evidence::HookResult,
+    hook::{HookSpec, HookWhen, OnFailure},
+    swap::Swap,
+};
+
+use super::*;
+use crate::labels;
+
+fn with(order: &Order<Manifest>, hooks: &[HookSpec]) -> Order<Manifest> {
+    let manifest = Manifest {
+        hooks: hooks.to_vec(),
+        ..order.manifest.clone()
+    };
+    let mut other = samples::with_manifest(order.fence.0, manifest);
+    other.swap = order.swap;
+    other
+}
+
+fn hook(when: HookWhen, version: &str) -> HookSpec {
+    samples::hook(&when.as_str().replace('_', "-"), when, version)
+}
+
+fn results(finished: &Finished) -> Vec<(HookWhen, HookResult)> {
+    let runs = statement(finished).predicate.hooks;
+    runs.iter().map(|run| (run.when, run.result)).collect()
+}
+
+fn hooks_of(host: &FakeHost) -> Vec<FakeContainer> {
+    let mut all = ours(host);
+    all.retain(|container| container.labels.contains_key(labels::HOOK));
+    all
+}
+
+async fn until(what: impl Fn() -> bool) {
+    while !what() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_hooks_run_in_their_turn_and_each_is_proven() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let hooks = HookWhen::ALL.iter().map(|when| hook(*when, "done"));
+    let hooks: Vec<_> = hooks.collect();
+    for (fence, swap) in [
+        (1, Swap::InPlace),
+        (2, Swap::InPlace),
+        (3, Swap::BlueGreen { bake_ms: 500 }),
+    ] {
+        let mut order = with(&samples::order(fence, &[("web", "v1")]), &hooks);
+        order.swap = swap;
+        let finished = agent.deploy(&order).await;
+        assert_eq!(finished.result(), Wire::Succeeded, "{finished:?}");
+        let wanted = HookWhen::ALL.iter().map(|when| (*when, HookResult::Succeeded));
+        assert_eq!(results(&finished), wanted.collect::<Vec<_>>());
+        assert_eq!(ours(&host).len(), 1, "no hook is left");
+        statement(&finished)
+            .predicate
+            .check_order(&order, statement(&finished).predicate.order_digest)
+            .unwrap();
+    }
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_a_hook_that_fails_or_takes_too_long_ends_with_the_old_set() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.deploy(&samples::order(1, &[("web", "v1")])).await;
+    let cases = [
+        (HookWhen::PreDeploy, "crash", "HOOK_FAILED", 1),
+        (HookWhen::PreDeploy, "v1", "HOOK_TIMEOUT", 1),
+        (HookWhen::Switch, "crash", "HOOK_FAILED", 2),
+        (HookWhen::PostDeploy, "crash", "HOOK_FAILED", 3),
+        (HookWhen::PostDeploy, "v1", "HOOK_TIMEOUT", 4),
+    ];
+    for (fence, (when, version, wanted, started)) in (2..).zip(cases) {
+        let order = with(&samples::order(fence, &[("web", "v2")]), &[hook(when, version)]);
+        let finished = agent.deploy(&order).await;
+        // A switch that cannot be undone is told: its way back fails as its way there did.
+        let told = if when == HookWhen::Switch {
+            "RESTORE_FAILED"
+        } else {
+            wanted
+        };
+        assert_eq!(code(&finished), told, "{finished:?}");
+        assert_eq!(running(&host), set(&[("web", "v1")]));
+        assert_eq!(ours(&host).len(), 1, "no hook is left");
+        assert_eq!(ours(&host)[0].started, started, "{when} {version}");
+    }
+    let mut harmless = hook(HookWhen::PreDeploy, "crash");
+    harmless.on_failure = OnFailure::Continue;
+    let order = with(&samples::order(9, &[("web", "v2")]), &[harmless]);
+    let finished = agent.deploy(&order).await;
+    assert_eq!(finished.result(), Wire::Succeeded, "{finished:?}");
+    assert_eq!(results(&finished), [(HookWhen::PreDeploy, HookResult::Failed)]);
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_runs_on_while_the_agent_is_away_and_is_waited_for_again() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let order = with(
+        &samples::order(1, &[("web", "v1")]),
+        &[hook(HookWhen::PreDeploy, "v2")],
+    );
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.offer(&order).await;
+    until(|| hooks_of(&host).iter().any(|hook| hook.running)).await;
+    agent.down().await;
+    assert!(hooks_of(&host)[0].running, "it goes on without the agent");
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let id = hooks_of(&host)[0].id.clone();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    host.tamper(&id, |hook| hook.running = false);
+    agent.idle().await;
+    let finished = agent.finished(&order).unwrap();
+    assert_eq!(finished.result(), Wire::Succeeded, "{finished:?}");
+    assert_eq!(results(&finished), [(HookWhen::PreDeploy, HookResult::Succeeded)]);
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_a_stop_ends_a_hook_at_once() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let order = with(
+        &samples::order(1, &[("web", "v1")]),
+        &[hook(HookWhen::PostDeploy, "v2")],
+    );
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.offer(&order).await;
+    until(|| hooks_of(&host).iter().any(|hook| hook.running)).await;
+    agent.workshop.stop(order.task_id).await;
+    agent.idle().await;
+    let finished = agent.finished(&order).unwrap();
+    assert_eq!(finished.result(), Wire::Stopped, "{finished:?}");
+    assert_eq!(
+        results(&finished),
+        [(HookWhen::PostDeploy, HookResult::Interrupted)]
+    );
+    assert!(ours(&host).is_empty());
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn t16_a_host_that_runs_no_hooks_refuses_the_order() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let policy = HostPolicy {
+        allow_hooks: crate::policy::AllowHooks::Never,
+        ..HostPolicy::default()
+    };
+    let agent = Agent::start_with(&host, dir.path(), &samples::clock(), policy).await;
+    let order = with(
+        &samples::order(1, &[("web", "v1")]),
+        &[hook(HookWhen::PreDeploy, "done")],
+    );
+    let finished = agent.deploy(&order).await;
+    assert_eq!(finished.result(), Wire::Refused);
+    assert_eq!(code(&finished), "ORDER_REFUSED");
+    assert!(ours(&host).is_empty());
+    agent.down().await;
+}
+
+fn with_all(order: Order<Manifest>) -> Order<Manifest> {
+    // What ran before had none.
+    if order.fence == Fence(1) {
+        return order;
+    }
+    let hooks = HookWhen::ALL.iter().map(|when| hook(*when, "done"));
+    with(&order, &hooks.collect::<Vec<_>>())
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_death_at_every_effect_of_a_swap_with_hooks_ends_with_a_whole_set() {
+    for version in ["v2", "ill"] {
+        for at in 1..=28 {
+            for after in [false, true] {
+                super::crashes::crash_case_of(with_all, version, &[(at, after)]).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_death_at_every_effect_of_a_switch_and_its_way_back_ends_with_a_whole_set() {
+    let shape = |order: Order<Manifest>| {
+        let mut order = super::swaps::blue_green(order);
+        if order.fence != Fence(1) {
+            let hooks = [
+                hook(HookWhen::Switch, "done"),
+                hook(HookWhen::PostDeploy, "crash"),
+            ];
+            order = with(&order, &hooks);
+        }
+        order
+    };
+    for at in 1..=30 {
+        for after in [false, true] {
+            super::crashes::crash_case_of(shape, "v2", &[(at, after)]).await;
+        }
+    }
+}
