@@ -53,12 +53,20 @@ pub const DIRECTION: &str = "dev.sealift.hook-direction";
 /// each time.
 pub const COMPOSE: &str = "dev.sealift.compose";
 
+/// What the names of everything that the agent makes at the engine begin with.
+pub const NAME_PREFIX: &str = "sealift-";
+
 /// Labels as the engine has them.
 pub type Labels = BTreeMap<String, String>;
 
 /// Eight hex digits for a target. Made from a hash, because the first digits of a time-ordered id are not unique.
 pub fn short_target(id: TargetId) -> String {
     short(&id.to_string())
+}
+
+/// What the names of a target's networks and volumes begin with.
+pub fn target_prefix(target: TargetId) -> String {
+    format!("{NAME_PREFIX}{}-", short_target(target))
 }
 
 fn short(text: &str) -> String {

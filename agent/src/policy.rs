@@ -1,6 +1,7 @@
 //! Host policy: what orders may ask of this host, whoever signed them. Set on the host alone (section `[policy]` of the settings),
 //! so that nobody who may only deploy becomes root of the host. Nothing of the host is open unless its settings name it.
 
+mod borrowed;
 mod model;
 
 use std::{
@@ -12,6 +13,8 @@ use sealift_common::{
     hook::HookSpec,
     manifest::{Manifest, MountSpec, ServiceSpec},
 };
+
+pub use borrowed::Borrowed;
 
 /// Capabilities that the engine gives every container anyway.
 const USUAL_CAPABILITIES: [&str; 14] = [
@@ -122,6 +125,16 @@ pub enum Forbidden {
         hook: String,
         /// The repository of its image.
         repository: String,
+    },
+    /// A network or volume that is none of the release's.
+    #[error(
+        "the external {kind} {name} is the engine's own or another target's, so no release may use it: make one for it on the host (docker {kind} create)"
+    )]
+    Borrowed {
+        /// `network` or `volume`.
+        kind: &'static str,
+        /// The engine's name.
+        name: String,
     },
     /// A confinement may be switched off.
     #[error(

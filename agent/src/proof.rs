@@ -1,6 +1,6 @@
 //! Proof: the evidence packet of an attempt, from the journal and from what the engine reports after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
@@ -129,7 +129,7 @@ pub fn packet<M: Described>(identity: &AgentIdentity, end: &End<'_, M>) -> Resul
         .images()
         .into_iter()
         .map(|(name, image)| {
-            let found = end.running.iter().find(|running| running.ours.service == *name);
+            let found = of_service(end, name);
             let observed = found.and_then(observed);
             let health = found.map_or(ContainerHealth::None, |running| running.inspected.health);
             EvidenceService::of(name, image, observed, health)
@@ -144,7 +144,13 @@ pub fn packet<M: Described>(identity: &AgentIdentity, end: &End<'_, M>) -> Resul
                 .filter_map(|running| Some((running.ours.service.clone(), running.digest?))),
         );
     }
-    let known: Vec<Digest> = previous.values().copied().collect();
+    // Only what the statement speaks of elsewhere may be its subject.
+    let seen = order
+        .manifest
+        .images()
+        .into_keys()
+        .filter_map(|name| of_service(end, name)?.digest);
+    let known: BTreeSet<Digest> = previous.values().copied().chain(seen).collect();
     let predicate = Predicate::of(
         order,
         Attempt {
@@ -179,13 +185,7 @@ pub fn packet<M: Described>(identity: &AgentIdentity, end: &End<'_, M>) -> Resul
         end.running
             .iter()
             .filter_map(image_of)
-            .filter(|image| {
-                known.contains(&image.digest)
-                    || end.running.iter().any(|running| {
-                        order.manifest.images().contains_key(&running.ours.service)
-                            && running.digest == Some(image.digest)
-                    })
-            })
+            .filter(|image| known.contains(&image.digest))
             .collect()
     };
     Packet::sign(
@@ -219,6 +219,14 @@ fn hooks(ordered: &[HookSpec], state: &AttemptState) -> Vec<EvidenceHook> {
         })
     });
     runs.collect()
+}
+
+/// What runs as a service: the order's own container before one of the old set, which a restore that failed may have left beside it.
+fn of_service<'a, M>(end: &End<'a, M>, name: &ServiceName) -> Option<&'a Running> {
+    let all = || end.running.iter().filter(|running| running.ours.service == *name);
+    all()
+        .find(|running| running.ours.fence == end.order.fence)
+        .or_else(|| all().next())
 }
 
 fn observed(running: &Running) -> Option<Observed> {

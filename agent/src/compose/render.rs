@@ -18,7 +18,10 @@ use sealift_common::{
 use serde_json::{Map, Value, json};
 
 use super::{Compose, tool::Call, variables::HostVariables};
-use crate::{labels, policy::HostPolicy};
+use crate::{
+    labels,
+    policy::{Borrowed, HostPolicy},
+};
 
 /// How long Compose may take to read a file.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -28,6 +31,8 @@ const DEADLINE: Duration = Duration::from_mins(1);
 pub struct Lock {
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// What it uses without making it.
+    pub borrowed: Borrowed,
 }
 
 fn rejected(summary: impl Into<String>) -> Failure {
@@ -129,7 +134,9 @@ async fn render_with(
     compare(order, &model)?;
     let (policy, files_dir) = (policy.clone(), compose.files_dir().map(ToOwned::to_owned));
     let active: BTreeSet<String> = manifest.services.keys().map(ToString::to_string).collect();
-    tokio::task::spawn_blocking(move || policy.check_model(&model, &active, files_dir.as_deref()))
+    let own = labels::target_prefix(order.target_id);
+    let borrowed = Borrowed::of_model(&model, &active);
+    tokio::task::spawn_blocking(move || policy.check_model(&model, &active, files_dir.as_deref(), &own))
         .await
         .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?
         .map_err(|forbidden| Failure::new(FailureCode::HostPolicy, forbidden.to_string()))?;
@@ -141,6 +148,7 @@ async fn render_with(
     );
     Ok(Lock {
         bytes: lock.into_bytes(),
+        borrowed,
     })
 }
 

@@ -173,9 +173,11 @@ impl FakeHost {
         self.lock().containers.values().cloned().collect()
     }
 
-    /// Names of all networks.
+    /// Names of all networks but those that were lent.
     pub fn network_names(&self) -> Vec<String> {
-        self.lock().networks.keys().cloned().collect()
+        let inner = self.lock();
+        let made = inner.networks.iter().filter(|(_, labels)| !labels.is_empty());
+        made.map(|(name, _)| name.clone()).collect()
     }
 
     /// Changes a container by hand, as somebody on the host would, and tells of it.

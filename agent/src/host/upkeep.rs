@@ -1,4 +1,5 @@
-//! Upkeep: what the agent asks of an engine for the sake of the host, apart from deploying: where it keeps its data.
+//! Upkeep: what the agent asks of an engine for the sake of the host, apart from deploying: where it keeps its
+//! data, and what is there that it did not make.
 
 use std::{future::Future, path::PathBuf};
 
@@ -39,4 +40,10 @@ pub trait Upkeep: Send + Sync {
 
     /// Takes an image away unless something uses it; whether it is gone.
     fn remove_image(&self, reference: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
+
+    /// Whether there is a network of exactly this name: an identifier, which the engine takes in place of one, is none.
+    fn has_network(&self, name: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
+
+    /// Whether there is a volume of this name. The engine would make one that a container asks for.
+    fn has_volume(&self, name: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
 }

@@ -3,9 +3,12 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{Forbidden, HostPolicy};
+use super::{
+    Forbidden, HostPolicy,
+    borrowed::{called, is_external, not_of_another},
+};
 
 /// Keys of a service that ask nothing of the host, or whose values are judged below.
 const SERVICE_KEYS: &[&str] = &[
@@ -102,11 +105,11 @@ fn asks(path: impl Into<String>, what: &'static str) -> Forbidden {
     }
 }
 
-fn text(value: Option<&Value>) -> &str {
+pub(super) fn text(value: Option<&Value>) -> &str {
     value.and_then(Value::as_str).unwrap_or_default()
 }
 
-fn is_set(value: &Value) -> bool {
+pub(super) fn is_set(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
         Value::String(text) => !text.is_empty() && text != "false",
@@ -116,22 +119,24 @@ fn is_set(value: &Value) -> bool {
     }
 }
 
-fn entries(value: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
+pub(super) fn entries(value: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
     value.and_then(Value::as_object).into_iter().flatten()
 }
 
-fn items(value: Option<&Value>) -> impl Iterator<Item = &Value> {
+pub(super) fn items(value: Option<&Value>) -> impl Iterator<Item = &Value> {
     value.and_then(Value::as_array).into_iter().flatten()
 }
 
 impl HostPolicy {
     /// Whether everything that the `active` services of a resolved model ask of the host is allowed. What is below `files_dir` the
-    /// host's owner has set aside for it. Blocks: follows symbolic links on the host.
+    /// host's owner has set aside for it; names that begin with `own_prefix` are the target's own. Blocks: follows symbolic links on
+    /// the host.
     pub fn check_model(
         &self,
         model: &Value,
         active: &BTreeSet<String>,
         files_dir: Option<&Path>,
+        own_prefix: &str,
     ) -> Result<(), Forbidden> {
         let mut policy = self.clone();
         policy.allowed_host_paths.extend(files_dir.map(Into::into));
@@ -142,9 +147,11 @@ impl HostPolicy {
         }
         for (name, volume) in entries(model.get("volumes")) {
             policy.volume(name, volume)?;
+            not_of_another("volume", called(name, volume), own_prefix)?;
         }
         for (name, network) in entries(model.get("networks")) {
             network_of(name, network)?;
+            not_of_another("network", called(name, network), own_prefix)?;
         }
         for kind in ["configs", "secrets"] {
             for (name, entry) in entries(model.get(kind)) {
@@ -257,15 +264,7 @@ fn network_of(name: &str, network: &Value) -> Result<(), Forbidden> {
             "uses a driver that reaches into the host's own networks",
         ));
     }
-    let external = network.get("external").filter(|external| is_set(external));
-    let nested = external
-        .and_then(Value::as_object)
-        .map(|external: &Map<String, Value>| text(external.get("name")));
-    let called = nested.unwrap_or_else(|| match text(network.get("name")) {
-        "" => name,
-        other => other,
-    });
-    if external.is_some() && matches!(called, "host" | "none") {
+    if is_external(network) && matches!(called(name, network), "host" | "none") {
         return Err(asks(at, "is the host's own network"));
     }
     Ok(())
@@ -285,7 +284,12 @@ mod tests {
             ..HostPolicy::default()
         };
         let model = hosted::document(yaml).unwrap();
-        policy.check_model(&model, &["a".to_owned()].into(), Some(Path::new("/srv/files")))
+        policy.check_model(
+            &model,
+            &["a".to_owned()].into(),
+            Some(Path::new("/srv/files")),
+            "sealift-0a-",
+        )
     }
 
     fn service(body: &str) -> Result<(), Forbidden> {
@@ -367,6 +371,14 @@ mod tests {
                 "services: {a: {image: a}}\nsecrets: {s: {file: /etc/shadow}}",
                 "/etc/shadow",
             ),
+            (
+                "services: {a: {image: a}}\nnetworks: {n: {external: true, name: sealift-0b-shop_default}}",
+                "sealift-0b-shop_default",
+            ),
+            (
+                "services: {a: {image: a}}\nvolumes: {v: {name: sealift-0b-shop_data}}",
+                "sealift-0b-shop_data",
+            ),
             ("services: {a: {image: a}}\nmodels: {m: {}}", "models"),
         ] {
             let refused = check(yaml).unwrap_err().to_string();
@@ -386,6 +398,10 @@ mod tests {
         ] {
             assert_eq!(service(body), Ok(()), "{body}");
         }
+        assert_eq!(
+            check("services: {a: {image: a}}\nvolumes: {v: {name: sealift-0a-shop_v}}"),
+            Ok(())
+        );
         // What does not run asks for nothing.
         assert_eq!(
             check("services: {a: {image: a}, off: {image: b, privileged: true, profiles: [x]}}"),

@@ -14,11 +14,13 @@ use sealift_common::{
 };
 use tokio::time::Instant;
 
-use super::{Done, Runner, Trouble, hooks, is_up, patiently, prove::aside, pull::bring};
+use super::{Done, Runner, Trouble, borrowed, hooks, is_up, patiently, prove::aside, pull::bring};
 use crate::{
     host::{Host, NewContainer, NewNetwork},
     journal::{OldContainer, Record},
-    kill, labels, proof,
+    kill, labels,
+    policy::Borrowed,
+    proof,
     step::{Seen, Step},
 };
 
@@ -108,6 +110,8 @@ impl<H: Host> Runner<H> {
     }
 
     async fn surroundings(&mut self) -> Done {
+        let borrowed = Borrowed::of_manifest(&self.order.manifest);
+        borrowed::are_there(self.host(), self.patience(), &borrowed).await?;
         let order = &self.order;
         let own = labels::of_project(order.target_id, &order.release.project);
         let host = self.host();

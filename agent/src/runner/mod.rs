@@ -1,6 +1,7 @@
 //! Runner: one actor per attempt. Asks [`crate::step`] what comes next, does it, writes down the result, until nothing is left.
 
 mod blue_green;
+mod borrowed;
 pub(crate) mod compose;
 mod effects;
 mod finish;

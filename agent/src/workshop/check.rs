@@ -16,6 +16,8 @@ use super::Shared;
 use crate::{
     host::Host,
     journal::{AttemptKey, AttemptState, Ending, JournalError, ReportDraft, Write},
+    labels,
+    policy::Borrowed,
     proof::{self, End},
 };
 
@@ -94,7 +96,12 @@ pub(super) fn check<H: Host>(
         }));
     }
     let allowed = match &order.manifest {
-        AnyManifest::DockerHost(manifest) => shared.policy.check(manifest).map_err(|error| error.to_string()),
+        AnyManifest::DockerHost(manifest) => {
+            let own = labels::target_prefix(order.target_id);
+            let borrowed = || Borrowed::of_manifest(manifest).check(&own);
+            let policy = shared.policy.check(manifest).and_then(|()| borrowed());
+            policy.map_err(|error| error.to_string())
+        }
         // Its policy is for the file as Compose resolves it, which is the first step of the attempt.
         AnyManifest::ComposeHost(_) if shared.compose.is_some() => Ok(()),
         AnyManifest::ComposeHost(_) => Err("this host has no Compose".to_owned()),

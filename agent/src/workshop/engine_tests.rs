@@ -1,4 +1,4 @@
-//! The workshop on a real engine with a real registry. `tests/run` gives both; without them these tests say so and pass.
+//! The workshop on a real engine with a real registry. `tests/run` gives both; without them these tests fail.
 
 use std::{
     io::{Read as _, Write as _},
@@ -29,10 +29,15 @@ use crate::{bindings::Bindings, compose::ComposeConfig, host::docker::DockerHost
 const EVIDENCE_SEED: [u8; 32] = [9; 32];
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn image(name: &str) -> Option<PinnedImage> {
-    let reference = std::env::var(format!("SEALIFT_TEST_IMAGE_{name}")).ok()?;
+/// What the environment must say. A test that passes without an engine would prove nothing.
+fn setting(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run this through `tests/run engine`"))
+}
+
+fn image(name: &str) -> PinnedImage {
+    let reference = setting(&format!("SEALIFT_TEST_IMAGE_{name}"));
     let (repository, tag) = reference.rsplit_once(':').unwrap();
-    Some(pin(repository, tag, repository))
+    pin(repository, tag, repository)
 }
 
 /// What the open registry holds under a tag, as an image of `repository`.
@@ -282,10 +287,7 @@ fn code(finished: &Finished) -> &str {
 
 macro_rules! images {
     ($($name:ident = $key:literal),+) => {
-        $(let Some($name) = image($key) else {
-            eprintln!("skipped: SEALIFT_TEST_IMAGE_{} is not set (tests/run sets it)", $key);
-            return;
-        };)+
+        $(let $name = image($key);)+
     };
 }
 
@@ -366,19 +368,18 @@ async fn bad_input_on_engine_has_a_code_each_and_changes_nothing() {
     });
     let mut dead = samples::service(plain);
     dead.probe = Some(Probe::Tcp { port: 9 });
-    let mut cases = vec![
+    let locked = setting("SEALIFT_TEST_AUTH_REGISTRY");
+    let mut denied = samples::service(ok);
+    denied.image.repository = format!("{locked}/{}", denied.image.repository.split_once('/').unwrap().1);
+    let cases = [
         (port, "PORT_IN_USE"),
         (command, "CONTAINER_REJECTED"),
         (nowhere, "IMAGE_NOT_FOUND"),
         (closed, "REGISTRY_UNAVAILABLE"),
         (bind, "ORDER_REFUSED"),
         (dead, "HEALTH_DEADLINE"),
+        (denied, "REGISTRY_DENIED"),
     ];
-    if let Ok(locked) = std::env::var("SEALIFT_TEST_AUTH_REGISTRY") {
-        let mut denied = samples::service(ok);
-        denied.image.repository = format!("{locked}/{}", denied.image.repository.split_once('/').unwrap().1);
-        cases.push((denied, "REGISTRY_DENIED"));
-    }
     for (spec, wanted) in cases {
         let mut order = place.order(0, one(spec));
         order.limits.healthy_deadline_ms = 3_000;
@@ -394,12 +395,8 @@ async fn bad_input_on_engine_has_a_code_each_and_changes_nothing() {
 #[tokio::test]
 async fn t18_credentials_on_engine_come_from_the_docker_config_file() {
     images!(ok = "OK_1");
-    let variable = |name: &str| std::env::var(format!("SEALIFT_TEST_AUTH_{name}"));
-    let (Ok(locked), Ok(user), Ok(password)) = (variable("REGISTRY"), variable("USER"), variable("PASSWORD"))
-    else {
-        eprintln!("skipped: no registry with a password (tests/run starts one)");
-        return;
-    };
+    let variable = |name: &str| setting(&format!("SEALIFT_TEST_AUTH_{name}"));
+    let (locked, user, password) = (variable("REGISTRY"), variable("USER"), variable("PASSWORD"));
     let dir = tempfile::tempdir().unwrap();
     let file: PathBuf = dir.path().join("config.json");
     let token = base64::Engine::encode(
@@ -582,4 +579,5 @@ async fn changes_by_hand_on_engine_are_observed() {
 // Below the macro that they use.
 mod hooks;
 mod images;
+mod probes;
 mod swaps;

@@ -130,6 +130,7 @@ fn engine() -> FakeHost {
     host.publish(samples::image("ill").digest, Behaviour::Unhealthy);
     host.publish(samples::image("slow").digest, Behaviour::Starting);
     host.add_foreign("foreign");
+    host.lend(swaps::EDGE);
     host
 }
 

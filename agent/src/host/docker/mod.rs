@@ -6,6 +6,7 @@ mod errors;
 mod events;
 mod inspected;
 mod networks;
+mod probe;
 mod socket;
 mod spec;
 mod upkeep;
@@ -20,8 +21,7 @@ use bollard::{
     Docker,
     auth::DockerCredentials,
     errors::Error,
-    exec::{StartExecOptions, StartExecResults},
-    models::{ContainerUpdateBody, ExecConfig, NetworkCreateRequest, VolumeCreateRequest},
+    models::{ContainerUpdateBody, NetworkCreateRequest, VolumeCreateRequest},
     query_parameters as query,
 };
 use futures::{Stream, StreamExt};
@@ -33,7 +33,7 @@ use sealift_common::{
 };
 use tokio::{sync::mpsc, time::timeout};
 
-use self::errors::Call;
+use self::{errors::Call, probe::Probes};
 use crate::{
     host::{Host, HostError, HostEvent, Inspected, Listed, LocalImage, NewContainer, NewNetwork},
     labels::{self, Labels},
@@ -62,6 +62,7 @@ pub struct DockerHost {
     docker: Docker,
     socket: String,
     credentials: Option<PathBuf>,
+    probes: Probes,
 }
 
 impl DockerHost {
@@ -80,6 +81,7 @@ impl DockerHost {
             docker,
             socket: path.to_owned(),
             credentials: credentials.map(Path::to_owned),
+            probes: Probes::default(),
         })
     }
 
@@ -421,27 +423,14 @@ impl Host for DockerHost {
         };
         // 409: a removal is already under way.
         let remove = async { tolerate(self.docker.remove_container(id, Some(options)).await, &[404, 409]) };
-        self.call(Call::Other, "remove a container", REMOVE, remove).await
+        self.call(Call::Other, "remove a container", REMOVE, remove)
+            .await?;
+        self.probes.forget(id);
+        Ok(())
     }
 
     async fn exec(&self, id: &str, command: &[String], deadline: Duration) -> Result<i64, HostError> {
-        let work = async {
-            let config = ExecConfig {
-                cmd: Some(command.to_vec()),
-                attach_stdout: Some(true),
-                attach_stderr: Some(true),
-                ..Default::default()
-            };
-            let exec = self.docker.create_exec(id, config).await?;
-            let started = self.docker.start_exec(&exec.id, None::<StartExecOptions>).await?;
-            if let StartExecResults::Attached { mut output, .. } = started {
-                // The output is not kept, only waited for.
-                while output.next().await.transpose()?.is_some() {}
-            }
-            let result = self.docker.inspect_exec(&exec.id).await?;
-            Ok(result.exit_code.unwrap_or(-1))
-        };
-        self.call(Call::Other, "run a probe", deadline, work).await
+        self.probe(id, command, deadline).await
     }
 
     async fn logs(&self, id: &str, lines: mpsc::Sender<String>) -> Result<(), HostError> {

@@ -1,6 +1,6 @@
 //! What the Docker engine is asked for the sake of the host.
 
-use bollard::query_parameters::RemoveImageOptions;
+use bollard::query_parameters::{ListNetworksOptions, RemoveImageOptions};
 
 use super::{DockerHost, LOOK, REMOVE, errors::Call, found, status};
 use crate::host::{
@@ -57,5 +57,19 @@ impl Upkeep for DockerHost {
             }
         };
         self.call(Call::Other, "take an image away", REMOVE, remove).await
+    }
+
+    async fn has_network(&self, name: &str) -> Result<bool, HostError> {
+        let list = self.docker.list_networks(None::<ListNetworksOptions>);
+        let networks = self.call(Call::Other, "list networks", LOOK, list).await?;
+        Ok(networks
+            .iter()
+            .any(|network| network.name.as_deref() == Some(name)))
+    }
+
+    async fn has_volume(&self, name: &str) -> Result<bool, HostError> {
+        let look = async { found(self.docker.inspect_volume(name).await) };
+        let volume = self.call(Call::Other, "look at a volume", LOOK, look).await?;
+        Ok(volume.is_some())
     }
 }

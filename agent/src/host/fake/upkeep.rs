@@ -3,10 +3,22 @@
 use sealift_common::digest::Digest;
 
 use super::FakeHost;
-use crate::host::{
-    Host as _, HostError,
-    upkeep::{EngineDetails, ImageNames, Upkeep},
+use crate::{
+    host::{
+        Host as _, HostError,
+        upkeep::{EngineDetails, ImageNames, Upkeep},
+    },
+    labels::Labels,
 };
+
+impl FakeHost {
+    /// Makes a network and a volume of this name by hand, as somebody on the host would.
+    pub fn lend(&self, name: &str) {
+        let mut inner = self.lock();
+        inner.networks.insert(name.to_owned(), Labels::new());
+        inner.volumes.insert(name.to_owned());
+    }
+}
 
 impl Upkeep for FakeHost {
     async fn details(&self) -> Result<EngineDetails, HostError> {
@@ -38,5 +50,15 @@ impl Upkeep for FakeHost {
             inner.images.retain(|digest| !named(digest));
         }
         Ok(!used)
+    }
+
+    async fn has_network(&self, name: &str) -> Result<bool, HostError> {
+        self.gate("has_network").await?;
+        Ok(self.lock().networks.contains_key(name))
+    }
+
+    async fn has_volume(&self, name: &str) -> Result<bool, HostError> {
+        self.gate("has_volume").await?;
+        Ok(self.lock().volumes.contains(name))
     }
 }

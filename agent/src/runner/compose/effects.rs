@@ -23,7 +23,7 @@ use crate::{
     host::Host,
     journal::{Cause, LockRef, Locked, OldContainer, Record, Write},
     kill, labels, proof,
-    runner::{Done, hooks, internal, is_up, prove::aside, pull::bring},
+    runner::{Done, borrowed, hooks, internal, is_up, prove::aside, pull::bring},
     step::compose::Step,
     stickers::Stickers,
 };
@@ -69,6 +69,7 @@ impl<H: Host> ComposeRunner<H> {
         let (compose, policy) = (&self.compose, &self.shared.policy);
         let key = &self.shared.identity.evidence_key;
         let made = render::render(compose, &self.order, policy, key).await?;
+        borrowed::are_there(&self.shared.host, self.patience(), &made.borrowed).await?;
         let files = self.compose.files(&self.order);
         let lock = aside(move || files.keep(&made.bytes)).await?;
         self.log.say(format!(

@@ -325,6 +325,16 @@ async fn r10_compose_refusals_on_engine_touch_nothing_and_orphans_go() {
         assert_eq!(place.inspected()["web"]["Id"], before["web"]["Id"]);
     }
 
+    // What is borrowed and not there is found before anything is changed.
+    for borrowed in [
+        "services: { web: { image: NEXT, networks: [edge] } }\nnetworks: { edge: { external: true, name: no-such-network } }",
+        "services: { web: { image: NEXT, volumes: ['data:/d'] } }\nvolumes: { data: { external: true, name: no-such-volume } }",
+    ] {
+        let finished = place.compose(manifest(borrowed, &old, &old)).await;
+        assert_eq!(code(&finished), "CONTAINER_REJECTED", "{:?}", finished.failure);
+        assert_eq!(place.inspected()["web"]["Id"], before["web"]["Id"]);
+    }
+
     // A service that the new file does not have goes.
     let one = "services: { web: { image: NEXT, stop_grace_period: 1s } }";
     let finished = place.compose(manifest(one, &old, &old)).await;

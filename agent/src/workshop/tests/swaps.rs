@@ -92,6 +92,48 @@ async fn r10_the_old_container_of_a_start_first_service_runs_until_the_new_one_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn r3_a_restore_that_leaves_old_and_new_running_is_proven() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.deploy(&samples::order(1, &[("web", "v1")])).await;
+    let refused = HostError::new(FailureCode::EngineError, "cannot kill container");
+    host.fail("stop", 100, refused.clone());
+    host.fail("remove", 100, refused);
+    let finished = agent
+        .deploy(&start_first(samples::order(2, &[("web", "ill")])))
+        .await;
+    assert_eq!(code(&finished), "RESTORE_FAILED", "{finished:?}");
+    assert_eq!(ours(&host).iter().filter(|one| one.running).count(), 2);
+    let said = statement(&finished);
+    assert_eq!(said.predicate.result, EvidenceResult::Failed);
+    for version in ["v1", "ill"] {
+        let digest = samples::image(version).digest;
+        assert!(
+            said.subject.iter().any(|subject| subject.digest() == Ok(digest)),
+            "{version} runs: {said:?}"
+        );
+    }
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_what_is_borrowed_and_not_there_is_found_before_anything_is_changed() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    for version in ["v1", "v2"] {
+        host.publish(samples::image(version).digest, Behaviour::Healthy);
+    }
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.deploy(&samples::order(1, &[("web", "v1")])).await;
+    let old = ours(&host);
+    let finished = agent.deploy(&outward(&samples::order(2, &[("web", "v2")]))).await;
+    assert_eq!(code(&finished), "CONTAINER_REJECTED", "{finished:?}");
+    assert!(finished.failure.unwrap().summary.contains(EDGE));
+    assert_eq!(ours(&host)[0].started, old[0].started, "it was never stopped");
+    assert_eq!(running(&host), set(&[("web", "v1")]));
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn blue_green_moves_the_aliases_when_the_new_set_is_healthy_and_keeps_both_for_the_bake_time() {
     let (host, dir) = (engine(), tempfile::tempdir().unwrap());
     let agent = Agent::start(&host, dir.path(), &samples::clock()).await;

@@ -1,0 +1,199 @@
+//! Networks and volumes that an order uses without making them (`external`): which there are, and which it may name at all. Whether
+//! they are on the host is asked before anything is changed; that does not belong here.
+
+use std::collections::BTreeSet;
+
+use sealift_common::manifest::{Manifest, MountSpec, ServiceSpec};
+use serde_json::{Map, Value};
+
+use super::{
+    Forbidden,
+    model::{entries, is_set, items, text},
+};
+use crate::labels;
+
+/// Networks that every engine has from the beginning; they are the host's own, or everybody's.
+const ENGINES_OWN: [&str; 3] = ["bridge", "host", "none"];
+
+/// What an order uses without making it, by the engine's names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Borrowed {
+    /// Networks.
+    pub networks: BTreeSet<String>,
+    /// Volumes.
+    pub volumes: BTreeSet<String>,
+}
+
+impl Borrowed {
+    /// What the services of a manifest use.
+    pub fn of_manifest(manifest: &Manifest) -> Self {
+        let services = || manifest.services.values();
+        let networks = services()
+            .flat_map(ServiceSpec::network_names)
+            .filter_map(|name| manifest.networks.get(name)?.external.clone());
+        let volumes = services()
+            .flat_map(|spec| &spec.volumes)
+            .filter_map(|mount| match mount {
+                MountSpec::Volume { volume, .. } => manifest.volumes.get(volume)?.external.clone(),
+                MountSpec::Bind { .. } | MountSpec::Anonymous { .. } => None,
+            });
+        Self {
+            networks: networks.collect(),
+            volumes: volumes.collect(),
+        }
+    }
+
+    /// What the `active` services of a compose file as Compose resolved it use.
+    pub fn of_model(model: &Value, active: &BTreeSet<String>) -> Self {
+        let mut borrowed = Self::default();
+        let external = |kind: &str, name: &str| {
+            let entry = model.get(kind)?.get(name)?;
+            is_external(entry).then(|| called(name, entry).to_owned())
+        };
+        for (_, service) in entries(model.get("services")).filter(|(name, _)| active.contains(*name)) {
+            let networks = service.get("networks");
+            let named = entries(networks).map(|(name, _)| name.as_str());
+            let listed = items(networks).map(|name| text(Some(name)));
+            let networks = named.chain(listed).filter_map(|name| external("networks", name));
+            borrowed.networks.extend(networks);
+            let volumes = items(service.get("volumes")).filter_map(|mount| match mount {
+                Value::String(short) => short.split_once(':').map(|(source, _)| source),
+                long => Some(text(long.get("source"))),
+            });
+            borrowed
+                .volumes
+                .extend(volumes.filter_map(|name| external("volumes", name)));
+        }
+        borrowed
+    }
+
+    /// Whether an order for a target may use all that (R12): nothing of other targets, nothing of the engine itself.
+    pub fn check(&self, own_prefix: &str) -> Result<(), Forbidden> {
+        let engines = self
+            .networks
+            .iter()
+            .find(|name| ENGINES_OWN.contains(&name.as_str()));
+        if let Some(name) = engines {
+            return Err(Forbidden::Borrowed {
+                kind: "network",
+                name: name.clone(),
+            });
+        }
+        let named = |kind, names: &BTreeSet<String>| {
+            names
+                .iter()
+                .try_for_each(|name| not_of_another(kind, name, own_prefix))
+        };
+        named("network", &self.networks)?;
+        named("volume", &self.volumes)
+    }
+}
+
+/// Refuses what the agent made for another target, by its name.
+pub(super) fn not_of_another(kind: &'static str, name: &str, own_prefix: &str) -> Result<(), Forbidden> {
+    if name.starts_with(labels::NAME_PREFIX) && !name.starts_with(own_prefix) {
+        return Err(Forbidden::Borrowed {
+            kind,
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Whether a network or volume of a resolved model is one that Compose does not make.
+pub(super) fn is_external(entry: &Value) -> bool {
+    entry.get("external").is_some_and(is_set)
+}
+
+/// The engine's name of a network or volume of a resolved model, where the model says it.
+pub(super) fn called<'a>(name: &'a str, entry: &'a Value) -> &'a str {
+    let nested = entry
+        .get("external")
+        .and_then(Value::as_object)
+        .map(|external: &Map<String, Value>| text(external.get("name")));
+    match nested.unwrap_or_else(|| text(entry.get("name"))) {
+        "" => name,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sealift_common::{
+        compose::hosted,
+        manifest::{NetworkSpec, VolumeSpec},
+    };
+
+    use super::*;
+    use crate::samples;
+
+    const OWN: &str = "sealift-0a0a0a0a-";
+
+    fn manifest(network: &str, volume: &str) -> Manifest {
+        let mut manifest = samples::order(1, &[("web", "v1")]).manifest;
+        let edge = NetworkSpec {
+            internal: false,
+            external: Some(network.to_owned()),
+        };
+        manifest.networks.insert("edge".parse().unwrap(), edge);
+        let data = VolumeSpec {
+            external: Some(volume.to_owned()),
+        };
+        manifest.volumes.insert("data".parse().unwrap(), data);
+        let web = manifest.services.values_mut().next().unwrap();
+        web.networks.insert("edge".parse().unwrap(), Vec::new());
+        web.volumes.push(MountSpec::Volume {
+            volume: "data".parse().unwrap(),
+            target: "/d".to_owned(),
+            read_only: false,
+        });
+        manifest
+    }
+
+    #[test]
+    fn r12_nothing_of_other_targets_or_of_the_engine_is_borrowed() {
+        for (network, volume) in [
+            ("host", "mine"),
+            ("bridge", "mine"),
+            ("none", "mine"),
+            ("sealift-ffffffff-shop-default", "mine"),
+            ("sealift-0a0a0a0b-shop-default", "mine"),
+            ("edge", "sealift-ffffffff-shop-data"),
+        ] {
+            let refused = Borrowed::of_manifest(&manifest(network, volume)).check(OWN);
+            assert!(
+                matches!(refused, Err(Forbidden::Borrowed { .. })),
+                "{network} {volume}: {refused:?}"
+            );
+        }
+        for (network, volume) in [
+            ("edge", "mine"),
+            ("sealift-0a0a0a0a-shop-default", "sealift-0a0a0a0a-shop-data"),
+            ("hosts", "sealifted"),
+        ] {
+            assert_eq!(
+                Borrowed::of_manifest(&manifest(network, volume)).check(OWN),
+                Ok(())
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_resolved_model_borrows_is_what_its_active_services_use() {
+        let model = hosted::document(
+            "services:\n  a: {image: a, networks: [edge, back], volumes: ['data:/d', '/srv/x:/x', /y]}\n  \
+             b: {image: b, networks: {old: null}, volumes: [{type: volume, source: more, target: /m}]}\n  \
+             c: {image: c, networks: [unused]}\n\
+             networks: {edge: {external: true, name: the-edge}, back: {}, old: {external: {name: the-old}}, unused: {external: true}}\n\
+             volumes: {data: {external: true}, more: {}}\n",
+        )
+        .unwrap();
+        let active = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+        let borrowed = Borrowed::of_model(&model, &active);
+        assert_eq!(
+            borrowed.networks,
+            BTreeSet::from(["the-edge".to_owned(), "the-old".to_owned()])
+        );
+        assert_eq!(borrowed.volumes, BTreeSet::from(["data".to_owned()]));
+    }
+}
