@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{ExitStatus, Output, Stdio},
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -12,15 +12,17 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
-    io::AsyncWriteExt as _,
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
 
+pub use crate::commands::{docker, docker_at};
+use crate::commands::{psql, run};
+
 /// Longest wait for anything that is expected to happen.
 pub const PATIENCE: Duration = Duration::from_secs(90);
-/// Longest run of one command.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(150);
+/// File of the orchestrator's settings.
+const SETTINGS: &str = "orchestrator.toml";
 /// Where every test's project comes from.
 pub const PROJECT: &str = "example.com/acme/shop/web";
 
@@ -99,6 +101,10 @@ async fn pause() {
 pub struct Agent {
     /// `environment/target`.
     pub target: String,
+    /// Where it dials in place of the orchestrator itself: what stands between the two.
+    pub dials: Option<String>,
+    /// The program with its arguments that runs it: a tracer, another clock.
+    pub under: Vec<String>,
     state: PathBuf,
     log: PathBuf,
     child: Option<Child>,
@@ -113,6 +119,11 @@ impl Agent {
     /// Its state folder.
     pub fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
     }
 
     /// Whether the process is there.
@@ -147,6 +158,8 @@ pub struct System {
     port: u16,
     database_url: Option<String>,
     database: Option<String>,
+    /// The engine of the hosts, when it is not the one that the environment names.
+    pub engine: Option<String>,
     /// The agents, in the order in which they joined.
     pub agents: Vec<Agent>,
 }
@@ -154,13 +167,20 @@ pub struct System {
 impl System {
     /// Starts an orchestrator on an empty database and makes the user `ada` (admin), whom [`System::sealift`] acts as.
     pub async fn start(database: Database) -> Result<Self> {
+        Self::start_with(database, "").await
+    }
+
+    /// As [`System::start`] with settings of the orchestrator.
+    pub async fn start_with(database: Database, settings: &str) -> Result<Self> {
         let folder = TempDir::with_prefix("sealift-e2e-")?;
+        fs::write(folder.path().join(SETTINGS), settings)?;
         let mut system = Self {
             folder,
             orchestrator: None,
             port: free_port()?,
             database_url: None,
             database: None,
+            engine: None,
             agents: Vec::new(),
         };
         if database == Database::Postgres {
@@ -216,6 +236,8 @@ impl System {
         let mut command = Command::new(binary("sealift-orchestrator")?);
         command
             .arg("serve")
+            .arg("--config")
+            .arg(self.folder.path().join(SETTINGS))
             .arg("--data-dir")
             .arg(self.data())
             .arg("--listen")
@@ -242,6 +264,16 @@ impl System {
             Ok((socket.exists() && listening).then_some(()))
         });
         ready.await.with_context(|| self.orchestrator_log())
+    }
+
+    /// The orchestrator's process.
+    pub fn orchestrator_pid(&self) -> Option<u32> {
+        self.orchestrator.as_ref().and_then(Child::id)
+    }
+
+    /// The embedded database.
+    pub fn database_file(&self) -> PathBuf {
+        self.data().join("sealift.db")
     }
 
     /// SIGKILL for the orchestrator.
@@ -351,7 +383,25 @@ impl System {
 
     /// Makes a target whose agent has further environment variables.
     pub async fn target_with(&mut self, target: &str, environment: &[(&str, &str)]) -> Result<usize> {
-        self.sealift(&["target", "create", target]).await?;
+        self.target_of("docker-host", target, environment).await
+    }
+
+    /// Makes a target of a kind, lets an agent join it and starts the agent.
+    pub async fn target_of(
+        &mut self,
+        kind: &str,
+        target: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<usize> {
+        let index = self.enrol(kind, target, environment).await?;
+        self.start_agent(index, environment).await?;
+        Ok(index)
+    }
+
+    /// Makes a target and lets an agent join it that does not run yet.
+    pub async fn enrol(&mut self, kind: &str, target: &str, environment: &[(&str, &str)]) -> Result<usize> {
+        self.sealift(&["target", "create", target, "--kind", kind])
+            .await?;
         let token = self.sealift(&["target", "token", target]).await?;
         let state = self.folder.path().join("agents").join(target);
         // The agent makes its own folder, which nobody else may enter.
@@ -359,6 +409,7 @@ impl System {
         let mut command = Command::new(binary("sealift-agent")?);
         command.arg("join").arg("--state-dir").arg(&state);
         command.args(["--orchestrator", &self.endpoint(), "--token-stdin"]);
+        command.envs(self.engine_variable());
         command.envs(environment.iter().copied());
         let output = run(command, Some(&token)).await?;
         ensure!(
@@ -369,13 +420,18 @@ impl System {
         let log = state.with_extension("log");
         self.agents.push(Agent {
             target: target.to_owned(),
+            dials: None,
+            under: Vec::new(),
             state,
             log,
             child: None,
         });
-        let index = self.agents.len() - 1;
-        self.start_agent(index, environment).await?;
-        Ok(index)
+        Ok(self.agents.len() - 1)
+    }
+
+    fn engine_variable(&self) -> Option<(&'static str, &str)> {
+        let socket = self.engine.as_deref()?;
+        Some(("DOCKER_HOST", socket))
     }
 
     /// Starts an agent (again), with further environment variables, and waits until it is online.
@@ -384,7 +440,11 @@ impl System {
         let target = self.agents[index].target.clone();
         eventually(&format!("the agent of {target} is online"), async || {
             let seen = self.json(&["target", "get", &target]).await?;
-            Ok((seen["agentStatus"] == "online").then_some(()))
+            // An agent whose engine is away is there all the same.
+            let there = ["online", "degraded"]
+                .iter()
+                .any(|status| seen["agentStatus"] == *status);
+            Ok(there.then_some(()))
         })
         .await
         .with_context(|| format!("agent log:\n{}", self.agents[index].log()))
@@ -393,9 +453,22 @@ impl System {
     /// Starts an agent (again) without waiting.
     pub fn spawn_agent(&mut self, index: usize, environment: &[(&str, &str)]) -> Result<()> {
         let endpoint = self.endpoint();
+        let engine = self.engine.clone();
         let agent = self.agents.get_mut(index).context("no such agent")?;
+        let endpoint = agent.dials.clone().unwrap_or(endpoint);
         let log = File::options().create(true).append(true).open(&agent.log)?;
-        let mut command = Command::new(binary("sealift-agent")?);
+        let program = binary("sealift-agent")?;
+        let mut command = match agent.under.split_first() {
+            None => Command::new(program),
+            Some((under, arguments)) => {
+                let mut command = Command::new(under);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
+        if let Some(socket) = engine {
+            command.env("DOCKER_HOST", socket);
+        }
         command
             .arg("run")
             .arg("--state-dir")
@@ -418,12 +491,19 @@ impl System {
 
     /// Makes a release of a compose file and gives its number.
     pub async fn release_of(&self, compose: &str, commit_number: u32) -> Result<u64> {
+        self.release_for("docker-host", compose, commit_number).await
+    }
+
+    /// Makes a release of a compose file for a kind of target and gives its number.
+    pub async fn release_for(&self, kind: &str, compose: &str, commit_number: u32) -> Result<u64> {
         let file = self.folder.path().join(format!("compose-{commit_number}.yaml"));
         fs::write(&file, compose)?;
         let source = format!("{PROJECT}@{}", commit(commit_number));
         let file = file.to_string_lossy().into_owned();
         let release = self
-            .json(&["release", "create", "-f", &file, "--source", &source])
+            .json(&[
+                "release", "create", "-f", &file, "--source", &source, "--kind", kind,
+            ])
             .await?;
         number(&release["number"])
     }
@@ -453,7 +533,9 @@ impl System {
             .context("uid")?
             .to_owned();
         let filter = format!("label=dev.sealift.target-id={uid}");
-        let output = docker(&["ps", "--no-trunc", "--quiet", "--filter", &filter]).await?;
+        let output = self
+            .docker(&["ps", "--no-trunc", "--quiet", "--filter", &filter])
+            .await?;
         let mut ids: Vec<_> = output.lines().map(str::to_owned).collect();
         ids.sort();
         Ok(ids)
@@ -464,7 +546,7 @@ impl System {
         let mut images = Vec::new();
         for id in self.running(target).await? {
             images.push(
-                docker(&["inspect", "--format", "{{.Config.Image}}", &id])
+                self.docker(&["inspect", "--format", "{{.Config.Image}}", &id])
                     .await?
                     .trim()
                     .to_owned(),
@@ -474,12 +556,20 @@ impl System {
         Ok(images)
     }
 
+    /// Runs the command-line tool of the hosts' engine.
+    pub async fn docker(&self, arguments: &[&str]) -> Result<String> {
+        docker_at(self.engine.as_deref(), arguments).await
+    }
+
     /// Ends all processes and takes away everything that they made on the engine.
     pub async fn end(mut self) -> Result<()> {
         for agent in &mut self.agents {
             agent.kill().await?;
             let mut command = Command::new(binary("sealift-agent")?);
             command.args(["purge", "--yes", "--state-dir"]).arg(&agent.state);
+            if let Some(socket) = &self.engine {
+                command.env("DOCKER_HOST", socket);
+            }
             let output = run(command, None).await?;
             ensure!(
                 output.status.success(),
@@ -502,49 +592,4 @@ pub fn number(value: &Value) -> Result<u64> {
         .unwrap_or("0")
         .parse()
         .with_context(|| format!("{value} is not a number"))
-}
-
-/// Runs the engine's command-line tool.
-pub async fn docker(arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new("docker");
-    command.args(arguments);
-    let output = run(command, None).await?;
-    ensure!(
-        output.status.success(),
-        "docker {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-async fn psql(server: &str, statement: &str) -> Result<()> {
-    let mut command = Command::new("psql");
-    command.args(["--no-psqlrc", "--quiet", "--command", statement, server]);
-    let output = run(command, None).await?;
-    ensure!(
-        output.status.success(),
-        "psql: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
-}
-
-async fn run(mut command: Command, input: Option<&str>) -> Result<Output> {
-    let stdin = if input.is_some() {
-        Stdio::piped()
-    } else {
-        Stdio::null()
-    };
-    let mut child = command
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
-        stdin.write_all(input.as_bytes()).await?;
-    }
-    Ok(timeout(COMMAND_DEADLINE, child.wait_with_output())
-        .await
-        .context("a command took too long")??)
 }
