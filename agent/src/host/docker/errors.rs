@@ -49,6 +49,7 @@ const PULL: &[(&str, FailureCode)] = &[
     ("not found", FailureCode::ImageNotFound),
     ("connection refused", FailureCode::RegistryUnavailable),
     ("connection reset", FailureCode::RegistryUnavailable),
+    ("connection broken", FailureCode::RegistryUnavailable),
     ("no such host", FailureCode::RegistryUnavailable),
     ("no route to host", FailureCode::RegistryUnavailable),
     ("network is unreachable", FailureCode::RegistryUnavailable),
@@ -174,6 +175,12 @@ mod tests {
                 Call::Pull,
                 500,
                 "Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused",
+                F::RegistryUnavailable,
+            ),
+            (
+                Call::Pull,
+                500,
+                "Get \"http://127.0.0.1:5000/v2/a/manifests/1\": net/http: HTTP/1.x transport connection broken: malformed MIME header: missing colon: \"Content-Lengt\"",
                 F::RegistryUnavailable,
             ),
             (
