@@ -7,6 +7,7 @@
 //! | `PORT` | port of the HTTP server | 8080 |
 //! | `VERSION` | what `/` says | `unknown` |
 //! | `HEALTH` | `ok`, `fail`, `flap` (5 s well, 5 s ill), `after:N` (well N seconds after the start) | `ok` |
+//! | `FLOOD` | lines that are printed as fast as can be, beside serving | 0 |
 //! | `DEMO_COMMAND` | the command when none is given: `serve`, `exit N`, `sleep` | `serve` |
 //!
 //! `healthcheck` asks the server in the same container and exits with 0 or 1: a scratch image has no curl. For hooks there are also
@@ -130,7 +131,10 @@ struct Service {
 
 fn serve() -> ExitCode {
     match start() {
-        Ok((listener, service)) => accept_for_ever(&listener, &Arc::new(service)),
+        Ok((listener, service)) => {
+            thread::spawn(flood);
+            accept_for_ever(&listener, &Arc::new(service))
+        }
         Err(reason) => {
             eprintln!("demo-app: {reason}");
             ExitCode::FAILURE
@@ -151,6 +155,17 @@ fn start() -> Result<(TcpListener, Service), String> {
     };
     println!("demo-app {} on {}: listening on port {port}", service.version, service.hostname);
     Ok((listener, service))
+}
+
+fn flood() {
+    let lines: u64 = setting("FLOOD", "0").parse().unwrap_or(0);
+    let mut out = std::io::stdout().lock();
+    for line in 0..lines {
+        // Without a reader there is nothing to flood.
+        if writeln!(out, "{line:>12} {}", "flood ".repeat(16)).is_err() {
+            return;
+        }
+    }
 }
 
 fn accept_for_ever(listener: &TcpListener, service: &Arc<Service>) -> ! {

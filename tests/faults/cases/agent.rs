@@ -1,0 +1,349 @@
+//! Faults of the agent's process: F1, F21, F9, F8.
+
+use anyhow::{Context as _, Result, ensure};
+use sealift_agent::kill;
+use sealift_common::bounds;
+use sealift_e2e::real::{compose, image};
+
+use crate::{
+    checks,
+    engine::command,
+    stage::{Promotion, Stage, within},
+};
+
+/// The variable that tells an agent where to die.
+const KILL_AT: &str = "SEALIFT_AGENT_KILL_AT";
+const DIES: std::time::Duration = std::time::Duration::from_secs(90);
+
+/// A place to die, and the release on the way to which the agent passes it.
+struct Death {
+    point: &'static str,
+    release: To,
+}
+
+#[derive(Clone, Copy)]
+enum To {
+    /// The other one of two good ones.
+    Good,
+    /// One that fails its health check.
+    Ill,
+    /// One that is healthy at first and falls ill.
+    Flapping,
+}
+
+/// The releases of a walk.
+struct Releases {
+    good: [u64; 2],
+    ill: u64,
+    flapping: u64,
+}
+
+fn deaths(points: &[&'static str], release: To) -> Vec<Death> {
+    points.iter().map(|point| Death { point, release }).collect()
+}
+
+/// Of a long list every fourth one; the walk of all is for those who have the time.
+fn some(all: Vec<Death>, full: bool) -> Vec<Death> {
+    let chosen = all
+        .into_iter()
+        .enumerate()
+        .filter(|(index, _)| full || index % 4 == 1);
+    chosen.map(|(_, death)| death).collect()
+}
+
+/// The agent dies at each of the places in turn. Each time the target must end with the old or the new set, whole.
+async fn walk(stage: &mut Stage, deaths: Vec<Death>, releases: &Releases, flags: &[&str]) -> Result<()> {
+    let agent = stage.join().await?;
+    stage.deploy(releases.good[0]).await?;
+    let mut current = 0;
+    let many = deaths.len();
+    for Death { point, release } in deaths {
+        let next = match release {
+            To::Good => releases.good[1 - current],
+            To::Ill => releases.ill,
+            To::Flapping => releases.flapping,
+        };
+        let bake = match (flags.is_empty(), release) {
+            (true, _) => &[][..],
+            (false, To::Flapping) => &["--bake", "20s"],
+            (false, _) => &["--bake", "500ms"],
+        };
+        let more: Vec<&str> = flags.iter().chain(bake).copied().collect();
+        let died = die(stage, agent, point, next, &more).await;
+        let promotion = died.with_context(|| format!("killed at {point}"))?;
+        let ended = stage.either(&promotion, next, releases.good[current]).await;
+        ended.with_context(|| format!("killed at {point}"))?;
+        if stage.ended(&promotion).await? == "DEPLOYED" {
+            ensure!(
+                matches!(release, To::Good),
+                "killed at {point}: a release that is ill was deployed"
+            );
+            current = 1 - current;
+        }
+        let violations = checks::violations(stage).await?;
+        ensure!(
+            violations.is_empty(),
+            "killed at {point}: {}",
+            violations.join("; ")
+        );
+    }
+    stage.note(format!("{many} points"));
+    Ok(())
+}
+
+/// Promotes, sees the agent die at the point, starts it again.
+async fn die(stage: &mut Stage, agent: usize, point: &str, next: u64, more: &[&str]) -> Result<Promotion> {
+    stage.system.agents[agent].kill().await?;
+    stage.system.start_agent(agent, &[(KILL_AT, point)]).await?;
+    let promotion = stage.begin(next, more).await?;
+    let status = stage.system.agents[agent].ended().await?;
+    ensure!(!status.success(), "the agent ended by itself with {status}");
+    stage.system.spawn_agent(agent, &[])?;
+    Ok(promotion)
+}
+
+async fn releases(stage: &mut Stage, text: impl Fn(&str) -> String) -> Result<Releases> {
+    let mut made = Vec::new();
+    for name in ["OK_1", "OK_2", "UNHEALTHY", "FLAP"] {
+        made.push(stage.release_of(&text(&image(name)?)).await?);
+    }
+    Ok(Releases {
+        good: [made[0], made[1]],
+        ill: made[2],
+        flapping: made[3],
+    })
+}
+
+/// F1 on a blue/green swap, forward and back.
+pub async fn killed_in_blue_green(stage: &mut Stage) -> Result<()> {
+    let edge = format!("faults-edge-{}", std::process::id());
+    stage.system.docker(&["network", "create", &edge]).await?;
+    stage.networks.push(edge.clone());
+    let text = |image: &str| {
+        format!(
+            "services:\n  web:\n    image: {image}\n    networks: [edge]\n    stop_grace_period: 2s\n\
+             networks:\n  edge: {{external: true, name: {edge}}}\n"
+        )
+    };
+    let releases = releases(stage, text).await?;
+    // Those that every swap passes are walked on swaps in place; here the ones around the move of the aliases.
+    let mut all = deaths(
+        &[
+            "new_created",
+            "old_saved",
+            "switch_journalled",
+            "new_started",
+            "health_wait",
+        ],
+        To::Good,
+    );
+    all.extend(deaths(kill::BLUE_GREEN_KILL_POINTS, To::Good));
+    all.extend(deaths(
+        &[
+            "healthy",
+            "commit_journalled",
+            "sticker_renamed",
+            "outbox_synced",
+            "old_stopped",
+            "old_removed",
+        ],
+        To::Good,
+    ));
+    all.extend(deaths(
+        &["restore_journalled", "new_stopped", "new_removed"],
+        To::Ill,
+    ));
+    all.extend(deaths(kill::BLUE_GREEN_RESTORE_KILL_POINTS, To::Flapping));
+    all.extend(deaths(&["new_stopped.before", "new_removed"], To::Flapping));
+    let all = some(all, stage.full);
+    walk(stage, all, &releases, &["--blue-green"]).await
+}
+
+/// F1 on a compose host, forward and back.
+pub async fn killed_on_compose(stage: &mut Stage) -> Result<()> {
+    let releases = releases(stage, compose).await?;
+    let mut all = deaths(
+        &[
+            "received",
+            "verified",
+            "journalled.before",
+            "journalled",
+            "pull_begun",
+            "digest_compared",
+        ],
+        To::Good,
+    );
+    all.extend(deaths(kill::COMPOSE_KILL_POINTS, To::Good));
+    all.extend(deaths(
+        &[
+            "old_saved",
+            "switch_journalled.before",
+            "switch_journalled",
+            "health_wait",
+            "healthy",
+            "commit_journalled",
+            "sticker_temp_written",
+            "sticker_renamed",
+            "evidence_signed",
+            "outbox_synced.before",
+            "outbox_synced",
+        ],
+        To::Good,
+    ));
+    all.extend(deaths(kill::SESSION_KILL_POINTS, To::Good));
+    all.extend(deaths(
+        &["restore_journalled.before", "restore_journalled"],
+        To::Ill,
+    ));
+    all.extend(deaths(kill::COMPOSE_RESTORE_KILL_POINTS, To::Ill));
+    all.extend(deaths(&["evidence_signed", "outbox_synced"], To::Ill));
+    let all = some(all, stage.full);
+    walk(stage, all, &releases, &[]).await
+}
+
+/// F21: an order that ends the agent each time it is begun.
+pub async fn poison(stage: &mut Stage) -> Result<()> {
+    let (old, new) = (stage.release("OK_1").await?, stage.release("OK_2").await?);
+    let agent = stage.join().await?;
+    stage.deploy(old).await?;
+    let point = match stage.host {
+        crate::table::Host::Compose => "up.before",
+        _ => "new_started.before",
+    };
+    stage.system.agents[agent].kill().await?;
+    stage.system.start_agent(agent, &[(KILL_AT, point)]).await?;
+    let promotion = stage.begin(new, &["--max-attempts", "1"]).await?;
+    let mut deaths = 0;
+    within(DIES, "the agent gives the order up", async || {
+        if !stage.system.agents[agent].is_running() {
+            deaths += 1;
+            ensure!(deaths < 10, "the agent never gives up");
+            stage.system.spawn_agent(agent, &[(KILL_AT, point)])?;
+        }
+        let seen = stage.system.json(&["promotion", "get", &promotion.uid]).await?;
+        Ok((!seen["finishTime"].is_null()).then_some(()))
+    })
+    .await?;
+    stage.note(format!("given up after {deaths} deaths"));
+    ensure!(deaths >= 2, "it died only {deaths} times");
+    stage.fails(&promotion, &["AGENT_STATE"], old).await?;
+    // It goes on to serve others.
+    stage.system.agents[agent].kill().await?;
+    stage.system.start_agent(agent, &[]).await?;
+    stage.deploy(new).await
+}
+
+/// F28: a container floods its log. What is kept of it is bounded and says so.
+pub async fn floods(stage: &mut Stage) -> Result<()> {
+    const MOST: usize = bounds::ATTEMPT_LOG_BYTES * 2;
+    let text = format!(
+        "{}    environment: {{FLOOD: \"200000\"}}\n",
+        compose(&image("OK_1")?)
+    );
+    let new = stage.release_of(&text).await?;
+    stage.join().await?;
+    let promotion = stage.begin(new, &["--min-healthy", "3s"]).await?;
+    let state = stage.ended(&promotion).await?;
+    ensure!(
+        state == "DEPLOYED",
+        "it ended {state}: {}",
+        stage.why(&promotion).await?
+    );
+    let job = stage.job(&promotion).await?.unwrap_or_default();
+    let kept = stage
+        .system
+        .sealift(&["job", "logs", job["uid"].as_str().context("uid")?])
+        .await?;
+    stage.note(format!("{} KiB kept", kept.len() / 1024));
+    ensure!(kept.len() < MOST, "{} bytes were kept", kept.len());
+    ensure!(
+        kept.contains("[truncated]"),
+        "nothing says that the log is not whole"
+    );
+    Ok(())
+}
+
+/// F9: the host's clock is elsewhere.
+async fn skewed(stage: &mut Stage, offset: &str) -> Result<()> {
+    command("faketime", &["--version"])
+        .await
+        .context("faketime is not installed")?;
+    let (old, new) = (stage.release("OK_1").await?, stage.release("OK_2").await?);
+    let agent = stage.join().await?;
+    stage.deploy(old).await?;
+    stage.system.agents[agent].kill().await?;
+    stage.system.agents[agent].under = ["faketime", "-f", offset].map(str::to_owned).to_vec();
+    stage.system.spawn_agent(agent, &[])?;
+    let promotion = stage
+        .begin(new, &["--offline", "20s", "--max-attempts", "1"])
+        .await?;
+    stage.either(&promotion, new, old).await?;
+    stage.note(format!("{offset}: {}", stage.ended(&promotion).await?));
+    // The clock is right again.
+    stage.system.agents[agent].kill().await?;
+    stage.system.agents[agent].under.clear();
+    stage.system.start_agent(agent, &[]).await?;
+    stage.deploy(new).await
+}
+
+/// F9, a few minutes ahead.
+pub async fn clock_ahead(stage: &mut Stage) -> Result<()> {
+    skewed(stage, "+3m").await
+}
+
+/// F9, a few minutes behind.
+pub async fn clock_behind(stage: &mut Stage) -> Result<()> {
+    skewed(stage, "-3m").await
+}
+
+/// F8: the disk under the agent's state does not sync any more.
+pub async fn sync_fails(stage: &mut Stage) -> Result<()> {
+    let (old, new) = (stage.release("OK_1").await?, stage.release("OK_2").await?);
+    let agent = stage.join().await?;
+    stage.deploy(old).await?;
+    // The agent syncs a handful of times when it starts and a few times for each order: somewhere in the middle of one.
+    let whens: &[u32] = if stage.full { &[4, 6, 8, 10, 12, 14] } else { &[8] };
+    let mut current = old;
+    for when in whens {
+        let next = if current == old { new } else { old };
+        stage.system.agents[agent].kill().await?;
+        let inject = format!("inject=fsync,fdatasync:error=EIO:when={when}+");
+        let under = [
+            "strace",
+            "-D",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fsync,fdatasync",
+            "-e",
+            &inject,
+        ];
+        stage.system.agents[agent].under = under.map(str::to_owned).to_vec();
+        stage.system.spawn_agent(agent, &[])?;
+        let promotion = stage
+            .begin(next, &["--max-attempts", "1", "--offline", "30s"])
+            .await?;
+        // What it did until then is for the next start to end.
+        let patience = std::time::Duration::from_secs(20);
+        let over = within(patience, "the promotion ends", async || {
+            let running = stage.system.agents[agent].is_running();
+            let seen = stage.system.json(&["promotion", "get", &promotion.uid]).await?;
+            Ok((!running || !seen["finishTime"].is_null()).then_some(()))
+        });
+        // An agent that stays up with a broken disk says so and waits.
+        let said = over.await.is_ok();
+        stage.system.agents[agent].kill().await?;
+        stage.system.agents[agent].under.clear();
+        stage.system.start_agent(agent, &[]).await?;
+        stage
+            .either(&promotion, next, current)
+            .await
+            .with_context(|| format!("from sync {when} on (ended by itself: {said})"))?;
+        if stage.ended(&promotion).await? == "DEPLOYED" {
+            current = next;
+        }
+    }
+    stage.deploy(new).await
+}

@@ -1,0 +1,107 @@
+//! The matrix: fault × host × result.
+
+use std::time::Duration;
+
+use crate::table::{FAULTS, Host, Row};
+
+/// What came of a row.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// Everything that must hold held.
+    Held(String),
+    /// Invariants that did not.
+    Violated(Vec<String>),
+    /// The case did not go as it must.
+    Failed(String),
+    /// Left out of this run, and why.
+    LeftOut(&'static str),
+}
+
+/// A row with what came of it.
+pub struct Result<'a> {
+    /// The row.
+    pub row: &'a Row,
+    /// The kind of host.
+    pub host: Host,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Prints the matrix; whether all that ran held.
+pub fn print(results: &[Result<'_>], is_chosen: impl Fn(&str, Host) -> bool) -> bool {
+    let (mut held, mut failed, mut violations, mut left_out, mut uncovered) = (0, 0, 0, 0, 0);
+    println!(
+        "\n{:<5}{:<14}{:<15}{:>7}  injected by",
+        "fault", "host", "result", "time"
+    );
+    for fault in FAULTS {
+        let hosts = fault.hosts.iter().filter(|host| is_chosen(fault.id, **host));
+        let hosts: Vec<_> = hosts.collect();
+        if !hosts.is_empty() {
+            println!("{:<5}{}", fault.id, fault.title);
+        }
+        for host in hosts {
+            let rows = results
+                .iter()
+                .filter(|result| result.row.fault == fault.id && result.host == *host);
+            let mut any = false;
+            for Result {
+                row, outcome, took, ..
+            } in rows
+            {
+                any = true;
+                let (word, more) = match outcome {
+                    Outcome::Held(note) => {
+                        held += 1;
+                        ("held", note.clone())
+                    }
+                    Outcome::Violated(found) => {
+                        failed += 1;
+                        violations += found.len();
+                        ("VIOLATED", String::new())
+                    }
+                    Outcome::Failed(_) => {
+                        failed += 1;
+                        ("FAILED", String::new())
+                    }
+                    Outcome::LeftOut(why) => {
+                        left_out += 1;
+                        ("not run", (*why).to_owned())
+                    }
+                };
+                let more = if more.is_empty() {
+                    more
+                } else {
+                    format!(" ({more})")
+                };
+                let seconds = took.as_secs_f64();
+                println!(
+                    "     {:<14}{word:<15}{seconds:>6.1}s  {}{more}",
+                    host.as_str(),
+                    row.how
+                );
+            }
+            if !any {
+                uncovered += 1;
+                println!("     {:<14}{:<15}", host.as_str(), "not covered");
+            }
+        }
+    }
+    for Result {
+        row, host, outcome, ..
+    } in results
+    {
+        let what = format!("{} {}: {}", row.fault, host.as_str(), row.how);
+        match outcome {
+            Outcome::Violated(found) => println!("\n{what}\n  {}", found.join("\n  ")),
+            Outcome::Failed(why) => println!("\n{what}\n  {why}"),
+            Outcome::Held(_) | Outcome::LeftOut(_) => {}
+        }
+    }
+    println!(
+        "\n{held} rows held, {failed} failed, {violations} violations; {left_out} not run here, {uncovered} not covered"
+    );
+    failed == 0
+}
