@@ -162,6 +162,20 @@ impl Stage {
         .await
     }
 
+    /// Whether the orchestrator knows a promotion's end.
+    pub async fn is_over(&self, promotion: &Promotion) -> Result<bool> {
+        let seen = self.system.json(&["promotion", "get", &promotion.uid]).await?;
+        Ok(!seen["finishTime"].is_null())
+    }
+
+    /// Whether that is so before the time is over.
+    pub async fn is_over_within(&self, promotion: &Promotion, patience: Duration) -> bool {
+        let over = within(patience, "the promotion ends", async || {
+            Ok(self.is_over(promotion).await?.then_some(()))
+        });
+        over.await.is_ok()
+    }
+
     /// Deploys a release, which must succeed.
     pub async fn deploy(&mut self, release: u64) -> Result<()> {
         let promotion = self.begin(release, &[]).await?;

@@ -357,6 +357,7 @@ pub const ROWS: &[Row] = &[
             "f13_a_gap_in_the_assignments_is_answered_with_resync",
             "r9_wrong_numbers_and_oversized_batches_are_refused_and_repeats_are_acknowledged",
             "r8_a_late_success_is_kept_as_proof_and_changes_no_record",
+            "t11_a_repeated_order_is_answered_and_not_carried_out_again",
         ],
     ),
     tests(
@@ -364,6 +365,24 @@ pub const ROWS: &[Row] = &[
         CENTER,
         "a database older than its agents",
         &["f16_a_database_that_is_older_than_its_agents_gives_no_orders"],
+    ),
+    tests(
+        "F17",
+        CENTER,
+        "a scheduler that was paused beyond its lease",
+        &[
+            "i10_a_scheduler_that_was_paused_beyond_its_lease_writes_nothing",
+            "r9_a_restart_does_not_wait_for_the_lease_of_the_process_before",
+        ],
+    ),
+    tests(
+        "F18",
+        CENTER,
+        "a second process on the same files, an SQLite that is known to corrupt",
+        &[
+            "a_second_orchestrator_on_the_same_directory_does_not_start",
+            "an_sqlite_that_corrupts_is_refused",
+        ],
     ),
     act!(
         "F19",

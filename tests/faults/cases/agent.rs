@@ -1,5 +1,7 @@
 //! Faults of the agent's process: F1, F21, F9, F8.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use sealift_agent::kill;
 use sealift_common::bounds;
@@ -13,7 +15,9 @@ use crate::{
 
 /// The variable that tells an agent where to die.
 const KILL_AT: &str = "SEALIFT_AGENT_KILL_AT";
-const DIES: std::time::Duration = std::time::Duration::from_secs(90);
+const DIES: Duration = Duration::from_secs(90);
+/// How long an agent is left alone with a disk that does not sync.
+const BROKEN: Duration = Duration::from_secs(20);
 
 /// A place to die, and the release on the way to which the agent passes it.
 struct Death {
@@ -220,8 +224,7 @@ pub async fn poison(stage: &mut Stage) -> Result<()> {
             ensure!(deaths < 10, "the agent never gives up");
             stage.system.spawn_agent(agent, &[(KILL_AT, point)])?;
         }
-        let seen = stage.system.json(&["promotion", "get", &promotion.uid]).await?;
-        Ok((!seen["finishTime"].is_null()).then_some(()))
+        Ok(stage.is_over(&promotion).await?.then_some(()))
     })
     .await?;
     stage.note(format!("given up after {deaths} deaths"));
@@ -326,21 +329,15 @@ pub async fn sync_fails(stage: &mut Stage) -> Result<()> {
             .begin(next, &["--max-attempts", "1", "--offline", "30s"])
             .await?;
         // What it did until then is for the next start to end.
-        let patience = std::time::Duration::from_secs(20);
-        let over = within(patience, "the promotion ends", async || {
-            let running = stage.system.agents[agent].is_running();
-            let seen = stage.system.json(&["promotion", "get", &promotion.uid]).await?;
-            Ok((!running || !seen["finishTime"].is_null()).then_some(()))
-        });
         // An agent that stays up with a broken disk says so and waits.
-        let said = over.await.is_ok();
+        let said = stage.is_over_within(&promotion, BROKEN).await;
         stage.system.agents[agent].kill().await?;
         stage.system.agents[agent].under.clear();
         stage.system.start_agent(agent, &[]).await?;
         stage
             .either(&promotion, next, current)
             .await
-            .with_context(|| format!("from sync {when} on (ended by itself: {said})"))?;
+            .with_context(|| format!("from sync {when} on (told at once: {said})"))?;
         if stage.ended(&promotion).await? == "DEPLOYED" {
             current = next;
         }

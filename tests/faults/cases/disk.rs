@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     engine::{Engine, command},
-    stage::{Stage, within},
+    stage::Stage,
 };
 
 /// Fills a disk to the last byte.
@@ -42,12 +42,7 @@ pub async fn of_the_agent(stage: &mut Stage) -> Result<()> {
     let filler = fill(&folder)?;
     let promotion = stage.begin(new, &["--max-attempts", "1"]).await?;
     // Whether it says so or goes down: it does not do what it cannot write down.
-    let patience = Duration::from_secs(15);
-    let _ = within(patience, "the promotion ends", async || {
-        let seen = stage.system.json(&["promotion", "get", &promotion.uid]).await?;
-        Ok((!seen["finishTime"].is_null()).then_some(()))
-    })
-    .await;
+    stage.is_over_within(&promotion, Duration::from_secs(15)).await;
     let during = stage.system.running(crate::stage::TARGET).await?;
     stage.note(if before == during {
         "old set untouched"
@@ -59,11 +54,7 @@ pub async fn of_the_agent(stage: &mut Stage) -> Result<()> {
         stage.system.start_agent(agent, &[]).await?;
     }
     // An agent whose journal failed takes no more work until it is started again.
-    let over = within(Duration::from_secs(20), "the promotion ends", async || {
-        let seen = stage.system.json(&["promotion", "get", &promotion.uid]).await?;
-        Ok((!seen["finishTime"].is_null()).then_some(()))
-    });
-    if over.await.is_err() {
+    if !stage.is_over_within(&promotion, Duration::from_secs(20)).await {
         stage.system.agents[agent].kill().await?;
         stage.system.start_agent(agent, &[]).await?;
     }
