@@ -310,7 +310,7 @@ async fn pass_on(
     Ok(true)
 }
 
-/// Changes one byte of the body, once.
+/// Changes the last digit of a piece of the body, once: what it says is another thing, but still well said.
 fn flip(answers: &mut Answers, bytes: &mut [u8]) {
     let begin = if answers.in_body {
         Some(0)
@@ -322,10 +322,9 @@ fn flip(answers: &mut Answers, bytes: &mut [u8]) {
         return;
     };
     answers.in_body = true;
-    // Not the first one: a body should still look like what it is.
-    let at = (begin + 40).min(bytes.len().saturating_sub(2));
-    if let Some(byte) = bytes.get_mut(at).filter(|_| at >= begin) {
-        *byte ^= 1;
+    let body = bytes.iter_mut().skip(begin);
+    if let Some(digit) = body.rev().find(|byte| byte.is_ascii_digit()) {
+        *digit ^= 1;
         answers.deed = None;
     }
 }

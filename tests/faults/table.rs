@@ -454,6 +454,12 @@ pub const ROWS: &[Row] = &[
         "a Compose that prints without an end",
         &["f28_a_flood_is_bounded"],
     ),
+    act!(
+        "F29",
+        HOSTS,
+        "no more memory from the health wait on (RLIMIT_AS)",
+        agent::no_memory
+    ),
     tests(
         "F30",
         DOCKER,

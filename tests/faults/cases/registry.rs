@@ -49,11 +49,7 @@ pub async fn fails_in_a_pull(stage: &mut Stage) -> Result<()> {
             Some(Deed::Cut(30)),
             &["REGISTRY_UNAVAILABLE", "REGISTRY_MISBEHAVED"],
         ),
-        (
-            "lies",
-            Some(Deed::Flip),
-            &["DIGEST_MISMATCH", "REGISTRY_MISBEHAVED", "IMAGE_NOT_FOUND"],
-        ),
+        ("lies", Some(Deed::Flip), &["DIGEST_MISMATCH"]),
         (
             "hangs",
             Some(Deed::Silence),
