@@ -50,6 +50,8 @@ const PULL: &[(&str, FailureCode)] = &[
     ("connection refused", FailureCode::RegistryUnavailable),
     ("connection reset", FailureCode::RegistryUnavailable),
     ("connection broken", FailureCode::RegistryUnavailable),
+    // What answers is no registry, as a page of a proxy on the way.
+    ("looking for beginning of value", FailureCode::RegistryUnavailable),
     ("no such host", FailureCode::RegistryUnavailable),
     ("no route to host", FailureCode::RegistryUnavailable),
     ("network is unreachable", FailureCode::RegistryUnavailable),
@@ -175,6 +177,12 @@ mod tests {
                 Call::Pull,
                 500,
                 "Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused",
+                F::RegistryUnavailable,
+            ),
+            (
+                Call::Pull,
+                500,
+                "invalid character '<' looking for beginning of value",
                 F::RegistryUnavailable,
             ),
             (
