@@ -220,10 +220,18 @@ pub const ROWS: &[Row] = &[
     ),
     act!(
         "F4",
-        HOSTS,
+        DOCKER,
         "SIGSTOP for 10 s in the health wait, then SIGCONT",
         engine::hangs_for_a_moment,
         Private
+    ),
+    act!(
+        "F4",
+        COMPOSE,
+        "SIGSTOP for 10 s in the health wait, then SIGCONT",
+        engine::hangs_for_a_moment,
+        Private,
+        Long
     ),
     act!(
         "F4",
@@ -256,10 +264,18 @@ pub const ROWS: &[Row] = &[
     ),
     act!(
         "F7",
-        HOSTS,
+        DOCKER,
         "agent's state on a full tmpfs",
         disk::of_the_agent,
         Root
+    ),
+    act!(
+        "F7",
+        COMPOSE,
+        "agent's state on a full tmpfs",
+        disk::of_the_agent,
+        Root,
+        Long
     ),
     act!(
         "F7",
@@ -456,9 +472,16 @@ pub const ROWS: &[Row] = &[
     ),
     act!(
         "F29",
-        HOSTS,
+        DOCKER,
         "no more memory from the health wait on (RLIMIT_AS)",
         agent::no_memory
+    ),
+    act!(
+        "F29",
+        COMPOSE,
+        "no more memory from the health wait on (RLIMIT_AS)",
+        agent::no_memory,
+        Long
     ),
     tests(
         "F30",
