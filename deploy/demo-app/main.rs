@@ -132,7 +132,7 @@ struct Service {
 fn serve() -> ExitCode {
     match start() {
         Ok((listener, service)) => {
-            thread::spawn(flood);
+            thread::spawn(flood_first);
             accept_for_ever(&listener, &Arc::new(service))
         }
         Err(reason) => {
@@ -157,7 +157,7 @@ fn start() -> Result<(TcpListener, Service), String> {
     Ok((listener, service))
 }
 
-fn flood() {
+fn flood_first() {
     let lines: u64 = setting("FLOOD", "0").parse().unwrap_or(0);
     let mut out = std::io::stdout().lock();
     for line in 0..lines {
