@@ -258,7 +258,10 @@ mod tests {
             digest: crate::digest::Digest::of(b"i"),
         };
         let images = [("web".parse().unwrap(), image)].into();
-        let content: AnyManifest = hosted.pin(&images, &std::collections::BTreeMap::new()).unwrap().into();
+        let content: AnyManifest = hosted
+            .pin(&images, &std::collections::BTreeMap::new())
+            .unwrap()
+            .into();
         assert_eq!(Swap::InPlace.unfit_for(&content), []);
         assert_eq!(green.unfit_for(&content).len(), 1);
     }

@@ -377,6 +377,15 @@ pub const ROWS: &[Row] = &[
         ],
     ),
     tests(
+        "F14",
+        CENTER,
+        "killed after its answer, under work, while reports come in, while asked",
+        &[
+            "r9_r16_kill_nine_of_the_orchestrator_loses_nothing_on_sqlite",
+            "r9_r16_kill_nine_of_the_orchestrator_loses_nothing_on_postgres",
+        ],
+    ),
+    tests(
         "F16",
         CENTER,
         "a database older than its agents",

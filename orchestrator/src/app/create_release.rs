@@ -60,13 +60,17 @@ pub async fn prepare(
         Reading::DockerHost(env_files) => {
             let file = compose::parse(text, env_files).map_err(|errors| refused(&errors))?;
             let images = resolve(registry, &file.images(), &file.hook_images()).await?;
-            let manifest = file.pin(&images.services, &images.hooks).map_err(ApiError::internal)?;
+            let manifest = file
+                .pin(&images.services, &images.hooks)
+                .map_err(ApiError::internal)?;
             (manifest.into(), images.platforms)
         }
         Reading::ComposeHost(profiles) => {
             let file = hosted::parse(text, profiles).map_err(|errors| refused(&errors))?;
             let images = resolve(registry, &file.images(), &file.hook_images()).await?;
-            let manifest = file.pin(&images.services, &images.hooks).map_err(ApiError::internal)?;
+            let manifest = file
+                .pin(&images.services, &images.hooks)
+                .map_err(ApiError::internal)?;
             (manifest.into(), images.platforms)
         }
     };

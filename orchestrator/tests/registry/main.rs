@@ -11,7 +11,10 @@ mod server;
 use std::time::{Duration, Instant};
 
 use sealift_common::{
-    any_manifest::Described as _, compose::EnvFiles, digest::Digest, error::Reason,
+    any_manifest::Described as _,
+    compose::EnvFiles,
+    digest::Digest,
+    error::Reason,
     name::{ServiceName, SourceRef},
 };
 use sealift_orchestrator::{
