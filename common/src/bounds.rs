@@ -48,5 +48,7 @@ pub const LOG_LINE_OVERHEAD: usize = 64;
 pub const LOG_LINE_BYTES: usize = 8 * 1024;
 /// Most reports in one batch from an agent.
 pub const REPORT_BATCH: usize = 256;
+/// Most acts of remediation for one project on one target within a day.
+pub const REMEDY_TRIES: u32 = 10;
 /// Most attempts that a task may have.
 pub const ATTEMPTS: u32 = 10;

@@ -34,6 +34,7 @@ pub mod plan;
 pub mod promotion;
 pub mod recipe;
 pub mod release;
+pub mod remedy;
 pub mod role;
 pub mod rollback;
 pub mod rollout;
