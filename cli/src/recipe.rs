@@ -189,7 +189,8 @@ fn to_offline(text: &str) -> Result<OfflinePolicy, CliError> {
     Ok(OfflinePolicy { kind: Some(kind) })
 }
 
-fn duration(duration: Duration) -> pbjson_types::Duration {
+/// A span for the wire.
+pub fn duration(duration: Duration) -> pbjson_types::Duration {
     pbjson_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),

@@ -43,6 +43,11 @@ pub const fn severity(kind: DriftKind, class: EnvironmentClass) -> Severity {
     }
 }
 
+/// How severe it is at least once remediation could not put it right: somebody has to look.
+pub fn after_giving_up(severity: Severity) -> Severity {
+    severity.max(Severity::High)
+}
+
 /// The event of the engine that best explains a finding: of the most telling action, the newest.
 pub fn cause<'a>(finding: &Finding, project: &str, events: &'a [EngineEvent]) -> Option<&'a EngineEvent> {
     use EngineAction::{Create, Destroy, Die, Oom, Pause, Rename, Start, Stop, Unpause, Update};
@@ -87,6 +92,8 @@ pub struct NextSteps<'a> {
     pub owned: bool,
     /// Nobody can say how the host is now.
     pub silent: bool,
+    /// The last promotion that was to put it right; `None` when there was none.
+    pub last_try: Option<String>,
 }
 
 impl NextSteps<'_> {
@@ -108,6 +115,12 @@ impl NextSteps<'_> {
             steps.push((
                 format!("sealift target get {environment}/{target}"),
                 "see since when the agent is silent: nothing here is newer than that",
+            ));
+        }
+        if let Some(promotion) = &self.last_try {
+            steps.push((
+                format!("sealift promotion get {promotion}"),
+                "see what became of the last attempt to put it right",
             ));
         }
         match (self.kind, self.release) {

@@ -9,6 +9,7 @@ use crate::{
     name::{ComponentName, Labels, Name},
     order::Fence,
     phases,
+    remedy::Remediation,
     role::Role,
     variables::Variables,
 };
@@ -63,6 +64,8 @@ pub struct Environment {
     pub class: EnvironmentClass,
     /// What Compose fills into the files of releases for compose hosts. Never secret.
     pub variables: Variables,
+    /// What is done about drift.
+    pub remediation: Remediation,
     /// Counts changes; the etag is made of it.
     pub revision: u64,
     /// When it was made.

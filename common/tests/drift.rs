@@ -239,7 +239,7 @@ fn a_finding_is_explained_by_the_newest_telling_event_of_its_service() {
 #[test]
 fn whoever_asks_is_told_what_to_do_next() {
     for kind in DriftKind::ALL {
-        for bits in 0..16_u8 {
+        for bits in 0..32_u8 {
             let steps = NextSteps {
                 kind: *kind,
                 id: "the-id",
@@ -251,6 +251,7 @@ fn whoever_asks_is_told_what_to_do_next() {
                 resolved: bits & 2 > 0,
                 owned: bits & 4 > 0,
                 silent: bits & 8 > 0,
+                last_try: (bits & 16 > 0).then(|| "the-promotion".to_owned()),
             };
             let list = steps.list();
             assert!(!list.is_empty(), "{steps:?}");
@@ -260,6 +261,10 @@ fn whoever_asks_is_told_what_to_do_next() {
                 .any(|(command, _)| command.contains("promote shop/api#7"));
             let mends = *kind != DriftKind::Extra && steps.release.is_some() && !steps.resolved;
             assert_eq!(promotes, mends, "{steps:?}");
+            let shows = list
+                .iter()
+                .any(|(command, _)| command == "sealift promotion get the-promotion");
+            assert_eq!(shows, steps.last_try.is_some() && !steps.resolved, "{steps:?}");
         }
     }
 }

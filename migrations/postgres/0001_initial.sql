@@ -31,10 +31,18 @@ CREATE TABLE environments (
     position BIGINT NOT NULL CHECK (position >= 0),
     class TEXT NOT NULL CHECK (class IN ('production', 'non_production')),
     variables TEXT NOT NULL,
+    -- What is done about drift; limits only where something is done.
+    remediation TEXT NOT NULL CHECK (remediation IN ('alert', 'reconcile')),
+    max_tries BIGINT CHECK (max_tries BETWEEN 1 AND 10),
+    min_severity TEXT CHECK (min_severity IN ('low', 'medium', 'high', 'critical')),
+    pause_ms BIGINT CHECK (pause_ms >= 0),
     revision BIGINT NOT NULL CHECK (revision >= 0),
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
     archived_at TIMESTAMPTZ,
+    CHECK ((remediation = 'reconcile') = (max_tries IS NOT NULL)),
+    CHECK ((max_tries IS NULL) = (min_severity IS NULL)),
+    CHECK ((max_tries IS NULL) = (pause_ms IS NULL)),
     CONSTRAINT environment_tenant UNIQUE (tenant_id, id, name)
 );
 CREATE UNIQUE INDEX environment_name ON environments (tenant_id, name) WHERE archived_at IS NULL;
@@ -479,6 +487,8 @@ CREATE TABLE drift (
     note TEXT NOT NULL DEFAULT '',
     acknowledged_by TEXT NOT NULL DEFAULT '',
     acknowledged_at TIMESTAMPTZ,
+    -- Since when remediation has given it up.
+    gave_up_at TIMESTAMPTZ,
     first_seen_at TIMESTAMPTZ NOT NULL,
     last_seen_at TIMESTAMPTZ NOT NULL,
     resolved_at TIMESTAMPTZ,
@@ -492,6 +502,20 @@ CREATE INDEX drift_of_target ON drift (target_id, severity, id);
 CREATE INDEX drift_open_of_tenant ON drift (tenant_id, severity, id) WHERE resolved_at IS NULL;
 CREATE INDEX drift_open_of_environment ON drift (environment_id, severity, id) WHERE resolved_at IS NULL;
 CREATE INDEX drift_open_of_target ON drift (target_id, severity, id) WHERE resolved_at IS NULL;
+
+-- What remediation did: one row per act and finding that it was about. number counts the acts at the place (target and project).
+CREATE TABLE drift_remedies (
+    drift_id UUID NOT NULL REFERENCES drift (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    promotion_id UUID NOT NULL REFERENCES promotions (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    environment_id UUID NOT NULL REFERENCES environments (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    target_id UUID NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    project TEXT NOT NULL,
+    number BIGINT NOT NULL CHECK (number BETWEEN 1 AND 10),
+    at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (drift_id, promotion_id)
+);
+CREATE INDEX drift_remedies_of_place ON drift_remedies (target_id, project, at);
+CREATE INDEX drift_remedies_of_environment ON drift_remedies (environment_id, at);
 
 -- Evidence and logs.
 
@@ -615,4 +639,6 @@ CREATE TRIGGER releases_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON relea
 CREATE TRIGGER release_components_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON release_components
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER quality_marks_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON quality_marks
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER drift_remedies_insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON drift_remedies
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();

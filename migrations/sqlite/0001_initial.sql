@@ -31,10 +31,18 @@ CREATE TABLE environments (
     position INTEGER NOT NULL CHECK (position >= 0),
     class TEXT NOT NULL CHECK (class IN ('production', 'non_production')),
     variables TEXT NOT NULL,
+    -- What is done about drift; limits only where something is done.
+    remediation TEXT NOT NULL CHECK (remediation IN ('alert', 'reconcile')),
+    max_tries INTEGER CHECK (max_tries BETWEEN 1 AND 10),
+    min_severity TEXT CHECK (min_severity IN ('low', 'medium', 'high', 'critical')),
+    pause_ms INTEGER CHECK (pause_ms >= 0),
     revision INTEGER NOT NULL CHECK (revision >= 0),
     created_at TEXT NOT NULL,
     updated_at TEXT NOT NULL,
     archived_at TEXT,
+    CHECK ((remediation = 'reconcile') = (max_tries IS NOT NULL)),
+    CHECK ((max_tries IS NULL) = (min_severity IS NULL)),
+    CHECK ((max_tries IS NULL) = (pause_ms IS NULL)),
     CONSTRAINT environment_tenant UNIQUE (tenant_id, id, name)
 ) STRICT;
 CREATE UNIQUE INDEX environment_name ON environments (tenant_id, name) WHERE archived_at IS NULL;
@@ -479,6 +487,8 @@ CREATE TABLE drift (
     note TEXT NOT NULL DEFAULT '',
     acknowledged_by TEXT NOT NULL DEFAULT '',
     acknowledged_at TEXT,
+    -- Since when remediation has given it up.
+    gave_up_at TEXT,
     first_seen_at TEXT NOT NULL,
     last_seen_at TEXT NOT NULL,
     resolved_at TEXT,
@@ -492,6 +502,20 @@ CREATE INDEX drift_of_target ON drift (target_id, severity, id);
 CREATE INDEX drift_open_of_tenant ON drift (tenant_id, severity, id) WHERE resolved_at IS NULL;
 CREATE INDEX drift_open_of_environment ON drift (environment_id, severity, id) WHERE resolved_at IS NULL;
 CREATE INDEX drift_open_of_target ON drift (target_id, severity, id) WHERE resolved_at IS NULL;
+
+-- What remediation did: one row per act and finding that it was about. number counts the acts at the place (target and project).
+CREATE TABLE drift_remedies (
+    drift_id BLOB NOT NULL REFERENCES drift (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    promotion_id BLOB NOT NULL REFERENCES promotions (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    environment_id BLOB NOT NULL REFERENCES environments (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    target_id BLOB NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
+    project TEXT NOT NULL,
+    number INTEGER NOT NULL CHECK (number BETWEEN 1 AND 10),
+    at TEXT NOT NULL,
+    PRIMARY KEY (drift_id, promotion_id)
+) STRICT;
+CREATE INDEX drift_remedies_of_place ON drift_remedies (target_id, project, at);
+CREATE INDEX drift_remedies_of_environment ON drift_remedies (environment_id, at);
 
 -- Evidence and logs.
 
@@ -629,3 +653,7 @@ CREATE TRIGGER quality_marks_no_update BEFORE UPDATE ON quality_marks
 BEGIN SELECT RAISE(ABORT, 'quality_marks is insert-only'); END;
 CREATE TRIGGER quality_marks_no_delete BEFORE DELETE ON quality_marks
 BEGIN SELECT RAISE(ABORT, 'quality_marks is insert-only'); END;
+CREATE TRIGGER drift_remedies_no_update BEFORE UPDATE ON drift_remedies
+BEGIN SELECT RAISE(ABORT, 'drift_remedies is insert-only'); END;
+CREATE TRIGGER drift_remedies_no_delete BEFORE DELETE ON drift_remedies
+BEGIN SELECT RAISE(ABORT, 'drift_remedies is insert-only'); END;

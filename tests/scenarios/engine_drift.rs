@@ -115,3 +115,53 @@ async fn r14_a_change_by_hand_is_known_within_seconds_and_explained() -> Result<
     ensure!(gone.len() >= 3, "{history}");
     system.end().await
 }
+
+#[tokio::test]
+async fn what_is_stopped_by_hand_is_put_back_by_itself_with_proof() -> Result<()> {
+    let mut system = System::start(Database::Sqlite).await?;
+    let create = [
+        "env",
+        "create",
+        "prod",
+        "--position",
+        "1",
+        "--remediation",
+        "reconcile",
+        "--min-severity",
+        "high",
+    ];
+    system.sealift(&create).await?;
+    system.target("prod/web-1").await?;
+    let release = system.release(&image("OK_1")?, 1).await?;
+    let (code, said) = system.promote(release, "prod", &[]).await?;
+    ensure!(code == 0, "the deployment ended with {code}:\n{said}");
+    let container = system
+        .running("prod/web-1")
+        .await?
+        .pop()
+        .context("nothing runs")?;
+
+    docker(&["stop", "-t", "1", &container]).await?;
+    let (stopped, _) = one_drift(&system, "KIND_STOPPED").await?;
+    let id = stopped["name"].as_str().context("name")?.to_owned();
+    no_drift(&system).await?;
+    let running = system.running("prod/web-1").await?;
+    ensure!(running.len() == 1, "{running:?}");
+    let told = system.json(&["drift", "explain", &id]).await?;
+    ensure!(told["drift"]["tries"] == 1, "{told}");
+    let promotion = told["drift"]["lastPromotion"].as_str().context("promotion")?;
+    let promotion = system.json(&["promotion", "get", promotion]).await?;
+    ensure!(
+        promotion["requestedBy"] == "orchestrator/reconciler",
+        "{promotion}"
+    );
+    let job = promotion["job"].as_str().context("job")?.to_owned();
+    let proof = eventually("its job is proven", async || {
+        let listed = system.json(&["evidence", "list", "--job", &job]).await?;
+        let packets = listed["packets"].as_array().cloned().unwrap_or_default();
+        Ok((!packets.is_empty()).then_some(packets))
+    })
+    .await?;
+    ensure!(proof.len() == 1, "{proof:?}");
+    system.end().await
+}

@@ -177,7 +177,7 @@ async fn list(
 /// Drift as rows.
 pub fn rows(drift: &[Drift]) -> Rows {
     let header = [
-        "ID", "SEVERITY", "TARGET", "PROJECT", "SERVICE", "DRIFT", "SINCE", "GONE", "OWNER",
+        "ID", "SEVERITY", "TARGET", "PROJECT", "SERVICE", "DRIFT", "SINCE", "GONE", "TRIES", "OWNER",
     ];
     Rows::new(&header).with(drift.iter().map(|drift| {
         vec![
@@ -189,6 +189,7 @@ pub fn rows(drift: &[Drift]) -> Rows {
             kind(drift.kind()).to_owned(),
             age(drift.first_seen_time.as_ref(), output::now()),
             age(drift.resolve_time.as_ref(), output::now()),
+            tries(drift),
             or_dash(&drift.owner),
         ]
     }))
@@ -288,6 +289,9 @@ fn paragraphs(answer: &ExplainDriftResponse) -> Vec<(&'static str, String)> {
         ));
     }
     lines.push(("changed by", changed_by(&drift)));
+    if drift.tries > 0 || drift.give_up_time.is_some() {
+        lines.push(("put right", put_right(&drift)));
+    }
     let agent = if answer.agent.is_empty() {
         "none".to_owned()
     } else {
@@ -323,6 +327,30 @@ fn recorded(recorded: &RecordedProject) -> String {
         clean(&recorded.promotion),
         clean(&recorded.job)
     )
+}
+
+/// How often the orchestrator tried to put it right.
+fn tries(drift: &Drift) -> String {
+    match (drift.tries, &drift.give_up_time) {
+        (0, None) => "-".to_owned(),
+        (tries, None) => tries.to_string(),
+        (tries, Some(_)) => format!("{tries}, gave up"),
+    }
+}
+
+fn put_right(drift: &Drift) -> String {
+    let tried = match drift.tries {
+        0 => "not tried again after it came back".to_owned(),
+        1 => format!("tried once ({})", clean(&drift.last_promotion)),
+        tries => format!("tried {tries} times, last by {}", clean(&drift.last_promotion)),
+    };
+    match &drift.give_up_time {
+        None => tried,
+        since => format!(
+            "{tried}; given up since {}: a person has to look",
+            stamp(since.as_ref())
+        ),
+    }
 }
 
 fn changed_by(drift: &Drift) -> String {
@@ -368,6 +396,8 @@ pub fn severity(severity: Severity) -> &'static str {
 mod tests {
     use clap::Parser as _;
 
+    use sealift_proto::v1::Drift;
+
     use crate::args::Cli;
 
     #[test]
@@ -386,5 +416,19 @@ mod tests {
         }
         let two = "sealift drift list prod --target prod/web-1";
         assert!(Cli::try_parse_from(two.split(' ')).is_err());
+    }
+
+    #[test]
+    fn what_was_tried_and_given_up_is_told() {
+        let given_up = Drift {
+            tries: 3,
+            last_promotion: "promotions/x".to_owned(),
+            give_up_time: Some(pbjson_types::Timestamp::default()),
+            ..Drift::default()
+        };
+        assert_eq!(super::tries(&given_up), "3, gave up");
+        assert!(
+            super::put_right(&given_up).contains("tried 3 times, last by promotions/x; given up since 1970")
+        );
     }
 }

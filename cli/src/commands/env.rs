@@ -1,5 +1,7 @@
 //! `sealift env`: where releases run.
 
+mod remediation;
+
 use std::collections::BTreeMap;
 
 use clap::{Subcommand, ValueEnum};
@@ -10,6 +12,7 @@ use sealift_proto::v1::{
     environment_service_client::EnvironmentServiceClient,
 };
 
+use self::remediation::RemediationArgs;
 use crate::{
     args::{Global, ListArgs},
     client::{client, connect, named, pages, request_id, unary},
@@ -54,6 +57,9 @@ pub enum EnvCommand {
         /// Name for people.
         #[arg(long, default_value = "")]
         display_name: String,
+        /// About drift.
+        #[command(flatten)]
+        remediation: RemediationArgs,
     },
     /// Show all, in promotion order.
     List(ListArgs),
@@ -75,6 +81,9 @@ pub enum EnvCommand {
         /// New name for people.
         #[arg(long)]
         display_name: Option<String>,
+        /// About drift.
+        #[command(flatten)]
+        remediation: RemediationArgs,
     },
     /// Set variables that Compose fills into the files of releases for compose hosts. Not for secrets: everybody who may look
     /// at the environment sees them.
@@ -123,9 +132,11 @@ pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError>
             position,
             class,
             display_name,
+            remediation,
         } => {
             let environment = Environment {
                 display_name,
+                remediation: remediation.wanted(),
                 position,
                 class: Class::from(class).into(),
                 ..Default::default()
@@ -168,6 +179,7 @@ pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError>
             position,
             class,
             display_name,
+            remediation,
         } => {
             let mut environment = get(&mut client, &name).await?;
             let mut paths = Vec::new();
@@ -182,6 +194,10 @@ pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError>
             if let Some(display_name) = display_name {
                 environment.display_name = display_name;
                 paths.push("display_name".to_owned());
+            }
+            if let Some(policy) = remediation.wanted() {
+                environment.remediation = Some(policy);
+                paths.push("remediation".to_owned());
             }
             let request = UpdateEnvironmentRequest {
                 request_id: request_id(),
@@ -276,8 +292,8 @@ fn variables(environment: &Environment) -> Rows {
 }
 
 fn rows(environments: &[Environment]) -> Rows {
-    Rows::new(&["POSITION", "NAME", "CLASS", "DISPLAY NAME", "CREATED"]).with(environments.iter().map(
-        |environment| {
+    Rows::new(&["POSITION", "NAME", "CLASS", "DRIFT", "DISPLAY NAME", "CREATED"]).with(
+        environments.iter().map(|environment| {
             let class = match environment.class() {
                 Class::Production => "production",
                 Class::NonProduction => "non-production",
@@ -287,9 +303,10 @@ fn rows(environments: &[Environment]) -> Rows {
                 environment.position.to_string(),
                 leaf(&environment.name),
                 class.to_owned(),
+                remediation::shown(environment.remediation.as_ref()),
                 clean(&environment.display_name),
                 stamp(environment.create_time.as_ref()),
             ]
-        },
-    ))
+        }),
+    )
 }

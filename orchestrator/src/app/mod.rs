@@ -12,6 +12,7 @@ pub mod create_release;
 pub mod end_job;
 pub mod expire_leases;
 pub mod give_up_job;
+pub mod reconcile;
 pub mod resolve_release;
 pub mod roll_back;
 pub mod start_job;

@@ -13,7 +13,7 @@ use sealift_proto::v1::{
 use sealift_store::{Acknowledgement, DriftFilter, DriftRow, Tx};
 use tonic::{Request, Response, Status};
 
-use super::{agent, find_environment, target, text, timestamp, views};
+use super::{agent, find_environment, int32, target, text, timestamp, views};
 use crate::{
     app::resolve_release::release_of,
     caller::Caller,
@@ -66,6 +66,9 @@ pub(super) fn encode(row: &DriftRow) -> v1::Drift {
         note: said.map(|said| said.note.clone()).unwrap_or_default(),
         acknowledged_by: said.map(|said| said.by.clone()).unwrap_or_default(),
         acknowledge_time: said.and_then(|said| timestamp(said.at)),
+        tries: int32(row.tries),
+        last_promotion: row.last_promotion.map(names::of_promotion).unwrap_or_default(),
+        give_up_time: row.gave_up_at.and_then(timestamp),
     }
 }
 
@@ -115,6 +118,7 @@ impl DriftObservations {
             resolved: row.resolved_at.is_some(),
             owned: row.acknowledged.is_some(),
             silent: status.is_none_or(|status| status == AgentStatus::Offline),
+            last_try: row.last_promotion.map(|promotion| promotion.to_string()),
         };
         Ok(ExplainDriftResponse {
             drift: Some(encode(row)),

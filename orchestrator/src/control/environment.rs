@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status};
 use super::{check_etag, find_environment, int32, mask, needed, text, timestamp};
 use crate::{
     caller::Caller,
+    convert::remediation,
     mutate::mutate,
     names,
     paging::{next_token, page_request},
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// What an update may change.
-const UPDATABLE: &[&str] = &["display_name", "position", "class", "variables"];
+const UPDATABLE: &[&str] = &["display_name", "position", "class", "variables", "remediation"];
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -54,6 +55,7 @@ fn encode(environment: &Environment) -> v1::Environment {
             .iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
+        remediation: Some(remediation::encode(environment.remediation)),
         etag: names::etag(environment.revision),
         create_time: timestamp(environment.created_at),
         update_time: timestamp(environment.updated_at),
@@ -110,6 +112,7 @@ impl EnvironmentService for Environments {
             position: position(wanted.position)?,
             class: class(wanted.class)?,
             variables: variables(&wanted.variables)?,
+            remediation: remediation::decode(wanted.remediation.as_ref())?,
             revision: 1,
             created_at: now,
             updated_at: now,
@@ -197,6 +200,10 @@ impl EnvironmentService for Environments {
                     changes.push(Box::new(move |environment| {
                         environment.variables.clone_from(&value);
                     }));
+                }
+                "remediation" => {
+                    let value = remediation::decode(wanted.remediation.as_ref())?;
+                    changes.push(Box::new(move |environment| environment.remediation = value));
                 }
                 _ => {
                     let value = class(wanted.class)?;

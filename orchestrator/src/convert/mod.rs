@@ -9,6 +9,7 @@ pub mod plan;
 pub mod promotion;
 pub mod recipe;
 pub mod release;
+pub mod remediation;
 pub mod state;
 pub mod time;
 pub mod transition;

@@ -6,6 +6,7 @@ pub mod health;
 pub mod heartbeats;
 pub mod housekeeping;
 pub mod lease_reaper;
+pub mod reconcile;
 pub mod scheduler;
 pub mod supervisor;
 
@@ -17,6 +18,7 @@ pub fn start(app: &App, core: &Core) {
     drive(app, scheduler::Scheduler::new(core.clone(), app.replica));
     drive(app, lease_reaper::LeaseReaper::new(core.clone(), app.replica));
     drive(app, catch_up::CatchUp::new(core.clone(), app.replica));
+    drive(app, reconcile::Reconcile::new(core.clone(), app.replica));
     drive(app, housekeeping::Housekeeping::new(core.clone()));
 }
 

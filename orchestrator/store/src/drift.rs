@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
-    drift::{Finding, Severity},
+    drift::{self, Finding, Severity},
     id::{DriftId, JobId, TargetId, TenantId},
     inventory::EnvironmentClass,
 };
@@ -16,14 +16,17 @@ use crate::{
     Acknowledgement, Change, Cursor, DriftChange, DriftFilter, DriftRow, Found, Page, PageRequest, Result,
     StoreError, Tx,
     engine::{on, statements},
-    rows::{At, all, json_opt, one},
+    rows::{At, all, count, json_opt, one},
 };
 
 macro_rules! select {
     () => {
         "SELECT d.id, d.tenant_id, d.target_id, t.environment, t.name AS target, d.project, d.kind, d.service, \
          d.severity, d.expected, d.actual, d.job_id, d.cause, d.owner, d.note, d.acknowledged_by, \
-         d.acknowledged_at, d.first_seen_at, d.last_seen_at, d.resolved_at \
+         d.acknowledged_at, d.gave_up_at, d.first_seen_at, d.last_seen_at, d.resolved_at, \
+         (SELECT COUNT(*) FROM drift_remedies r WHERE r.drift_id = d.id) AS tries, \
+         (SELECT r.promotion_id FROM drift_remedies r WHERE r.drift_id = d.id \
+         ORDER BY r.promotion_id DESC LIMIT 1) AS last_promotion \
          FROM drift d JOIN targets t ON t.id = d.target_id "
     };
 }
@@ -46,7 +49,8 @@ statements! {
         "SELECT e.class FROM targets t JOIN environments e ON e.id = t.environment_id WHERE t.id = $1"
     };
     OPEN = {
-        "SELECT id, kind, service, severity, expected, actual, last_seen_at, cause IS NOT NULL AS explained ",
+        "SELECT id, kind, service, severity, expected, actual, last_seen_at, cause IS NOT NULL AS explained, ",
+        "gave_up_at IS NOT NULL AS gave_up ",
         "FROM drift WHERE target_id = $1 AND project = $2 AND resolved_at IS NULL"
     };
     OPEN_PROJECTS = {
@@ -95,6 +99,7 @@ struct OpenRow {
     actual: String,
     last_seen_at: DateTime<Utc>,
     explained: bool,
+    gave_up: bool,
 }
 
 #[derive(FromRow)]
@@ -116,9 +121,12 @@ struct DriftColumns {
     note: String,
     acknowledged_by: String,
     acknowledged_at: Option<DateTime<Utc>>,
+    gave_up_at: Option<DateTime<Utc>>,
     first_seen_at: DateTime<Utc>,
     last_seen_at: DateTime<Utc>,
     resolved_at: Option<DateTime<Utc>>,
+    tries: i64,
+    last_promotion: Option<Uuid>,
 }
 
 impl TryFrom<DriftColumns> for DriftRow {
@@ -149,6 +157,9 @@ impl TryFrom<DriftColumns> for DriftRow {
                 by: row.acknowledged_by,
                 at: when,
             }),
+            tries: count(row.tries),
+            last_promotion: row.last_promotion.map(Into::into),
+            gave_up_at: row.gave_up_at,
             first_seen_at: row.first_seen_at,
             last_seen_at: row.last_seen_at,
             resolved_at: row.resolved_at,
@@ -255,7 +266,12 @@ impl Tx {
         let changed = row.expected != finding.expected || row.actual != finding.actual;
         // The first explanation stands until it drifts further.
         let cause = found.cause.as_ref().filter(|_| changed || !row.explained);
-        let same = !changed && cause.is_none() && row.severity == found.severity.as_str();
+        let severity = if row.gave_up {
+            drift::after_giving_up(found.severity)
+        } else {
+            found.severity
+        };
+        let same = !changed && cause.is_none() && row.severity == severity.as_str();
         if same && now - row.last_seen_at < TOUCH_EVERY {
             return Ok(());
         }
@@ -264,7 +280,7 @@ impl Tx {
             .bind(row.id)
             .bind(finding.expected.as_str())
             .bind(finding.actual.as_str())
-            .bind(found.severity.as_str())
+            .bind(severity.as_str())
             .bind(now)
             .bind(cause)
             .execute(conn)

@@ -5,6 +5,7 @@ use sealift_common::{
     id::{EnvironmentId, TenantId},
     inventory::Environment,
     name::Name,
+    remedy::{Limits, Mode, Remediation},
 };
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -17,13 +18,15 @@ use crate::{
 
 macro_rules! columns {
     () => {
-        "id, tenant_id, name, display_name, position, class, variables, revision, created_at, updated_at, archived_at"
+        "id, tenant_id, name, display_name, position, class, variables, remediation, max_tries, min_severity, pause_ms, \
+         revision, created_at, updated_at, archived_at"
     };
 }
 
 statements! {
     INSERT = {
-        "INSERT INTO environments (", columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+        "INSERT INTO environments (", columns!(), ") ",
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
     };
     BY_ID = { "SELECT ", columns!(), " FROM environments WHERE tenant_id = $1 AND id = $2" };
     BY_NAME = {
@@ -34,7 +37,8 @@ statements! {
         "AND (position, name) > ($2, $3) ORDER BY position, name LIMIT $4"
     };
     UPDATE = {
-        "UPDATE environments SET display_name = $4, position = $5, class = $6, variables = $7, updated_at = $8, ",
+        "UPDATE environments SET display_name = $4, position = $5, class = $6, variables = $7, remediation = $8, ",
+        "max_tries = $9, min_severity = $10, pause_ms = $11, updated_at = $12, ",
         "revision = revision + 1 WHERE tenant_id = $1 AND id = $2 AND revision = $3 AND archived_at IS NULL ",
         "RETURNING ", columns!()
     };
@@ -53,6 +57,10 @@ struct EnvironmentRow {
     position: i64,
     class: String,
     variables: String,
+    remediation: String,
+    max_tries: Option<i64>,
+    min_severity: Option<String>,
+    pause_ms: Option<i64>,
     revision: i64,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -64,6 +72,7 @@ impl TryFrom<EnvironmentRow> for Environment {
 
     fn try_from(row: EnvironmentRow) -> Result<Self> {
         let at = At::new("environments", row.id);
+        let remediation = row.remediation(&at)?;
         Ok(Self {
             id: row.id.into(),
             tenant_id: row.tenant_id.into(),
@@ -72,6 +81,7 @@ impl TryFrom<EnvironmentRow> for Environment {
             position: at.small("position", row.position)?,
             class: at.parse("class", &row.class)?,
             variables: at.json("variables", &row.variables)?,
+            remediation,
             revision: at.number("revision", row.revision)?,
             created_at: row.created_at,
             updated_at: row.updated_at,
@@ -80,11 +90,29 @@ impl TryFrom<EnvironmentRow> for Environment {
     }
 }
 
+impl EnvironmentRow {
+    fn remediation(&self, at: &At) -> Result<Remediation> {
+        let limits = (self.max_tries, self.min_severity.as_deref(), self.pause_ms);
+        match (at.parse("remediation", &self.remediation)?, limits) {
+            (Mode::Alert, (None, None, None)) => Ok(Remediation::Alert),
+            (Mode::Reconcile, (Some(max_tries), Some(min_severity), Some(pause_ms))) => {
+                Ok(Remediation::Reconcile(Limits {
+                    max_tries: at.small("max_tries", max_tries)?,
+                    min_severity: at.parse("min_severity", min_severity)?,
+                    pause_ms: at.small("pause_ms", pause_ms)?,
+                }))
+            }
+            _ => Err(at.corrupt("remediation")),
+        }
+    }
+}
+
 impl Tx {
     /// Makes an environment.
     pub async fn insert_environment(&mut self, environment: &Environment) -> Result<()> {
         let revision = int(environment.revision)?;
         let variables = canonical_text(&environment.variables)?;
+        let limits = environment.remediation.limits();
         on!(self, |conn| sqlx::query(INSERT)
             .bind(environment.id.uuid())
             .bind(environment.tenant_id.uuid())
@@ -93,6 +121,10 @@ impl Tx {
             .bind(i64::from(environment.position))
             .bind(environment.class.as_str())
             .bind(variables)
+            .bind(environment.remediation.mode().as_str())
+            .bind(limits.map(|limits| i64::from(limits.max_tries)))
+            .bind(limits.map(|limits| limits.min_severity.as_str()))
+            .bind(limits.map(|limits| i64::from(limits.pause_ms)))
             .bind(revision)
             .bind(environment.created_at)
             .bind(environment.updated_at)
@@ -146,7 +178,7 @@ impl Tx {
         }))
     }
 
-    /// Writes display name, position, class and variables, if the stored revision is still that of `environment`; otherwise
+    /// Writes display name, position, class, variables and remediation, if the stored revision is still that of `environment`; otherwise
     /// [`StoreError::Conflict`].
     pub async fn update_environment(
         &mut self,
@@ -155,6 +187,7 @@ impl Tx {
     ) -> Result<Environment> {
         let revision = int(environment.revision)?;
         let variables = canonical_text(&environment.variables)?;
+        let limits = environment.remediation.limits();
         let row: Option<EnvironmentRow> = on!(self, |conn| sqlx::query_as(UPDATE)
             .bind(environment.tenant_id.uuid())
             .bind(environment.id.uuid())
@@ -163,6 +196,10 @@ impl Tx {
             .bind(i64::from(environment.position))
             .bind(environment.class.as_str())
             .bind(variables)
+            .bind(environment.remediation.mode().as_str())
+            .bind(limits.map(|limits| i64::from(limits.max_tries)))
+            .bind(limits.map(|limits| limits.min_severity.as_str()))
+            .bind(limits.map(|limits| i64::from(limits.pause_ms)))
             .bind(now)
             .fetch_optional(conn)
             .await)?;

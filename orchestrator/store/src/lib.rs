@@ -29,6 +29,7 @@ mod pages;
 mod promotions;
 pub mod records;
 mod releases;
+mod remedies;
 mod rows;
 mod stickers;
 mod targets;
@@ -48,6 +49,7 @@ pub use error::{Result, StoreError};
 pub use history::{HistoryRow, HistoryScope};
 pub use pages::{Cursor, Page, PageRequest};
 pub use records::*;
+pub use remedies::{DriftedPlace, OpenDrift, Remedy};
 pub use stickers::ReportedSticker;
 pub use task_lists::TaskFilter;
 pub use tasks::LEASE_AFTER_RETURN;
@@ -85,6 +87,7 @@ pub const STATEMENTS: &[&[Statement]] = &[
     observations::STATEMENTS,
     promotions::STATEMENTS,
     releases::STATEMENTS,
+    remedies::STATEMENTS,
     stickers::STATEMENTS,
     targets::STATEMENTS,
     task_lists::STATEMENTS,

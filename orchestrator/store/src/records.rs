@@ -187,6 +187,12 @@ pub struct DriftRow {
     pub cause: Option<EngineEvent>,
     /// Who looks after it.
     pub acknowledged: Option<Acknowledgement>,
+    /// How many acts of remediation were about it.
+    pub tries: u32,
+    /// The newest of them.
+    pub last_promotion: Option<PromotionId>,
+    /// Since when remediation has given it up.
+    pub gave_up_at: Option<DateTime<Utc>>,
     /// When it was first seen.
     pub first_seen_at: DateTime<Utc>,
     /// When it was last seen; kept to the minute.

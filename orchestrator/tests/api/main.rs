@@ -11,5 +11,6 @@ mod hostile;
 mod inventory;
 mod large;
 mod process;
+mod remediation;
 mod support;
 mod views;

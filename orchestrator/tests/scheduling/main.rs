@@ -7,6 +7,7 @@ mod cancel;
 mod gates;
 mod intents;
 mod lanes;
+mod reconcile;
 mod releases;
 mod restart;
 mod rollbacks;

@@ -14,6 +14,7 @@ mod inventory;
 mod jobs;
 mod records;
 mod releases;
+mod remedies;
 mod schema;
 mod seed;
 mod tasks;
