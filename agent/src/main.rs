@@ -3,7 +3,7 @@
 mod supervisor;
 
 use std::{
-    io::Read as _,
+    io::{IsTerminal as _, Read as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -337,6 +337,7 @@ fn log(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("log.level: {:?} is not a log filter", config.log_level))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.init(),

@@ -27,8 +27,10 @@ pub struct Context {
 }
 
 impl Context {
-    /// Reads a context file.
+    /// Reads a context file, or that of a folder as it is issued.
     pub fn read(path: &Path) -> Result<Self, CliError> {
+        let in_folder = path.join("context.toml");
+        let path = if path.is_dir() { &in_folder } else { path };
         let hint = "`sealift-orchestrator admin issue NAME --role ROLE --out DIR` writes DIR/context.toml";
         let text = fs::read_to_string(path)
             .map_err(|error| CliError::local(format!("{} cannot be read", path.display()), hint, error))?;

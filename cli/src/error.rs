@@ -9,7 +9,7 @@ use std::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::output::text::clean;
+use crate::output::text::{clean, lines};
 
 /// Exit codes of `sealift`. `sealift exit-codes` prints this table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl CliError {
         anstream::eprintln!("error: {}", clean(&self.to_string()));
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            anstream::eprintln!("cause: {}", clean(&error.to_string()));
+            anstream::eprintln!("cause: {}", lines(&error.to_string(), 7));
             cause = error.source();
         }
         match self {

@@ -11,7 +11,7 @@ use sealift_proto::v1::{Failure, Task, task::State};
 
 use crate::{
     commands::job::tasks::task_state,
-    output::text::{clean, short_target},
+    output::text::{clean, lines, one_line, short_target},
 };
 
 /// Silence after which a line without news is written.
@@ -137,5 +137,14 @@ fn describe(task: &Task) -> String {
 
 /// A failure in one line.
 pub fn failure_line(failure: &Failure) -> String {
-    clean(&format!("{} {}", failure.code, failure.summary))
+    one_line(&format!("{} {}", failure.code, failure.summary))
+}
+
+/// A failure with all that is known of it, and what to do next.
+pub fn failure_text(failure: &Failure) -> String {
+    let mut text = format!("failure: {}", failure_line(failure));
+    if !failure.detail.is_empty() {
+        text = format!("{text}\ndetail:  {}", lines(&failure.detail, 9));
+    }
+    format!("{text}\nnext:    {}", one_line(&failure.advice))
 }

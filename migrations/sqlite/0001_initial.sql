@@ -423,7 +423,8 @@ CREATE TABLE active_components (
 ) STRICT;
 CREATE INDEX active_components_of_job ON active_components (job_id);
 CREATE INDEX active_components_since ON active_components (environment_id, since);
-CREATE UNIQUE INDEX one_active_release_per_component ON active_components (environment_id, component_id) WHERE superseded_at IS NULL;
+CREATE UNIQUE INDEX one_active_release_per_component ON active_components (environment_id, project_id, component_id)
+    WHERE superseded_at IS NULL;
 CREATE INDEX active_components_of_project ON active_components (project_id, environment_id, id);
 
 CREATE TABLE target_current (

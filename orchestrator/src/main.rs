@@ -6,7 +6,7 @@
 mod cli;
 mod supervisor;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{io::IsTerminal as _, process::ExitCode, sync::Arc};
 
 use clap::Parser as _;
 use sealift_common::time::SystemClock;
@@ -64,6 +64,7 @@ fn log_to_stderr(format: cli::LogFormat) {
         .from_env_lossy();
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         cli::LogFormat::Text => logs.init(),

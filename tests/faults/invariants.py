@@ -132,7 +132,7 @@ class Checker:
             if sticker and sticker[0]["task_id"] != row["task_id"]:
                 self.wrong("I8", f"the newest sticker of {name(row['target_id'])} is of another task")
         for row in self.rows(
-            "SELECT COUNT(*) AS many FROM active_components WHERE superseded_at IS NULL GROUP BY environment_id, component_id HAVING many > 1"
+            "SELECT COUNT(*) AS many FROM active_components WHERE superseded_at IS NULL GROUP BY environment_id, project_id, component_id HAVING many > 1"
         ):
             self.wrong("I8", f"{row['many']} active releases of one component")
 

@@ -20,7 +20,7 @@ use crate::{
         self, Format, Rows,
         text::{clean, leaf, or_dash, short_digest, short_target},
     },
-    progress::{Progress, failure_line},
+    progress::{Progress, failure_line, failure_text},
     recipe::RecipeArgs,
     watch,
 };
@@ -144,6 +144,13 @@ pub async fn see_through(
     };
     let newest = newest_of(get(client, &promotion.name).await, heard);
     promotion::show(global, &newest)?;
+    if let Some(failure) = newest.failure.as_ref().filter(|_| exit == Exit::Failed) {
+        let job = leaf(&newest.job);
+        anstream::eprintln!("{}", failure_text(failure));
+        anstream::eprintln!(
+            "look:    sealift job tasks {job} --state failed; sealift job task {job} TARGET; sealift job logs {job}"
+        );
+    }
     Ok(exit)
 }
 

@@ -16,7 +16,7 @@ use crate::{
         self, Format, Rows,
         text::{age, clean, leaf, or_dash, stamp},
     },
-    progress::failure_line,
+    progress::{failure_line, failure_text},
 };
 
 /// Verbs.
@@ -176,11 +176,7 @@ fn rows(promotions: &[Promotion]) -> Rows {
 
 fn details(promotion: &Promotion) -> Result<(), CliError> {
     if let Some(failure) = &promotion.failure {
-        output::line(&format!("\nfailure: {}", failure_line(failure)))?;
-        if !failure.detail.is_empty() {
-            output::line(&format!("detail:  {}", clean(&failure.detail)))?;
-        }
-        output::line(&format!("next:    {}", clean(&failure.advice)))?;
+        output::line(&format!("\n{}", failure_text(failure)))?;
     }
     if let Some(decision) = &promotion.decision {
         output::line(&format!("\ndecision {}", clean(&decision.digest)))?;

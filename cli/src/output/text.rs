@@ -11,6 +11,23 @@ pub fn clean(text: &str) -> String {
         .collect()
 }
 
+/// Text of several lines for people: each is cleaned, and all but the first begin below the first.
+pub fn lines(text: &str, indent: usize) -> String {
+    let lines: Vec<String> = text.trim_end().lines().map(clean).collect();
+    lines.join(&format!("\n{}", " ".repeat(indent)))
+}
+
+/// Text of several lines in one line.
+pub fn one_line(text: &str) -> String {
+    let lines: Vec<String> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(clean)
+        .collect();
+    lines.join("; ")
+}
+
 /// Whether a terminal shows a character and does nothing else with it.
 pub fn is_harmless(c: char) -> bool {
     !c.is_control()

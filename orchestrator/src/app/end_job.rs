@@ -18,6 +18,9 @@ use crate::{
     status::ApiError,
 };
 
+/// How many repeats of repeats are followed back to the job that was meant for a whole environment.
+const MOST_REPEATS: u32 = 100;
+
 /// Ends the job by `event`, which must be a final one.
 pub async fn end_job(core: &Core, tx: &mut Tx, job: &Job, event: &JobEvent) -> Result<Job, ApiError> {
     let now = core.clock.now();
@@ -47,7 +50,7 @@ pub async fn end_job(core: &Core, tx: &mut Tx, job: &Job, event: &JobEvent) -> R
     let ended = tx.apply_job_event(job, event, ORCHESTRATOR, now).await?;
     tx.apply_promotion_event(&promotion, outcome, failure.as_ref(), ORCHESTRATOR, now)
         .await?;
-    if ended.state.phase() == JobPhase::Succeeded && activates(&promotion) {
+    if ended.state.phase() == JobPhase::Succeeded && activates(tx, &promotion).await? {
         activate(tx, &ended, now).await?;
     }
     if ended.state.phase() == JobPhase::Succeeded {
@@ -75,9 +78,24 @@ async fn remember_left_out(tx: &mut Tx, job: &Job, now: DateTime<Utc>) -> Result
     Ok(())
 }
 
-/// A part of an environment says nothing about the whole, unless it completes what another job began.
-const fn activates(promotion: &Promotion) -> bool {
-    promotion.scope.is_none() || promotion.rerun_of.is_some() || promotion.rollback_of.is_some()
+/// A part of an environment says nothing about the whole, unless it completes what a job for the whole began.
+async fn activates(tx: &mut Tx, promotion: &Promotion) -> Result<bool, ApiError> {
+    let mut meant = promotion.clone();
+    for _ in 0..MOST_REPEATS {
+        if meant.scope.is_none() || meant.rollback_of.is_some() {
+            return Ok(true);
+        }
+        let Some(repeated) = meant.rerun_of else {
+            return Ok(false);
+        };
+        let missing = || ApiError::internal("a promotion that repeats nothing");
+        let job = tx.job_by_id(repeated).await?.ok_or_else(missing)?;
+        meant = tx
+            .promotion(job.tenant_id, job.promotion_id)
+            .await?
+            .ok_or_else(missing)?;
+    }
+    Ok(false)
 }
 
 async fn activate(tx: &mut Tx, job: &Job, now: DateTime<Utc>) -> Result<(), ApiError> {
@@ -86,6 +104,7 @@ async fn activate(tx: &mut Tx, job: &Job, now: DateTime<Utc>) -> Result<(), ApiE
         .active(job.environment_id)
         .await?
         .into_iter()
+        .filter(|row| row.project == release.source.project)
         .map(|row| (row.component.id, row.release))
         .collect();
     let is_active = release

@@ -1,4 +1,4 @@
-//! What each environment runs, component by component: at most one active release each (R2).
+//! What each environment runs, component by component: at most one active release of a project each (R2, ADR 0008).
 
 use std::collections::BTreeMap;
 
@@ -28,12 +28,7 @@ macro_rules! select {
 statements! {
     SUPERSEDE = {
         "UPDATE active_components SET superseded_at = $3, superseded_by = $4 ",
-        "WHERE environment_id = $1 AND component_id = $2 AND superseded_at IS NULL"
-    };
-    SUPERSEDE_DROPPED = {
-        "UPDATE active_components SET superseded_at = $3, superseded_by = $4 ",
-        "WHERE environment_id = $1 AND superseded_at IS NULL AND release_id <> $4 ",
-        "AND release_id IN (SELECT id FROM releases WHERE project_id = $2)"
+        "WHERE environment_id = $1 AND project_id = $2 AND superseded_at IS NULL"
     };
     ACTIVATE = {
         "INSERT INTO active_components (environment_id, component_id, digest, release_id, job_id, since, project_id) ",
@@ -84,7 +79,8 @@ impl TryFrom<ActiveRow> for Active {
 
 impl Tx {
     /// Makes a release the active one for its components in an environment. Several services of one component are one row.
-    /// Components that an earlier release of the project had and this one has no more are not active any longer (R8).
+    /// It takes the place of all that was active of its project: components that an earlier release had and this one has no more
+    /// are not active any longer (R8). Other projects keep what they have, also where they run the same component.
     pub async fn activate_release(
         &mut self,
         environment: EnvironmentId,
@@ -92,21 +88,20 @@ impl Tx {
         job: JobId,
         now: DateTime<Utc>,
     ) -> Result<()> {
-        // By component, in one order for all writers, so that they do not deadlock.
+        on!(self, |conn| sqlx::query(SUPERSEDE)
+            .bind(environment.uuid())
+            .bind(release.project_id.uuid())
+            .bind(now)
+            .bind(release.id.uuid())
+            .execute(conn)
+            .await
+            .map(drop))?;
         let components: BTreeMap<_, _> = release
             .components
             .values()
             .map(|component| (component.component_id, component.digest))
             .collect();
         for (component, digest) in components {
-            on!(self, |conn| sqlx::query(SUPERSEDE)
-                .bind(environment.uuid())
-                .bind(component.uuid())
-                .bind(now)
-                .bind(release.id.uuid())
-                .execute(conn)
-                .await
-                .map(drop))?;
             on!(self, |conn| sqlx::query(ACTIVATE)
                 .bind(environment.uuid())
                 .bind(component.uuid())
@@ -119,14 +114,6 @@ impl Tx {
                 .await
                 .map(drop))?;
         }
-        on!(self, |conn| sqlx::query(SUPERSEDE_DROPPED)
-            .bind(environment.uuid())
-            .bind(release.project_id.uuid())
-            .bind(now)
-            .bind(release.id.uuid())
-            .execute(conn)
-            .await
-            .map(drop))?;
         self.note(Change::Lane(environment));
         Ok(())
     }

@@ -111,7 +111,7 @@ const UNIQUE: &[(&str, &str)] = &[
     ),
     (
         "one_active_release_per_component",
-        "active_components.environment_id, active_components.component_id",
+        "active_components.environment_id, active_components.project_id, active_components.component_id",
     ),
     (
         "one_open_drift",

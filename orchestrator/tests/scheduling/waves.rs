@@ -136,6 +136,34 @@ async fn r2_a_success_supersedes_what_was_active() {
 }
 
 #[tokio::test]
+async fn r2_a_repeat_activates_only_what_the_first_job_was_meant_to() {
+    let world = World::new(2).await;
+    let old = world.release("v1").await;
+    let job = world.promote(&old).await;
+    assert_eq!(world.finish(job).await, JobPhase::Succeeded);
+    let before = world.active().await;
+    let new = world.release("v2").await;
+    let targets: Vec<_> = world.targets.iter().map(|target| target.id).collect();
+    // The one target that fails, and whether the first job is for that one only.
+    for (failing, is_scoped) in [(targets[0], true), (targets[1], false)] {
+        let mut wish = world.wish(&new, Strategy::AllAtOnce {});
+        wish.scope = is_scoped.then(|| vec![failing]);
+        let first = world.request(&wish).await.job.unwrap().id;
+        world.settle().await;
+        for task in world.live().await {
+            world.act_on(&task, Act::Fail(FailureCode::Unhealthy)).await;
+        }
+        world.settle().await;
+        assert_eq!(world.phase(first).await, JobPhase::Failed);
+        wish.scope = Some(vec![failing]);
+        wish.rerun_of = Some(first);
+        let repeat = world.request(&wish).await.job.unwrap().id;
+        assert_eq!(world.finish(repeat).await, JobPhase::Succeeded);
+        assert_eq!(world.active().await == before, is_scoped);
+    }
+}
+
+#[tokio::test]
 async fn a_target_that_runs_the_wanted_set_stays_untouched() {
     let world = World::new(2).await;
     let release = world.release("v1").await;

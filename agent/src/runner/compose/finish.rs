@@ -120,6 +120,31 @@ impl<H: Host> ComposeRunner<H> {
         })
     }
 
+    /// What is known of the set that was committed last, now that it is back: containers that Compose made anew take the place of
+    /// those that the failed swap removed, so that what we did ourselves is no drift.
+    fn restored(&self, set: &[Running]) -> Option<Write> {
+        let (target, project) = (self.order.target_id, self.order.release.project.clone());
+        let mut baseline = self.shared.journal.baseline(target, &project).ok()??;
+        let is_known = |id: &str| baseline.services.iter().any(|known| known.container == id);
+        let mut made: Vec<&Running> = set.iter().filter(|one| !is_known(&one.inspected.id)).collect();
+        for known in &mut baseline.services {
+            if set.iter().any(|one| one.inspected.id == known.container) {
+                continue;
+            }
+            let Some(at) = made.iter().position(|one| one.ours.service == known.service) else {
+                continue;
+            };
+            let now = made.swap_remove(at);
+            known.container.clone_from(&now.inspected.id);
+            known.fingerprint = now.inspected.fingerprint;
+        }
+        Some(Write::Baseline {
+            target,
+            project,
+            baseline,
+        })
+    }
+
     /// Writes the sticker, or finds it written by this very attempt before a crash.
     async fn write_sticker(&self, lock: Digest) -> Result<Vec<u8>, Failure> {
         let path = self.sticker_path();
@@ -197,8 +222,12 @@ impl<H: Host> ComposeRunner<H> {
             report,
             order: self.order_digest,
         };
+        let mut writes = vec![finished];
+        if self.restore_failure.is_none() {
+            writes.splice(0..0, self.restored(&set));
+        }
         kill::at("outbox_synced.before");
-        self.write(Record::Ended { at, ending }, vec![finished])
+        self.write(Record::Ended { at, ending }, writes)
             .await
             .map_err(Trouble::Journal)?;
         kill::at("outbox_synced");

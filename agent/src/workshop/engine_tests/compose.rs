@@ -259,6 +259,17 @@ async fn live(application: &str) {
         }
     }
 
+    // What the restore made anew is known as ours: it is no drift.
+    let target = place.bindings[0].target_id;
+    let filter = format!("label={}={target}", crate::labels::TARGET_ID);
+    let there = docker(&["ps", "-aq", "--no-trunc", "--filter", &filter]);
+    let there: BTreeSet<&str> = there.split_whitespace().collect();
+    for (_, baseline) in place.workshop.shared.journal.baselines(target).unwrap() {
+        for known in baseline.services {
+            assert!(there.contains(known.container.as_str()), "{}", known.service);
+        }
+    }
+
     // Back to the first.
     let finished = place.compose(manifest(&text, &old, &old)).await;
     assert_eq!(finished.result(), Wire::Succeeded, "{:?}", finished.failure);

@@ -14,9 +14,9 @@ use crate::{
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
-        text::{clean, leaf, or_dash, short_target},
+        text::{leaf, or_dash, short_target},
     },
-    progress::failure_line,
+    progress::{failure_line, failure_text},
 };
 
 type Client = JobServiceClient<Channel>;
@@ -92,11 +92,7 @@ pub async fn get(global: &Global, client: &mut Client, id: &str, target: &str) -
     output::write(global.output, &task, || rows(std::slice::from_ref(&task)))?;
     if global.output == Format::Table {
         if let Some(failure) = &task.failure {
-            output::line(&format!("\nfailure: {}", failure_line(failure)))?;
-            if !failure.detail.is_empty() {
-                output::line(&format!("detail:  {}", clean(&failure.detail)))?;
-            }
-            output::line(&format!("next:    {}", clean(&failure.advice)))?;
+            output::line(&format!("\n{}", failure_text(failure)))?;
         }
         output::line("")?;
         output::write(global.output, &task, || transitions(&task.transitions))?;

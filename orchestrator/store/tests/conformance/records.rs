@@ -21,6 +21,7 @@ conformance![
     stickers_are_chained_and_the_newest_is_found,
     what_is_recorded_follows_the_highest_fence,
     r2_one_active_release_per_component,
+    r2_projects_that_share_a_component_keep_each_their_own,
     r8_a_component_that_left_the_project_is_not_active_any_more,
     packets_are_kept_byte_for_byte,
     packets_are_filtered_and_paged,
@@ -159,6 +160,31 @@ async fn r2_one_active_release_per_component(world: World) {
             .unwrap()
             .is_unique_violation()
     );
+}
+
+async fn r2_projects_that_share_a_component_keep_each_their_own(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let environment = seed.environment.id;
+    let mut tx = world.db.write().await.unwrap();
+    tx.activate_release(environment, &made.release, made.job.id, at(1))
+        .await
+        .unwrap();
+    // A cache, say: the same image beside both.
+    let other = seed
+        .release(&mut tx, "github.com/acme/bank/api", at(2))
+        .await
+        .unwrap();
+    tx.activate_release(environment, &other, made.job.id, at(3))
+        .await
+        .unwrap();
+    let active = tx.active(environment).await.unwrap();
+    let mut releases: Vec<_> = active.iter().map(|one| one.release).collect();
+    releases.sort();
+    let mut wanted = [made.release.id, other.id];
+    wanted.sort();
+    assert_eq!(releases, wanted);
+    assert!(active.iter().all(|one| one.component == seed.component));
 }
 
 async fn r8_a_component_that_left_the_project_is_not_active_any_more(world: World) {
