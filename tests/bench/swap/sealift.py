@@ -66,11 +66,22 @@ def engine_socket():
     return {"SEALIFT_AGENT_ENGINE_SOCKET": host} if host else {}
 
 
+def compose_file(image, services, network=None):
+    lines = ["services:"]
+    for service in services:
+        lines += [f"  {service}:", f"    image: {image}", "    restart: always", "    stop_grace_period: 10s"]
+        if network:
+            lines += ["    networks: [shared]"]
+    if network:
+        lines += ["networks:", "  shared:", "    external: true", f"    name: {network}"]
+    return "\n".join(lines) + "\n"
+
+
 class System:
     """Everything that is started and made; `end` takes all of it away."""
 
-    def __init__(self, folder, count):
-        self.folder, self.bin = folder, binaries()
+    def __init__(self, folder, count, kind="docker-host"):
+        self.folder, self.bin, self.kind = folder, binaries(), kind
         self.endpoint = f"https://127.0.0.1:{free_port()}"
         self.targets = [f"{ENVIRONMENT}/web-{number:03}" for number in range(1, count + 1)]
         self.processes = []
@@ -127,7 +138,7 @@ class System:
         return self.folder / "agents" / target
 
     def _target(self, target):
-        self.run("sealift", "target", "create", target)
+        self.run("sealift", "target", "create", target, "--kind", self.kind)
         token = self.run("sealift", "target", "token", target)
         state = self.state(target)
         state.mkdir(parents=True, mode=0o700)
@@ -142,12 +153,14 @@ class System:
         return found.count('"STATUS_ONLINE"') >= len(self.targets)
 
     def release(self, image, number):
+        text = compose_file(image, ["web"], os.environ.get("SEALIFT_BENCH_NETWORK"))
+        return self.release_of(text, number)
+
+    def release_of(self, text, number):
         file = self.folder / f"compose-{number}.yaml"
-        lines = ["services:", "  web:", f"    image: {image}", "    restart: always", "    stop_grace_period: 10s"]
-        if network := os.environ.get("SEALIFT_BENCH_NETWORK"):
-            lines += ["    networks: [shared]", "networks:", "  shared:", "    external: true", f"    name: {network}"]
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return self.sealift("release", "create", "-f", file, "--source", f"{PROJECT}@{number:040x}")["number"]
+        file.write_text(text, encoding="utf-8")
+        source = f"{PROJECT}@{number:040x}"
+        return self.sealift("release", "create", "--kind", self.kind, "-f", file, "--source", source)["number"]
 
     def promote(self, release, min_healthy, concurrency):
         """Promotes to all targets; the seconds from the start of the command to success, and the promotion."""
