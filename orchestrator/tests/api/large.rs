@@ -297,9 +297,9 @@ async fn a_thousand_failures_with_all_their_text_reach_every_reader() {
     // R12: nothing of it for other tenants.
     world.tenant("evil").await;
     let mallory = world.user("evil", "mallory", Role::Admin).await;
-    let mut foreign = JobServiceClient::new(mallory);
+    let mut foreign = JobServiceClient::new(mallory.clone());
     let request = ListTasksRequest {
-        parent: name,
+        parent: name.clone(),
         ..ListTasksRequest::default()
     };
     let refused = foreign.list_tasks(request).await.unwrap_err();
@@ -308,6 +308,23 @@ async fn a_thousand_failures_with_all_their_text_reach_every_reader() {
         name: failed[7].name.clone(),
     };
     let refused = foreign.get_task(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let refused = foreign.watch_job(WatchJobRequest { name }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let mut foreign = PromotionServiceClient::new(mallory);
+    let request = ListPlanTargetsRequest {
+        parent: promotion.clone(),
+        ..ListPlanTargetsRequest::default()
+    };
+    let refused = foreign.list_plan_targets(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let request = ReadDecisionRequest {
+        name: promotion.clone(),
+    };
+    let refused = foreign.read_decision(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let request = WatchPromotionRequest { name: promotion };
+    let refused = foreign.watch_promotion(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
     world.stop().await;
 }
