@@ -188,13 +188,19 @@ impl Stage {
         self.runs(release).await
     }
 
-    /// The job of a promotion; `None` while there is none.
+    /// What `sealift job tasks` says of a promotion's job; `None` while there is none.
     pub async fn job(&self, promotion: &Promotion) -> Result<Option<Value>> {
+        match self.job_id(promotion).await? {
+            Some(job) => self.system.json(&["job", "tasks", &job]).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The identifier of a promotion's job; `None` while there is none.
+    pub async fn job_id(&self, promotion: &Promotion) -> Result<Option<String>> {
         let seen = self.system.json(&["promotion", "get", &promotion.uid]).await?;
-        let Some(job) = seen["job"].as_str().and_then(|name| name.strip_prefix("jobs/")) else {
-            return Ok(None);
-        };
-        self.system.json(&["job", "get", job]).await.map(Some)
+        let job = seen["job"].as_str().and_then(|name| name.strip_prefix("jobs/"));
+        Ok(job.map(str::to_owned))
     }
 
     /// Why a promotion's tasks failed, for people and for comparing codes.

@@ -253,11 +253,8 @@ pub async fn floods(stage: &mut Stage) -> Result<()> {
         "it ended {state}: {}",
         stage.why(&promotion).await?
     );
-    let job = stage.job(&promotion).await?.unwrap_or_default();
-    let kept = stage
-        .system
-        .sealift(&["job", "logs", job["uid"].as_str().context("uid")?])
-        .await?;
+    let job = stage.job_id(&promotion).await?.context("it has a job")?;
+    let kept = stage.system.sealift(&["job", "logs", &job]).await?;
     stage.note(format!("{} KiB kept", kept.len() / 1024));
     ensure!(kept.len() < MOST, "{} bytes were kept", kept.len());
     // On a compose host the log begins with the last lines of what was printed before Compose returned.
