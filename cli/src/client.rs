@@ -138,3 +138,12 @@ pub fn target_name(name: &str) -> Result<String, CliError> {
     })?;
     Ok(format!("environments/{environment}/targets/{target}"))
 }
+
+/// The resource name of a target that may be written alone where its environment is known.
+pub fn target_in(environment: &str, target: &str) -> Result<String, CliError> {
+    if target.contains('/') {
+        return target_name(target);
+    }
+    let environment = environment.strip_prefix("environments/").unwrap_or(environment);
+    target_name(&format!("{environment}/{target}"))
+}

@@ -7,7 +7,7 @@ use sealift_proto::v1::{
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, named, pages, target_name, unary},
+    client::{client, connect, named, pages, target_in, unary},
     error::{CliError, Exit},
     output::{
         self, Rows,
@@ -39,11 +39,7 @@ impl HistoryArgs {
         Ok(match (&self.project, &self.component, &self.target) {
             (Some(project), ..) => Some(Only::Project(project.clone())),
             (None, Some(component), _) => Some(Only::Component(named("components", component))),
-            (None, None, Some(target)) if target.contains('/') => Some(Only::Target(target_name(target)?)),
-            (None, None, Some(target)) => Some(Only::Target(target_name(&format!(
-                "{}/{target}",
-                leaf(&self.environment)
-            ))?)),
+            (None, None, Some(target)) => Some(Only::Target(target_in(&self.environment, target)?)),
             (None, None, None) => None,
         })
     }

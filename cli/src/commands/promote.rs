@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 
 use crate::{
     args::{Global, RequestArgs},
-    client::{client, connect, named, pages, request_id, unary},
+    client::{client, connect, named, pages, request_id, target_in, unary},
     commands::promotion,
     error::{CliError, Exit},
     output::{
@@ -79,7 +79,7 @@ pub async fn run(global: &Global, args: PromoteArgs) -> Result<Exit, CliError> {
         release: named("releases", &args.release),
         environment: named("environments", &args.environment),
         recipe: Some(args.recipe.to_recipe()?),
-        targets: args.targets(),
+        targets: args.targets()?,
         change_summary: args.summary.clone(),
         plan_digest: args.plan_digest.clone(),
     };
@@ -167,24 +167,16 @@ fn newest_of(asked: Result<Promotion, CliError>, heard: Promotion) -> Promotion 
 }
 
 impl PromoteArgs {
-    fn targets(&self) -> Vec<String> {
+    fn targets(&self) -> Result<Vec<String>, CliError> {
         self.targets
             .iter()
-            .map(|target| target_name(&self.environment, target))
+            .map(|target| target_in(&self.environment, target))
             .collect()
     }
 }
 
-/// The resource name of a target, written as `web-1` or `staging/web-1`.
-fn target_name(environment: &str, target: &str) -> String {
-    match target.split_once('/') {
-        Some((environment, target)) => format!("environments/{environment}/targets/{target}"),
-        None => format!("environments/{environment}/targets/{target}"),
-    }
-}
-
 async fn plan(global: &Global, client: &mut Client, args: &PromoteArgs) -> Result<Exit, CliError> {
-    let recipe = args.recipe.to_recipe()?;
+    let (recipe, only) = (args.recipe.to_recipe()?, args.targets()?);
     let mut answer = PlanPromotionResponse::default();
     // Programs get the whole plan, people as much as they asked for.
     let limit = if global.output == Format::Table {
@@ -197,7 +189,7 @@ async fn plan(global: &Global, client: &mut Client, args: &PromoteArgs) -> Resul
             release: named("releases", &args.release),
             environment: named("environments", &args.environment),
             recipe: Some(recipe.clone()),
-            targets: args.targets(),
+            targets: only.clone(),
             page_size,
             page_token,
         };

@@ -79,7 +79,7 @@ impl Scheduler {
     async fn advance_jobs(&mut self) -> Result<bool, ApiError> {
         let jobs = self.turn.read().await?.jobs_in_motion(JOBS).await?;
         let mut worked = false;
-        // Those that wait in their lanes are few, and those that ended are of no interest any more.
+        // A bound: jobs that ended another way leave their counts behind.
         if self.stuck.len() > JOBS as usize {
             self.stuck.clear();
         }

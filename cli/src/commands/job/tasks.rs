@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 
 use crate::{
     args::{Global, ListArgs},
-    client::{named, pages, unary},
+    client::{named, pages, target_in, target_name, unary},
     commands::promotion::transitions,
     error::{CliError, Exit},
     output::{
@@ -103,23 +103,16 @@ pub async fn get(global: &Global, client: &mut Client, id: &str, target: &str) -
 /// The task of a job on a target, named alone, as ENVIRONMENT/TARGET or in full.
 pub async fn of_target(client: &mut Client, id: &str, target: &str) -> Result<Task, CliError> {
     let job = named("jobs", id);
-    let target_name = match target.split('/').collect::<Vec<_>>()[..] {
-        [name] => {
-            let request = GetJobRequest { name: job.clone() };
-            let found = client
-                .get_job(unary(request))
-                .await?
-                .into_inner()
-                .job
-                .unwrap_or_default();
-            format!("{}/targets/{name}", found.environment)
-        }
-        [environment, name] => format!("environments/{environment}/targets/{name}"),
-        _ => target.to_owned(),
+    let target = if target.contains('/') {
+        target_name(target)?
+    } else {
+        let request = GetJobRequest { name: job.clone() };
+        let found = client.get_job(unary(request)).await?.into_inner().job;
+        target_in(&found.unwrap_or_default().environment, target)?
     };
     let request = ListTasksRequest {
         parent: job,
-        target: target_name,
+        target: target.clone(),
         ..ListTasksRequest::default()
     };
     let found = client.list_tasks(unary(request)).await?.into_inner().tasks;
