@@ -1,15 +1,16 @@
 //! Stable reasons of refused calls: what `google.rpc.ErrorInfo.reason` carries. Each has a page `docs/errors/<REASON>.md`.
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $text:literal;)+) => {
-        /// Why a call was refused, stable for programs.
+/// An enum whose variants have a stable text each.
+macro_rules! stable_codes {
+    ($(#[$about:meta])* $type:ident: $($(#[$doc:meta])* $name:ident = $text:literal;)+) => {
+        $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Reason {
+        pub enum $type {
             $($(#[$doc])* $name,)+
         }
 
-        impl Reason {
-            /// All reasons.
+        impl $type {
+            /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
             /// The stable text (upper snake case).
@@ -20,7 +21,11 @@ macro_rules! reasons {
     };
 }
 
-reasons! {
+pub(crate) use stable_codes;
+
+stable_codes! {
+    /// Why a call was refused, stable for programs.
+    Reason:
     /// A field of the request is missing, malformed or out of bounds.
     InvalidArgument = "INVALID_ARGUMENT";
     /// The compose manifest cannot be read.

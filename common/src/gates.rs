@@ -4,7 +4,7 @@ use chrono::SecondsFormat;
 
 use crate::{
     decision::{AgentSituation, Gate, GateAnswer, Inputs, Situation, TargetGroup, Verdict},
-    error::Reason,
+    gate_reason::GateReason,
     inventory::{AgentIntent, AgentStatus},
     name::Name,
     promotion::PromotionKind,
@@ -52,16 +52,16 @@ fn pass(reason: &'static str, message: impl Into<String>) -> Said {
     }
 }
 
-fn fail(reason: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Said {
+fn fail(reason: GateReason, message: impl Into<String>, advice: impl Into<String>) -> Said {
     Said {
         verdict: Verdict::Fail,
-        reason,
+        reason: reason.as_str(),
         message: message.into(),
         advice: advice.into(),
     }
 }
 
-fn wait(reason: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Said {
+fn wait(reason: GateReason, message: impl Into<String>, advice: impl Into<String>) -> Said {
     Said {
         verdict: Verdict::Wait,
         ..fail(reason, message, advice)
@@ -74,7 +74,7 @@ fn release_ready(inputs: &Inputs) -> Said {
     match release.state {
         ReleaseState::Ready => pass("RELEASE_READY", format!("{name} is ready")),
         ReleaseState::Draft => fail(
-            "RELEASE_NOT_READY",
+            GateReason::ReleaseNotReady,
             format!("{name} is still a draft"),
             "finish the release, then promote again",
         ),
@@ -86,14 +86,14 @@ fn targets_present(inputs: &Inputs) -> Said {
     let environment = &inputs.environment_name;
     if count == 0 {
         return fail(
-            "NO_TARGETS",
+            GateReason::NoTargets,
             format!("{environment} has no target"),
             format!("create one: sealift target create {environment}/<name>"),
         );
     }
     if count > inputs.target_limit as usize {
         return fail(
-            "TOO_MANY_TARGETS",
+            GateReason::TooManyTargets,
             format!("{environment} has more than {} targets", inputs.target_limit),
             "spread the targets over several environments",
         );
@@ -123,7 +123,7 @@ fn targets_fit(inputs: &Inputs) -> Said {
         .map(|group| format!("{} ({})", names(group), group.situation.kind))
         .collect();
     fail(
-        "KIND_MISMATCH",
+        GateReason::KindMismatch,
         format!("the release is for {kind}, not for {}", message.join("; ")),
         format!(
             "make a release of that kind (sealift release create --kind {}), or use an environment whose targets are all {kind}",
@@ -146,7 +146,7 @@ fn swap_fits(inputs: &Inputs) -> Said {
         }
     }
     fail(
-        Reason::SwapUnfit.as_str(),
+        GateReason::SwapUnfit,
         format!(
             "the release cannot be swapped in the wanted way: {}",
             message.join("; ")
@@ -186,7 +186,9 @@ fn agents_present(inputs: &Inputs) -> Said {
     }
     Said {
         verdict: worst,
-        ..fail(reason, message.join("; "), advice.join("; "))
+        reason,
+        message: message.join("; "),
+        advice: advice.join("; "),
     }
 }
 
@@ -218,7 +220,7 @@ fn not_compared(inputs: &Inputs) -> String {
 fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
     let Some(agent) = &situation.agent else {
         return vec![fail(
-            "AGENT_MISSING",
+            GateReason::AgentMissing,
             "no agent is enrolled",
             "make a join token (sealift target token) and enrol an agent on the host",
         )];
@@ -227,18 +229,18 @@ fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
     let mut found = Vec::new();
     match agent.intent {
         AgentIntent::Revoked => found.push(fail(
-            "AGENT_REVOKED",
+            GateReason::AgentRevoked,
             "its agent is revoked",
             "enrol a new agent for the target",
         )),
         // Whoever skips or waits for absent agents needs none that takes orders now.
         AgentIntent::Paused if refuses => found.push(fail(
-            "AGENT_PAUSED",
+            GateReason::AgentPaused,
             "its agent is paused",
             "see why (sealift agent get), then give it orders again (sealift agent resume)",
         )),
         AgentIntent::Draining if refuses => found.push(fail(
-            "AGENT_DRAINING",
+            GateReason::AgentDraining,
             "its agent is being drained",
             "wait until the host is back (sealift agent resume), or move the target to another host",
         )),
@@ -255,7 +257,7 @@ fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
             format!(" ({})", agent.degraded.join(", "))
         };
         found.push(fail(
-            "CAPABILITY_MISSING",
+            GateReason::CapabilityMissing,
             format!("its agent cannot do {capability}{why}"),
             "mend what the agent names (sealift agent get), or update it",
         ));
@@ -268,7 +270,7 @@ fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
 fn offline(inputs: &Inputs) -> Said {
     if let Some(until) = inputs.reconnect_until {
         return wait(
-            "AGENT_RECONNECTING",
+            GateReason::AgentReconnecting,
             format!(
                 "its agent is not back yet after a start of the orchestrator; it is expected until {}",
                 until.to_rfc3339_opts(SecondsFormat::Secs, true)
@@ -277,7 +279,7 @@ fn offline(inputs: &Inputs) -> Said {
         );
     }
     fail(
-        "AGENT_OFFLINE",
+        GateReason::AgentOffline,
         "its agent is offline",
         "start the agent on the host, see why it cannot reach the orchestrator, or choose what to do about it (--offline skip, --offline 30m)",
     )
@@ -291,7 +293,7 @@ fn platform(inputs: &Inputs, agent: &AgentSituation) -> Option<Said> {
             && !platforms.iter().any(|platform| fits(platform, &agent.platform))
     })?;
     Some(fail(
-        "PLATFORM_MISMATCH",
+        GateReason::PlatformMismatch,
         format!(
             "the image of {service} is for {}, the host is {}",
             platforms.join(", "),
@@ -312,7 +314,7 @@ fn plan_unchanged(inputs: &Inputs) -> Said {
         None => pass("PLAN_NOT_BOUND", "no plan was named in the request"),
         Some(seen) if seen == inputs.plan => pass("PLAN_UNCHANGED", "the plan is the one that was looked at"),
         Some(seen) => fail(
-            "PLAN_CHANGED",
+            GateReason::PlanChanged,
             format!(
                 "the plan is now {}, the request names {}",
                 inputs.plan.short(),
@@ -336,7 +338,7 @@ fn hold(inputs: &Inputs) -> Said {
     match inputs.kind {
         PromotionKind::Rollback => pass("HOLD_NOT_FOR_ROLLBACKS", held),
         PromotionKind::Deploy => fail(
-            "LANE_HELD",
+            GateReason::LaneHeld,
             held,
             format!(
                 "see that the cause is mended, then lift it: sealift hold lift {}",
@@ -354,13 +356,13 @@ fn lane(inputs: &Inputs) -> Said {
     }
     if lane.ahead >= lane.queue_limit {
         return fail(
-            "LANE_FULL",
+            GateReason::LaneFull,
             format!("{} jobs wait in the lane of {environment} already", lane.ahead),
             "wait until the lane is shorter, or cancel what is no longer wanted",
         );
     }
     wait(
-        "LANE_BUSY",
+        GateReason::LaneBusy,
         format!(
             "place {} in the lane of {environment}",
             lane.ahead.saturating_add(1)

@@ -17,6 +17,7 @@ pub mod dsse;
 pub mod error;
 pub mod evidence;
 pub mod failure;
+pub mod gate_reason;
 pub mod gates;
 pub mod hook;
 pub mod id;

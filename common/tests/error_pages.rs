@@ -1,8 +1,10 @@
-//! Every stable code (of refusals, failures and conditions) has a page in `docs/errors/` that says what happened, why, and what to do next; no page is left over.
+//! Every stable code (of refusals, gates, failures and conditions) has a page in `docs/errors/` that says what happened, why, and what to do next; no page is left over.
 
 use std::collections::BTreeSet;
 
-use sealift_common::{condition::ConditionCode, error::Reason, failure::FailureCode};
+use sealift_common::{
+    condition::ConditionCode, error::Reason, failure::FailureCode, gate_reason::GateReason,
+};
 
 #[test]
 fn every_code_has_a_page_and_every_page_a_code() {
@@ -14,7 +16,8 @@ fn every_code_has_a_page_and_every_page_a_code() {
     let reasons = Reason::ALL.iter().map(|reason| reason.as_str());
     let failures = FailureCode::ALL.iter().map(|code| code.as_str());
     let conditions = ConditionCode::ALL.iter().map(|code| code.as_str());
-    let codes = reasons.chain(failures).chain(conditions);
+    let gates = GateReason::ALL.iter().map(|reason| reason.as_str());
+    let codes = reasons.chain(failures).chain(conditions).chain(gates);
     let wanted: BTreeSet<String> = codes.map(|code| format!("{code}.md")).collect();
     let missing: Vec<_> = wanted.difference(&pages).collect();
     let orphaned: Vec<_> = pages.difference(&wanted).collect();
