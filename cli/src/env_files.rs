@@ -11,7 +11,7 @@ use sealift_common::bounds;
 use sealift_proto::v1::Variables;
 use serde_json::Value;
 
-use crate::{commands::release::read_bounded, error::CliError};
+use crate::{error::CliError, input::read_bounded};
 
 /// How a compose file names one of its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

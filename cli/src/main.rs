@@ -6,6 +6,7 @@ mod commands;
 mod context;
 mod env_files;
 mod error;
+mod input;
 mod output;
 mod progress;
 mod recipe;

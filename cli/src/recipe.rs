@@ -10,10 +10,10 @@ use sealift_proto::v1::{
     strategy::{self, Kind, canary},
 };
 
-use crate::error::CliError;
+use crate::{error::CliError, input::read_bounded};
 
 /// Largest recipe file.
-const FILE_BYTES: u64 = 64 * 1024;
+const FILE_BYTES: usize = 64 * 1024;
 
 /// What to do when targets fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -116,13 +116,8 @@ impl RecipeArgs {
         };
         let hint = "fields are those of `recipe` in `sealift promotion get -o yaml`";
         let wrong = |why: String| CliError::usage(format!("{}: {why}", path.display()), hint);
-        let size = std::fs::metadata(path)
-            .map_err(|error| wrong(error.to_string()))?
-            .len();
-        if size > FILE_BYTES {
-            return Err(wrong(format!("has more than {FILE_BYTES} bytes")));
-        }
-        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        let text =
+            String::from_utf8(read_bounded(path, FILE_BYTES)?).map_err(|error| wrong(error.to_string()))?;
         serde_saphyr::from_str(&text).map_err(|error| wrong(error.to_string()))
     }
 

@@ -115,13 +115,13 @@ failure_codes! {
     /// The old set could not be restored.
     RestoreFailed = "RESTORE_FAILED", Infrastructure, false, "look at the host: neither set is known to run whole";
     /// The job was cancelled.
-    Cancelled = "CANCELLED", Cancelled, false, "nothing: it was asked for";
+    Cancelled = "CANCELLED", Cancelled, false, "nothing has to be done; to deploy after all, promote again";
     /// An earlier wave failed, so this one never began.
     EarlierWaveFailed = "EARLIER_WAVE_FAILED", Cancelled, false, "correct what failed in the earlier wave, then promote again";
     /// No further target became healthy for too long.
     ProgressDeadline = "PROGRESS_DEADLINE", Timeout, false, "see which targets did not become healthy (sealift job get), mend them or raise --progress-deadline, then promote again";
     /// Somebody ended the job before its time and had it undone.
-    Aborted = "ABORTED", Cancelled, false, "nothing: it was asked for";
+    Aborted = "ABORTED", Cancelled, false, "nothing has to be done; to deploy after all, lift the hold that the abort placed (sealift hold list) and promote again";
     /// A canary was healthy and then was not any more.
     CanaryFailed = "CANARY_FAILED", Workload, false, "read what the canary logged (sealift job logs) and its drift (sealift drift), correct and make a new release";
     /// There is no release that a rollback could go back to.

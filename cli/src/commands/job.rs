@@ -164,6 +164,9 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
                 let found = tasks::read(&client, &job.name, TaskState::Unspecified, list.limit).await?;
                 output::line("")?;
                 output::write(global.output, &job, || tasks::rows(&found))?;
+                if let Some(text) = waits_for_a_person(&job) {
+                    output::line(&format!("\n{text}"))?;
+                }
             }
             Ok(Exit::Done)
         }
@@ -222,7 +225,8 @@ async fn follow(global: &Global, client: &mut Client, name: &str) -> Result<Exit
             }
             progress.tasks(&news.tasks);
             let Some(job) = &news.job else { return Ok(None) };
-            progress.say("job", state(job.state()));
+            let text = waits_for_a_person(job).unwrap_or_else(|| state(job.state()).to_owned());
+            progress.say("job", &text);
             Ok(ended(job.state()))
         },
     )
@@ -234,6 +238,28 @@ fn ended(state: State) -> Option<Exit> {
         State::Succeeded => Some(Exit::Done),
         State::Failed | State::Cancelled | State::RolledBack | State::RollbackFailed => Some(Exit::Failed),
         State::Unspecified | State::Queued | State::Running | State::Paused | State::RollingBack => None,
+    }
+}
+
+/// What a job under way says about itself that its tasks do not.
+pub fn waits_for_a_person(job: &Job) -> Option<String> {
+    let id = leaf(&job.name);
+    match job.state() {
+        State::Paused => Some(format!(
+            "paused ({}): sealift job resume {id} lets it go on, sealift job abort {id} undoes it",
+            clean(&job.pause_reason)
+        )),
+        State::RollingBack => Some(format!(
+            "rolling back: sealift job get {id} names the rollback's job"
+        )),
+        State::Unspecified
+        | State::Queued
+        | State::Running
+        | State::Succeeded
+        | State::Failed
+        | State::Cancelled
+        | State::RolledBack
+        | State::RollbackFailed => None,
     }
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use sealift_proto::v1::{
-    CancelPromotionRequest, CreatePromotionRequest, Decision, GetPromotionRequest, Job, PlanPromotionRequest,
+    CancelPromotionRequest, CreatePromotionRequest, Decision, GetPromotionRequest, PlanPromotionRequest,
     PlanPromotionResponse, PlanTarget, Promotion, WatchPromotionRequest, WatchPromotionResponse,
-    gate_answer::Verdict, job::State as JobState, plan_change::Action, promotion::State,
+    gate_answer::Verdict, plan_change::Action, promotion::State,
     promotion_service_client::PromotionServiceClient,
 };
 use tonic::transport::Channel;
@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use crate::{
     args::{Global, RequestArgs},
     client::{client, connect, named, pages, request_id, target_in, unary},
-    commands::promotion,
+    commands::{job::waits_for_a_person, promotion},
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
@@ -307,28 +307,6 @@ pub async fn follow(
         },
     )
     .await
-}
-
-/// What a job under way says about itself that its tasks do not.
-fn waits_for_a_person(job: &Job) -> Option<String> {
-    let id = leaf(&job.name);
-    match job.state() {
-        JobState::Paused => Some(format!(
-            "paused ({}): sealift job resume {id} lets it go on, sealift job abort {id} undoes it",
-            clean(&job.pause_reason)
-        )),
-        JobState::RollingBack => Some(format!(
-            "rolling back: sealift job get {id} names the rollback's job"
-        )),
-        JobState::Unspecified
-        | JobState::Queued
-        | JobState::Running
-        | JobState::Succeeded
-        | JobState::Failed
-        | JobState::Cancelled
-        | JobState::RolledBack
-        | JobState::RollbackFailed => None,
-    }
 }
 
 fn describe(promotion: &Promotion) -> String {

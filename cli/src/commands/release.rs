@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -19,6 +18,7 @@ use crate::{
     commands::target::KindArg,
     env_files,
     error::{CliError, Exit},
+    input::read_bounded,
     output::{
         self, Format, Rows,
         text::{clean, leaf, or_dash, short_digest, stamp},
@@ -222,19 +222,6 @@ async fn create(
         anstream::eprintln!("checked; nothing was kept (--dry-run)");
     }
     show(global, &release)
-}
-
-/// Reads a file of at most `most` bytes.
-pub fn read_bounded(path: &Path, most: usize) -> Result<Vec<u8>, CliError> {
-    let unreadable = |error| CliError::file(path, "cannot be read", error);
-    let size = fs::metadata(path).map_err(unreadable)?.len();
-    if size > most as u64 {
-        return Err(CliError::usage(
-            format!("{} has {size} bytes, at most {most} are allowed", path.display()),
-            "a compose file is text; is this the right file?",
-        ));
-    }
-    fs::read(path).map_err(unreadable)
 }
 
 fn show(global: &Global, release: &Release) -> Result<Exit, CliError> {

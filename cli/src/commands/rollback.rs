@@ -142,7 +142,7 @@ fn rows(answer: &ExplainRollbackResponse) -> Rows {
             clean(&candidate.release_display),
             or_dash(&candidate.mark),
             age(candidate.active_time.as_ref(), output::now()),
-            or_dash(&candidate.rejection),
+            why_not(&candidate.rejection),
         ]
     };
     let from = answer.from.iter().map(|candidate| row(candidate, "runs"));
@@ -154,4 +154,13 @@ fn rows(answer: &ExplainRollbackResponse) -> Rows {
         .filter(|candidate| candidate.rejection != "current")
         .map(|candidate| row(candidate, "not"));
     Rows::new(&["", "RELEASE", "MARK", "ACTIVE", "WHY NOT"]).with(from.chain(to).chain(others))
+}
+
+/// What a rejection means to people, with the way around it where there is one.
+fn why_not(rejection: &str) -> String {
+    match rejection {
+        "newer" => "newer than what runs (--allow-higher)".to_owned(),
+        "unstable" => "marked unstable (--to takes it all the same)".to_owned(),
+        other => or_dash(other),
+    }
 }
