@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use sealift_agent::journal::{AttemptState, Journal, Phase};
-use sealift_e2e::commands::run;
+use sealift_e2e::{commands::run, wait::within};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
     signal::{self, Signal},
-    stage::{Stage, within},
+    stage::Stage,
 };
 
 const SETTLED: Duration = Duration::from_mins(2);

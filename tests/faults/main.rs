@@ -5,6 +5,7 @@ mod cases;
 mod checks;
 mod engine;
 mod matrix;
+mod memory;
 mod proofs;
 mod proxy;
 mod signal;
@@ -111,6 +112,9 @@ async fn suite() -> Result<bool> {
                 .map_or(Outcome::LeftOut("--no-tests"), |passed| passed.outcome(names)),
             Proof::Act { flags, .. } if flags.contains(&Flag::Long) && !options.full => {
                 Outcome::LeftOut("--full")
+            }
+            Proof::Act { flags, .. } if flags.contains(&Flag::Memory) && !memory::is_there() => {
+                Outcome::LeftOut("no memory controller")
             }
             Proof::Act { flags, .. } if !flags.is_empty() && !rustix::process::geteuid().is_root() => {
                 Outcome::LeftOut("needs root")

@@ -2,9 +2,9 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rustix::process::{Pid, kill_process};
-use tokio::time::{Instant, sleep};
+use sealift_e2e::wait::within;
 
 pub use rustix::process::Signal;
 
@@ -28,12 +28,10 @@ pub fn is_gone(pid: u32) -> bool {
 
 /// Waits until a process is gone.
 pub async fn gone(pid: u32, patience: Duration) -> Result<()> {
-    let deadline = Instant::now() + patience;
-    while !is_gone(pid) {
-        ensure!(Instant::now() < deadline, "process {pid} does not end");
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
+    within(patience, &format!("process {pid} ends"), async || {
+        Ok(is_gone(pid).then_some(()))
+    })
+    .await
 }
 
 /// Resident memory in KiB.

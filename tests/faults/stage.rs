@@ -8,9 +8,9 @@ use sealift_common::time::{Clock as _, SystemClock};
 use sealift_e2e::{
     commands::docker_at,
     real::{Database, System, compose, image},
+    wait::within,
 };
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
 
 use crate::{
     engine::{Engine, command},
@@ -309,25 +309,5 @@ impl Stage {
             command("umount", &["--lazy", &mount.to_string_lossy()]).await?;
         }
         ended
-    }
-}
-
-/// Waits until `check` gives something; fails with `what` when the time is over.
-pub async fn within<T>(
-    patience: Duration,
-    what: &str,
-    mut check: impl AsyncFnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let deadline = Instant::now() + patience;
-    loop {
-        if let Some(value) = check().await? {
-            return Ok(value);
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "not within {} s: {what}",
-            patience.as_secs()
-        );
-        sleep(Duration::from_millis(100)).await;
     }
 }

@@ -61,6 +61,8 @@ pub enum Flag {
     Root,
     /// It has an engine of its own, which only root may start.
     Private,
+    /// It needs the kernel's memory controller, and root.
+    Memory,
 }
 
 /// What proves a row.
@@ -403,8 +405,10 @@ pub const ROWS: &[Row] = &[
     tests(
         "F18",
         CENTER,
-        "a second process on the same files, an SQLite that is known to corrupt",
+        "a second process, an SQLite that corrupts, a torn log, a spoiled file",
         &[
+            "f18_a_torn_log_opens_with_a_beginning_of_what_was_committed",
+            "f18_a_damaged_file_is_refused",
             "a_second_orchestrator_on_the_same_directory_does_not_start",
             "an_sqlite_that_corrupts_is_refused",
         ],
@@ -422,6 +426,15 @@ pub const ROWS: &[Row] = &[
         &[
             "f19_more_than_the_stream_holds_waits_and_arrives_in_order",
             "f19_an_agent_that_takes_nothing_is_cut",
+        ],
+    ),
+    tests(
+        "F20",
+        CENTER,
+        "40 agents lose the orchestrator at one instant",
+        &[
+            "f20_all_agents_come_back_and_nobody_hammers_on_sqlite",
+            "f20_all_agents_come_back_and_nobody_hammers_on_postgres",
         ],
     ),
     act!(
@@ -481,16 +494,17 @@ pub const ROWS: &[Row] = &[
     ),
     act!(
         "F29",
-        DOCKER,
-        "no more memory from the health wait on (RLIMIT_AS)",
-        agent::no_memory
-    ),
-    act!(
-        "F29",
-        COMPOSE,
+        HOSTS,
         "no more memory from the health wait on (RLIMIT_AS)",
         agent::no_memory,
         Long
+    ),
+    act!(
+        "F29",
+        HOSTS,
+        "the kernel's OOM killer in the health wait",
+        agent::oom_killed,
+        Memory
     ),
     tests(
         "F30",

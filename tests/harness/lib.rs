@@ -9,3 +9,4 @@ pub mod fleet;
 pub mod invariants;
 pub mod real;
 pub mod simulated;
+pub mod wait;

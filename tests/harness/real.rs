@@ -5,7 +5,6 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,14 +12,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
-    time::{Instant, sleep, timeout},
+    time::timeout,
 };
 
-pub use crate::commands::{docker, docker_at};
 use crate::commands::{psql, run};
+pub use crate::{
+    commands::{docker, docker_at},
+    wait::{PATIENCE, eventually},
+};
 
-/// Longest wait for anything that is expected to happen.
-pub const PATIENCE: Duration = Duration::from_secs(90);
 /// File of the orchestrator's settings.
 const SETTINGS: &str = "orchestrator.toml";
 /// Where every test's project comes from.
@@ -74,27 +74,6 @@ fn binary(name: &str) -> Result<PathBuf> {
 /// A free port on loopback.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
-/// Waits until `check` gives something; fails with `what` when patience ends.
-pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = check().await? {
-            return Ok(value);
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "not within {} s: {what}",
-            PATIENCE.as_secs()
-        );
-        pause().await;
-    }
-}
-
-/// The pause of a wait with a deadline; never a guess that something is done by then.
-async fn pause() {
-    sleep(Duration::from_millis(50)).await;
 }
 
 /// An agent process with its state folder.

@@ -2,6 +2,8 @@
 //! ends, and nothing happened twice. Agents are simulated, so that this needs no engine; the orchestrator and `sealift` are the real
 //! programs, on either database.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use sealift_e2e::{
     invariants,
@@ -9,6 +11,7 @@ use sealift_e2e::{
     simulated::{Agents, Registry},
 };
 use serde_json::Value;
+use tokio::{net::TcpListener, time::timeout};
 
 const TARGETS: usize = 4;
 
@@ -218,4 +221,86 @@ async fn r9_r16_kill_nine_of_the_orchestrator_loses_nothing_on_sqlite() -> Resul
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r9_r16_kill_nine_of_the_orchestrator_loses_nothing_on_postgres() -> Result<()> {
     kill_nine_loses_nothing(Database::Postgres).await
+}
+
+/// Agents that lose their orchestrator together.
+const FLEET: usize = 40;
+/// How long nobody answers them, while each try is counted.
+const SILENCE: Duration = Duration::from_secs(8);
+/// Tries of one agent in that time: its waits double from a quarter of a second (half of the first wait, with the worst of luck).
+const TRIES: usize = 6;
+/// Within which all are there again.
+const BACK: Duration = Duration::from_mins(1);
+
+/// Counts who knocks at the orchestrator's door in its place.
+async fn knocks(address: &str) -> Result<usize> {
+    let listener = TcpListener::bind(address).await?;
+    let mut count = 0;
+    let counting = async {
+        loop {
+            drop(listener.accept().await?);
+            count += 1;
+        }
+    };
+    match timeout(SILENCE, counting).await {
+        Ok(failed) => failed,
+        Err(_) => Ok(count),
+    }
+}
+
+async fn online(system: &System) -> Result<usize> {
+    let listed = system.json(&["target", "list"]).await?;
+    let targets = listed["targets"].as_array().cloned().unwrap_or_default();
+    Ok(targets
+        .iter()
+        .filter(|target| target["agentStatus"] == "online")
+        .count())
+}
+
+async fn all_agents_come_back(database: Database) -> Result<()> {
+    let registry = Registry::start().await?;
+    let mut system = System::start(database).await?;
+    system.environment("staging", 10).await?;
+    let mut agents = Agents::default();
+    for number in 1..=FLEET {
+        let target = format!("staging/web-{number}");
+        agents.join(&system, &target, registry.engine(&TAGS)).await?;
+    }
+    ensure!(online(&system).await? == FLEET, "not all are online");
+    let endpoint = system.endpoint();
+    let address = endpoint.trim_start_matches("https://");
+    system.kill_orchestrator().await?;
+    let knocks = knocks(address).await?;
+    ensure!(
+        (FLEET..=FLEET * TRIES).contains(&knocks),
+        "{FLEET} agents knocked {knocks} times within {SILENCE:?}"
+    );
+    system.start_orchestrator().await?;
+    let back = eventually("all agents are back", async || {
+        Ok((online(&system).await? == FLEET).then_some(()))
+    });
+    timeout(BACK, back)
+        .await
+        .with_context(|| format!("not all agents were back within {BACK:?}"))??;
+    agents.all_run()?;
+
+    // And they are good for work at once.
+    let release = system.release(&registry.image(TAGS[0]), 1).await?;
+    let alias = format!("shop/web#{release}");
+    let requested = system
+        .json(&["promote", &alias, "--to", "staging", "--min-healthy", "1s"])
+        .await?;
+    deployed(&system, &name(&requested)?).await?;
+    invariants::at_rest(&system.database_url()).await?;
+    system.end().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f20_all_agents_come_back_and_nobody_hammers_on_sqlite() -> Result<()> {
+    all_agents_come_back(Database::Sqlite).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f20_all_agents_come_back_and_nobody_hammers_on_postgres() -> Result<()> {
+    all_agents_come_back(Database::Postgres).await
 }

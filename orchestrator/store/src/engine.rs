@@ -264,6 +264,13 @@ async fn open_sqlite(path: &Path, config: &StoreConfig) -> Result<Pools> {
         .fetch_one(&writer)
         .await?;
     check_sqlite(&version)?;
+    // Reads the whole file once. Better no start than one that finds the damage in the middle of a deployment.
+    let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+        .fetch_one(&writer)
+        .await?;
+    if found != "ok" {
+        return Err(StoreError::Damaged(found));
+    }
     SQLITE_MIGRATIONS.run(&writer).await?;
     let readers = PoolOptions::new()
         .max_connections(config.max_connections.max(1))

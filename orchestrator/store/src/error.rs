@@ -50,6 +50,9 @@ pub enum StoreError {
         /// Identifier of the row.
         row: String,
     },
+    /// The file is not an SQLite database any more, or not a whole one.
+    #[error("the database file is damaged ({0}): keep a copy of it, then put a backup in its place")]
+    Damaged(String),
     /// The database is away or too slow: try later.
     #[error("the database is not available")]
     Unavailable(#[source] sqlx::Error),
@@ -197,6 +200,8 @@ impl StoreError {
             5 | 6 | 10 | 13 | 14 => Self::Unavailable(error),
             // SQLITE_READONLY.
             8 => Self::ReadOnly,
+            // SQLITE_CORRUPT, SQLITE_NOTADB.
+            11 | 26 => Self::Damaged(error.to_string()),
             _ => Self::Driver(error),
         }
     }

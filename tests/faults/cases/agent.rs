@@ -1,16 +1,21 @@
-//! Faults of the agent's process: F1, F21, F9, F8.
+//! Faults of the agent's process: F1, F8, F9, F21, F28, F29.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, os::unix::process::ExitStatusExt as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use sealift_agent::kill;
 use sealift_common::bounds;
-use sealift_e2e::real::{compose, image};
+use sealift_e2e::{
+    real::{compose, image},
+    wait::within,
+};
 
 use crate::{
     checks,
     engine::command,
-    stage::{Promotion, Stage, within},
+    memory::Starved,
+    signal::Signal,
+    stage::{Promotion, Stage},
     table::Host,
 };
 
@@ -286,6 +291,25 @@ pub async fn no_memory(stage: &mut Stage) -> Result<()> {
         "what it had was enough"
     });
     stage.system.agents[agent].kill().await?;
+    stage.system.start_agent(agent, &[]).await?;
+    stage.either(&promotion, new, old).await?;
+    stage.deploy(old).await
+}
+
+/// F29: the kernel ends the agent in the middle of its work, as it does when a host runs out of memory.
+pub async fn oom_killed(stage: &mut Stage) -> Result<()> {
+    let (old, new) = (stage.release("OK_1").await?, stage.release("OK_2").await?);
+    let agent = stage.join().await?;
+    stage.deploy(old).await?;
+    let promotion = stage.begin(new, &["--min-healthy", "3s"]).await?;
+    stage.at_step(&promotion, "health_wait").await?;
+    let starved = Starved::new(stage.system.agents[agent].pid().context("no agent")?)?;
+    let status = stage.system.agents[agent].ended().await?;
+    ensure!(
+        status.signal() == Some(Signal::KILL.as_raw()),
+        "the kernel did not kill it, it ended with {status}"
+    );
+    drop(starved);
     stage.system.start_agent(agent, &[]).await?;
     stage.either(&promotion, new, old).await?;
     stage.deploy(old).await

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use sealift_e2e::real::System;
+use sealift_e2e::{real::System, wait::within};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     proxy::{Held, Peer, Proxy},
     signal::{self, Signal},
-    stage::{Promotion, Stage, TARGET, within},
+    stage::{Promotion, Stage, TARGET},
 };
 
 const BOTH: Held = Held { up: true, down: true };

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod damage;
 mod drift;
 mod engine;
 mod harness;
