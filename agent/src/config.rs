@@ -2,10 +2,11 @@
 //! all of them. Unknown names are refused, and everything is checked before anything starts.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Component, Path, PathBuf},
 };
 
+use sealift_common::name::Name;
 use serde::Deserialize;
 
 use crate::{
@@ -83,6 +84,8 @@ pub struct PolicySettings {
     pub allow_hooks: Option<bool>,
     /// Hooks run only from images of these repositories, written in full (`docker.io/library/alpine`). Default: from any.
     pub hook_repositories: Option<Vec<String>>,
+    /// For orders of these environments: what is set here holds in place of what is set above.
+    pub environments: BTreeMap<Name, Self>,
 }
 
 /// Section `[engine]`.
@@ -217,20 +220,7 @@ impl Settings {
                 level: self.log.level.or(below.log.level),
                 format: self.log.format.or(below.log.format),
             },
-            policy: PolicySettings {
-                allowed_host_paths: self.policy.allowed_host_paths.or(below.policy.allowed_host_paths),
-                allowed_capabilities: self
-                    .policy
-                    .allowed_capabilities
-                    .or(below.policy.allowed_capabilities),
-                allow_engine_socket: self
-                    .policy
-                    .allow_engine_socket
-                    .or(below.policy.allow_engine_socket),
-                allow_unconfined: self.policy.allow_unconfined.or(below.policy.allow_unconfined),
-                allow_hooks: self.policy.allow_hooks.or(below.policy.allow_hooks),
-                hook_repositories: self.policy.hook_repositories.or(below.policy.hook_repositories),
-            },
+            policy: self.policy.over(below.policy),
             compose: ComposeSettings {
                 program: self.compose.program.or(below.compose.program),
                 files_dir: self.compose.files_dir.or(below.compose.files_dir),
@@ -273,11 +263,7 @@ impl Settings {
             .map(|text| text.parse::<OrchestratorEndpoint>())
             .transpose()
             .map_err(|error| invalid("orchestrator", &error.to_string()))?;
-        let policy = HostPolicy {
-            engine_socket: socket_path,
-            state_dir: Some(state_dir.clone()),
-            ..self.policy.check()?
-        };
+        let policy = self.policy.check(socket_path.as_deref(), &state_dir)?;
         let usual = PrunePolicy::default();
         let given = self.prune;
         let prune = PrunePolicy {
@@ -337,11 +323,34 @@ impl ComposeSettings {
 }
 
 impl PolicySettings {
-    fn check(self) -> Result<HostPolicy, ConfigError> {
+    /// These settings where they say something, `below` elsewhere.
+    fn over(self, below: Self) -> Self {
+        let mut environments = below.environments;
+        environments.extend(self.environments);
+        Self {
+            allowed_host_paths: self.allowed_host_paths.or(below.allowed_host_paths),
+            allowed_capabilities: self.allowed_capabilities.or(below.allowed_capabilities),
+            allow_engine_socket: self.allow_engine_socket.or(below.allow_engine_socket),
+            allow_unconfined: self.allow_unconfined.or(below.allow_unconfined),
+            allow_hooks: self.allow_hooks.or(below.allow_hooks),
+            hook_repositories: self.hook_repositories.or(below.hook_repositories),
+            environments,
+        }
+    }
+
+    fn check(mut self, engine_socket: Option<&Path>, state_dir: &Path) -> Result<HostPolicy, ConfigError> {
         let invalid = |name, problem: &str| ConfigError::Invalid {
             name,
             problem: problem.to_owned(),
         };
+        let mut environments = BTreeMap::new();
+        for (name, of_environment) in std::mem::take(&mut self.environments) {
+            if !of_environment.environments.is_empty() {
+                return Err(invalid("policy.environments", "an environment holds no others"));
+            }
+            let whole = of_environment.over(self.clone());
+            environments.insert(name, whole.check(engine_socket, state_dir)?);
+        }
         let allowed_host_paths = self.allowed_host_paths.unwrap_or_default();
         let climbs = |path: &PathBuf| {
             !path.is_absolute() || path.components().any(|part| part == Component::ParentDir)
@@ -372,7 +381,10 @@ impl PolicySettings {
                 (_, Some(repositories)) => AllowHooks::From(repositories.into_iter().collect()),
                 (_, None) => AllowHooks::All,
             },
-            ..HostPolicy::default()
+            engine_socket: engine_socket.map(Into::into),
+            state_dir: Some(state_dir.to_owned()),
+            files_dir: None,
+            environments,
         })
     }
 }
@@ -462,6 +474,21 @@ mod tests {
     }
 
     #[test]
+    fn an_environment_changes_only_what_it_names() {
+        let text = "[policy]\nallowed_host_paths = ['/srv']\nallow_hooks = false\n\
+                    [policy.environments.production]\nallowed_host_paths = []\nallow_engine_socket = true";
+        let policy = parse(text).unwrap().check().unwrap().policy;
+        let production = policy.of(&"production".parse().unwrap());
+        assert!(production.allowed_host_paths.is_empty() && production.allow_engine_socket);
+        assert_eq!(production.allow_hooks, AllowHooks::Never);
+        assert_eq!(production.engine_socket, policy.engine_socket);
+        assert_eq!(production.state_dir, policy.state_dir);
+        let staging = policy.of(&"staging".parse().unwrap());
+        assert_eq!(staging, &policy);
+        assert!(!staging.allow_engine_socket);
+    }
+
+    #[test]
     fn values_are_checked() {
         for text in [
             "state_dir = 'relative'",
@@ -474,6 +501,8 @@ mod tests {
             "[policy]\nallowed_host_paths = ['/srv/../etc']",
             "[policy]\nallowed_capabilities = ['NET ADMIN']",
             "[policy]\nallowed_capabilities = ['CAP_']",
+            "[policy.environments.prod]\nallowed_host_paths = ['data']",
+            "[policy.environments.prod.environments.prod]",
             "[prune]\nkeep_last = 0",
         ] {
             assert!(parse(text).unwrap().check().is_err(), "{text}");

@@ -5,13 +5,16 @@ mod borrowed;
 mod model;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Component, Path, PathBuf},
 };
 
 use sealift_common::{
+    bounds,
+    evidence::{Allowance, AllowedBy},
     hook::HookSpec,
     manifest::{Manifest, MountSpec, ServiceSpec},
+    name::Name,
 };
 
 pub use borrowed::Borrowed;
@@ -51,6 +54,10 @@ pub struct HostPolicy {
     pub engine_socket: Option<PathBuf>,
     /// The agent's own state.
     pub state_dir: Option<PathBuf>,
+    /// Folder that whoever runs the host has set aside for compose files: what is in it needs no allowance.
+    pub files_dir: Option<PathBuf>,
+    /// `policy.environments`: what holds for orders of these environments in place of all this.
+    pub environments: BTreeMap<Name, Self>,
 }
 
 /// Which hooks a host runs.
@@ -149,12 +156,19 @@ pub enum Forbidden {
 }
 
 impl HostPolicy {
-    /// Whether everything that `manifest` asks of the host is allowed. Blocks: follows symbolic links on the host.
-    pub fn check(&self, manifest: &Manifest) -> Result<(), Forbidden> {
+    /// The policy for orders of an environment.
+    pub fn of(&self, environment: &Name) -> &Self {
+        self.environments.get(environment).unwrap_or(self)
+    }
+
+    /// Whether everything that `manifest` asks of the host is allowed, and what of it is so because the settings say it. Blocks:
+    /// follows symbolic links on the host.
+    pub fn check(&self, manifest: &Manifest) -> Result<Vec<Allowance>, Forbidden> {
+        let mut allowances = BTreeSet::new();
         for (name, spec) in &manifest.services {
-            self.check_service(name.as_str(), spec)?;
+            allowances.extend(self.check_service(name.as_str(), spec)?);
         }
-        Ok(())
+        Ok(bounded(allowances))
     }
 
     /// Whether this host runs these hooks.
@@ -173,30 +187,35 @@ impl HostPolicy {
         }
     }
 
-    /// Whether everything that one service asks of the host is allowed. Blocks: follows symbolic links on the host.
-    pub(crate) fn check_service(&self, service: &str, spec: &ServiceSpec) -> Result<(), Forbidden> {
+    /// The same for one service.
+    pub(crate) fn check_service(
+        &self,
+        service: &str,
+        spec: &ServiceSpec,
+    ) -> Result<BTreeSet<Allowance>, Forbidden> {
+        let mut allowances = BTreeSet::new();
         for mount in &spec.volumes {
             if let MountSpec::Bind { source, .. } = mount {
-                self.check_path(service, source)?;
+                allowances.extend(self.check_path(service, source)?);
             }
         }
         for name in &spec.cap_add {
-            self.check_capability(service, name)?;
+            allowances.extend(self.check_capability(service, name)?);
         }
         for option in &spec.security_opt {
-            self.check_security_option(service, option)?;
+            allowances.extend(self.check_security_option(service, option)?);
         }
-        Ok(())
+        Ok(allowances)
     }
 
-    /// Whether a service may add a capability.
-    pub(crate) fn check_capability(&self, service: &str, name: &str) -> Result<(), Forbidden> {
+    /// Whether a service may add a capability, and whether that is so because the settings say it.
+    pub(crate) fn check_capability(&self, service: &str, name: &str) -> Result<Option<Allowance>, Forbidden> {
         let wanted = capability(name);
-        let allowed = USUAL_CAPABILITIES.contains(&wanted.as_str())
-            || self.allowed_capabilities.contains(&wanted)
-            || self.allowed_capabilities.contains("ALL");
-        if allowed {
-            return Ok(());
+        if USUAL_CAPABILITIES.contains(&wanted.as_str()) {
+            return Ok(None);
+        }
+        if self.allowed_capabilities.contains(&wanted) || self.allowed_capabilities.contains("ALL") {
+            return Ok(Some(Allowance::new(service, AllowedBy::Capabilities, &wanted)));
         }
         Err(Forbidden::Capability {
             service: service.to_owned(),
@@ -204,10 +223,17 @@ impl HostPolicy {
         })
     }
 
-    /// Whether a service may have a security option.
-    pub(crate) fn check_security_option(&self, service: &str, option: &str) -> Result<(), Forbidden> {
-        if self.allow_unconfined || confines(option) {
-            return Ok(());
+    /// Whether a service may have a security option, and whether that is so because the settings say it.
+    pub(crate) fn check_security_option(
+        &self,
+        service: &str,
+        option: &str,
+    ) -> Result<Option<Allowance>, Forbidden> {
+        if confines(option) {
+            return Ok(None);
+        }
+        if self.allow_unconfined {
+            return Ok(Some(Allowance::new(service, AllowedBy::Unconfined, option)));
         }
         Err(Forbidden::Unconfined {
             service: service.to_owned(),
@@ -215,8 +241,10 @@ impl HostPolicy {
         })
     }
 
-    /// Whether a service may mount a path of the host. Blocks: follows symbolic links.
-    pub(crate) fn check_path(&self, service: &str, source: &str) -> Result<(), Forbidden> {
+    /// Whether a service may mount a path of the host, and whether that is so because the settings say it. Blocks: follows symbolic
+    /// links.
+    pub(crate) fn check_path(&self, service: &str, source: &str) -> Result<Option<Allowance>, Forbidden> {
+        let by = |setting| Ok(Some(Allowance::new(service, setting, source)));
         let (service, written) = (service.to_owned(), source.to_owned());
         let Some(path) = canonical(Path::new(source)) else {
             return Err(Forbidden::Path {
@@ -234,7 +262,7 @@ impl HostPolicy {
             }
             // The socket alone is named by the setting itself.
             if socket.as_deref() == Some(path.as_path()) {
-                return Ok(());
+                return by(AllowedBy::EngineSocket);
             }
         }
         let state = self.state_dir.as_deref().and_then(canonical);
@@ -244,18 +272,32 @@ impl HostPolicy {
                 path: written,
             });
         }
+        let files_dir = self.files_dir.as_deref().and_then(canonical);
+        if files_dir.is_some_and(|files_dir| path.starts_with(files_dir)) {
+            return Ok(None);
+        }
         let mut allowed = self
             .allowed_host_paths
             .iter()
             .filter_map(|allowed| canonical(allowed));
         if allowed.any(|allowed| path.starts_with(allowed)) {
-            return Ok(());
+            return by(AllowedBy::HostPaths);
         }
         Err(Forbidden::Path {
             service,
             path: written,
         })
     }
+}
+
+/// As many as a packet may name; when there are more, the last one says how many.
+fn bounded(allowances: BTreeSet<Allowance>) -> Vec<Allowance> {
+    let more = allowances.len().saturating_sub(bounds::ALLOWANCES);
+    let mut kept: Vec<_> = allowances.into_iter().take(bounds::ALLOWANCES).collect();
+    if let Some(last) = kept.last_mut().filter(|_| more > 0) {
+        last.what = format!("this and {more} more");
+    }
+    kept
 }
 
 /// A capability as the kernel's headers spell it, without `CAP_`: `net_admin` and `CAP_NET_ADMIN` are `NET_ADMIN`.
@@ -299,207 +341,4 @@ fn canonical(path: &Path) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use sealift_common::hook::HookWhen;
-
-    use super::*;
-    use crate::samples;
-
-    fn with(change: impl FnOnce(&mut ServiceSpec)) -> Manifest {
-        let mut manifest = samples::order(1, &[("web", "v1")]).manifest;
-        change(manifest.services.values_mut().next().unwrap());
-        manifest
-    }
-
-    fn bind(source: impl AsRef<Path>) -> Manifest {
-        let source = source.as_ref().to_str().unwrap().to_owned();
-        with(|spec| {
-            spec.volumes.push(MountSpec::Bind {
-                source,
-                target: "/x".to_owned(),
-                read_only: true,
-            });
-        })
-    }
-
-    fn policy() -> HostPolicy {
-        HostPolicy {
-            engine_socket: Some("/var/run/docker.sock".into()),
-            state_dir: Some("/var/lib/sealift-agent".into()),
-            ..HostPolicy::default()
-        }
-    }
-
-    fn listing(paths: &[&Path]) -> HostPolicy {
-        HostPolicy {
-            allowed_host_paths: paths.iter().map(|path| (*path).to_owned()).collect(),
-            ..policy()
-        }
-    }
-
-    #[test]
-    fn r4_no_path_of_the_host_is_open_unless_the_settings_name_it() {
-        for path in [
-            "/",
-            "/etc",
-            "/etc/shadow",
-            "/usr/local/bin",
-            "/boot",
-            "/var/spool/cron",
-            "/home/x/.ssh",
-            "/var/lib/containerd",
-            "/dev",
-            "/proc/1/root",
-            "/run/x",
-            "/srv/app",
-            "/srv/../etc",
-            "relative",
-            "//etc",
-        ] {
-            let refused = policy().check(&bind(path)).unwrap_err().to_string();
-            assert!(refused.contains(path) && refused.contains("policy."), "{refused}");
-        }
-    }
-
-    #[test]
-    fn t16_hooks_are_run_only_as_far_as_the_settings_allow_them() {
-        let hooks = [crate::samples::hook("migrate", HookWhen::PreDeploy, "v1")];
-        let of = |allow_hooks| HostPolicy {
-            allow_hooks,
-            ..policy()
-        };
-        let named = |repository: &str| AllowHooks::From([repository.to_owned()].into());
-        assert_eq!(policy().check_hooks(&hooks), Ok(()));
-        assert_eq!(of(named(&hooks[0].image.repository)).check_hooks(&hooks), Ok(()));
-        for policy in [of(named("registry.example.com")), of(AllowHooks::Never)] {
-            let refused = policy.check_hooks(&hooks).unwrap_err().to_string();
-            assert!(refused.contains("migrate") && refused.contains("policy.allow_hooks"));
-            assert_eq!(policy.check_hooks(&[]), Ok(()));
-        }
-    }
-
-    #[test]
-    fn r4_listed_paths_are_open_with_what_is_below_them() {
-        let policy = listing(&[Path::new("/srv/app")]);
-        for path in ["/srv/app", "/srv/app/data", "/srv/./app"] {
-            assert_eq!(policy.check(&bind(path)), Ok(()), "{path}");
-        }
-        for path in ["/srv/application", "/srv", "/opt", "/srv/app/../x"] {
-            assert!(policy.check(&bind(path)).is_err(), "{path}");
-        }
-    }
-
-    #[test]
-    fn r4_a_link_counts_as_what_it_leads_to() {
-        let dir = tempfile::tempdir().unwrap();
-        let policy = listing(&[dir.path()]);
-        std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
-        std::os::unix::fs::symlink("/nowhere/at/all", dir.path().join("loose")).unwrap();
-        for path in ["link", "link/passwd", "loose"] {
-            assert!(policy.check(&bind(dir.path().join(path))).is_err(), "{path}");
-        }
-        assert_eq!(policy.check(&bind(dir.path().join("plain"))), Ok(()));
-    }
-
-    #[test]
-    fn r4_the_engines_socket_needs_a_setting_of_its_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("engine.sock");
-        std::fs::write(&socket, "").unwrap();
-        let mut policy = HostPolicy {
-            engine_socket: Some(socket.clone()),
-            ..listing(&[Path::new("/")])
-        };
-        for path in [&socket, dir.path(), Path::new("/")] {
-            let refused = policy.check(&bind(path)).unwrap_err();
-            assert!(matches!(refused, Forbidden::EngineSocket { .. }), "{refused}");
-            assert!(refused.to_string().contains("policy.allow_engine_socket"));
-        }
-        policy.allow_engine_socket = true;
-        policy.allowed_host_paths.clear();
-        assert_eq!(policy.check(&bind(&socket)), Ok(()));
-        assert!(policy.check(&bind(dir.path())).is_err());
-        policy.allowed_host_paths.push(dir.path().to_owned());
-        assert_eq!(policy.check(&bind(dir.path())), Ok(()));
-    }
-
-    #[test]
-    fn r4_the_agents_own_state_is_never_open() {
-        let dir = tempfile::tempdir().unwrap();
-        let policy = HostPolicy {
-            state_dir: Some(dir.path().join("agent")),
-            allow_engine_socket: true,
-            ..listing(&[Path::new("/")])
-        };
-        for path in ["agent", "agent/identity", ""] {
-            let refused = policy.check(&bind(dir.path().join(path))).unwrap_err();
-            assert!(matches!(refused, Forbidden::AgentState { .. }), "{refused}");
-        }
-        assert_eq!(policy.check(&bind(dir.path().join("other"))), Ok(()));
-    }
-
-    #[test]
-    fn r4_capabilities_are_the_usual_ones_and_those_that_the_settings_name() {
-        let adding = |name: &str| with(|spec| spec.cap_add.push(name.to_owned()));
-        for usual in ["NET_BIND_SERVICE", "cap_chown", "Kill"] {
-            assert_eq!(policy().check(&adding(usual)), Ok(()), "{usual}");
-        }
-        for more in [
-            "all",
-            "CAP_ALL",
-            "SYS_ADMIN",
-            "cap_sys_ptrace",
-            "NET_ADMIN",
-            "DAC_READ_SEARCH",
-            "",
-        ] {
-            let refused = policy().check(&adding(more)).unwrap_err().to_string();
-            assert!(refused.contains("policy.allowed_capabilities"), "{refused}");
-        }
-        let some = HostPolicy {
-            allowed_capabilities: BTreeSet::from(["NET_ADMIN".to_owned()]),
-            ..policy()
-        };
-        assert_eq!(some.check(&adding("cap_net_admin")), Ok(()));
-        assert!(some.check(&adding("SYS_ADMIN")).is_err());
-        assert!(some.check(&adding("ALL")).is_err());
-        let every = HostPolicy {
-            allowed_capabilities: BTreeSet::from(["ALL".to_owned()]),
-            ..policy()
-        };
-        assert_eq!(every.check(&adding("ALL")), Ok(()));
-        assert_eq!(every.check(&adding("SYS_ADMIN")), Ok(()));
-    }
-
-    #[test]
-    fn r4_options_that_may_switch_a_confinement_off_are_refused() {
-        for option in [
-            "seccomp=unconfined",
-            "seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}",
-            "apparmor:unconfined",
-            "apparmor=mine",
-            "systempaths=unconfined",
-            "label=disable",
-            "label:type:spc_t",
-            "unmask=ALL",
-        ] {
-            let loose = with(|spec| spec.security_opt.push(option.to_owned()));
-            let refused = policy().check(&loose).unwrap_err().to_string();
-            assert!(refused.contains(option), "{refused}");
-            let allowed = HostPolicy {
-                allow_unconfined: true,
-                ..policy()
-            };
-            assert_eq!(allowed.check(&loose), Ok(()));
-        }
-        for option in [
-            "no-new-privileges:true",
-            "no-new-privileges",
-            "seccomp=builtin",
-            "label=level:s0:c1",
-        ] {
-            let strict = with(|spec| spec.security_opt.push(option.to_owned()));
-            assert_eq!(policy().check(&strict), Ok(()), "{option}");
-        }
-    }
-}
+mod tests;

@@ -169,6 +169,7 @@ pub fn packet<M: Described>(identity: &AgentIdentity, end: &End<'_, M>) -> Resul
             failure: end.failure.map(Into::into),
             services,
             hooks: hooks(order.manifest.hooks(), end.state),
+            allowances: end.state.allowances.clone(),
             previous,
             sticker_digest: end.sticker,
             compose_lock: end.compose_lock,

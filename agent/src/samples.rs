@@ -18,10 +18,18 @@ use sealift_common::{
     variables::Variables,
 };
 
-use crate::journal::AttemptKey;
+use crate::journal::{AttemptKey, Record};
 
 pub fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
+}
+
+/// An order was accepted that asks nothing of the host beyond what every order may have.
+pub fn accepted(at: DateTime<Utc>) -> Record {
+    Record::Accepted {
+        at,
+        allowances: Vec::new(),
+    }
 }
 
 pub fn clock() -> TestClock {

@@ -8,6 +8,7 @@ mod known;
 mod work;
 
 use carry::{capabilities, run_to_end};
+use check::Checked;
 pub use identity::AgentIdentity;
 use known::{Known, look};
 
@@ -351,8 +352,8 @@ impl<H: Host> Workshop<H> {
         let known = looked
             .await
             .unwrap_or_else(|panic| Err(JournalError::Damaged(panic.to_string())))?;
-        let order = match known {
-            Known::New(order) => *order,
+        let Checked { order, allowances } = match known {
+            Known::New(checked) => *checked,
             Known::Refused(refusal) => return check::refuse(&self.shared, key, digest, &refusal).await,
             Known::Waiting => return Ok(()),
             Known::Taken => {
@@ -371,7 +372,7 @@ impl<H: Host> Workshop<H> {
         };
         kill::at("verified");
         let at = self.shared.clock.now();
-        let accepted = Record::Accepted { at };
+        let accepted = Record::Accepted { at, allowances };
         let mut writes = vec![
             Write::Order {
                 key,

@@ -84,6 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             ContainerHealth::Healthy,
         )],
         hooks: Vec::new(),
+        allowances: Vec::new(),
         previous: [("api".parse()?, Digest::of(b"before"))].into(),
         inputs: Digest::of(b"inputs"),
         compose_lock: None,

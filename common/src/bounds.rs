@@ -52,3 +52,7 @@ pub const REPORT_BATCH: usize = 256;
 pub const REMEDY_TRIES: u32 = 10;
 /// Most attempts that a task may have.
 pub const ATTEMPTS: u32 = 10;
+/// Allowances that a packet names.
+pub const ALLOWANCES: usize = 256;
+/// Bytes of what one allowance is about.
+pub const ALLOWANCE_BYTES: usize = 256;

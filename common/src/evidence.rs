@@ -5,10 +5,12 @@
 //! wants at least one subject; when nothing runs (a first deployment failed), the one subject is the release's content digest
 //! under the name `release:<repository>/<project>#<number>`.
 
+mod allowance;
 mod hooks;
 mod predicate;
 mod statement;
 
+pub use allowance::{Allowance, AllowedBy};
 pub use hooks::{EvidenceHook, HookResult};
 pub use predicate::{
     AgentInfo, Attempt, EngineInfo, EvidenceDecision, EvidenceFailure, EvidenceRelease, EvidenceResult,

@@ -10,6 +10,7 @@ use sealift_common::{
     compose::hosted,
     compose_manifest::ComposeManifest,
     digest::Digest,
+    evidence::Allowance,
     failure::{Failure, FailureCode},
     keys::SigningKey,
     name::ServiceName,
@@ -33,6 +34,8 @@ pub struct Lock {
     pub bytes: Vec<u8>,
     /// What it uses without making it.
     pub borrowed: Borrowed,
+    /// What of it the host's settings allow.
+    pub allowances: Vec<Allowance>,
 }
 
 fn rejected(summary: impl Into<String>) -> Failure {
@@ -136,10 +139,12 @@ async fn render_with(
     let active: BTreeSet<String> = manifest.services.keys().map(ToString::to_string).collect();
     let own = labels::target_prefix(order.target_id);
     let borrowed = Borrowed::of_model(&model, &active);
-    tokio::task::spawn_blocking(move || policy.check_model(&model, &active, files_dir.as_deref(), &own))
-        .await
-        .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?
-        .map_err(|forbidden| Failure::new(FailureCode::HostPolicy, forbidden.to_string()))?;
+    let checked =
+        tokio::task::spawn_blocking(move || policy.check_model(&model, &active, files_dir.as_deref(), &own))
+            .await
+            .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?;
+    let allowances =
+        checked.map_err(|forbidden| Failure::new(FailureCode::HostPolicy, forbidden.to_string()))?;
     let lock = format!(
         "# Made by the sealift agent for {} on {}. Do not edit: its digest is in the sticker and in the evidence.\n# {}\n{text}",
         order.release,
@@ -149,6 +154,7 @@ async fn render_with(
     Ok(Lock {
         bytes: lock.into_bytes(),
         borrowed,
+        allowances,
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use sealift_common::{
     digest::Digest,
-    evidence::EvidenceStep,
+    evidence::{Allowance, EvidenceStep},
     failure::Failure,
     hook::{Direction, HookWhen},
     manifest::RestartPolicy,
@@ -120,6 +120,9 @@ pub enum Record {
     Accepted {
         /// When.
         at: DateTime<Utc>,
+        /// What of it the host's settings allow.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allowances: Vec<Allowance>,
     },
     /// The agent was started again and goes on.
     Resumed {
@@ -139,6 +142,9 @@ pub enum Record {
         lock: Digest,
         /// The lock that a restore goes back to.
         previous: Option<LockRef>,
+        /// What of it the host's settings allow.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allowances: Vec<Allowance>,
     },
     /// Intent: make the container of a hook and run it. Once more when the agent found no container after a crash.
     HookBegan {
@@ -252,6 +258,8 @@ pub struct AttemptState {
     pub starts: u32,
     /// The locks, on a compose host.
     pub lock: Option<Locked>,
+    /// What the host's settings allow of what was ordered.
+    pub allowances: Vec<Allowance>,
     /// Whether the images are known to be there.
     pub pulled: bool,
     /// The old set, once it is known.
@@ -284,13 +292,20 @@ impl AttemptState {
             self.steps.push(EvidenceStep { step, at });
         }
         match record {
-            Record::Accepted { at } => {
+            Record::Accepted { at, allowances } => {
+                self.allowances.clone_from(allowances);
                 self.began_at = Some(*at);
                 self.starts += 1;
             }
             Record::Resumed { .. } => self.starts += 1,
             Record::Rested { .. } => self.starts = self.starts.saturating_sub(1),
-            Record::Locked { lock, previous, .. } => {
+            Record::Locked {
+                lock,
+                previous,
+                allowances,
+                ..
+            } => {
+                self.allowances.clone_from(allowances);
                 self.lock = Some(Locked {
                     lock: *lock,
                     previous: previous.clone(),
@@ -359,7 +374,7 @@ impl AttemptState {
 /// The steps that begin with a record, as they are reported and proven.
 pub fn steps(record: &Record) -> Vec<(TaskStep, DateTime<Utc>)> {
     match record {
-        Record::Accepted { at } => vec![(TaskStep::Pulling, *at)],
+        Record::Accepted { at, .. } => vec![(TaskStep::Pulling, *at)],
         Record::Pulled { at } => vec![(TaskStep::Verifying, *at), (TaskStep::Creating, *at)],
         Record::Prepared { at, .. } => vec![(TaskStep::Switching, *at)],
         Record::Started { starting_at, at } => {

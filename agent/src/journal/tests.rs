@@ -15,7 +15,7 @@ fn order(fence: u64) -> Write {
 }
 
 fn record() -> Write {
-    Write::Record(samples::key(7), Record::Accepted { at: samples::at(1) })
+    Write::Record(samples::key(7), samples::accepted(samples::at(1)))
 }
 
 fn report() -> Write {

@@ -3,11 +3,13 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use sealift_common::evidence::Allowance;
 use serde_json::Value;
 
 use super::{
     Forbidden, HostPolicy,
     borrowed::{called, is_external, not_of_another},
+    bounded,
 };
 
 /// Keys of a service that ask nothing of the host, or whose values are judged below.
@@ -128,25 +130,28 @@ pub(super) fn items(value: Option<&Value>) -> impl Iterator<Item = &Value> {
 }
 
 impl HostPolicy {
-    /// Whether everything that the `active` services of a resolved model ask of the host is allowed. What is below `files_dir` the
-    /// host's owner has set aside for it; names that begin with `own_prefix` are the target's own. Blocks: follows symbolic links on
-    /// the host.
+    /// Whether everything that the `active` services of a resolved model ask of the host is allowed, and what of it is so because
+    /// the settings say it. What is below `files_dir` the host's owner has set aside for it; names that begin with `own_prefix` are
+    /// the target's own. Blocks: follows symbolic links on the host.
     pub fn check_model(
         &self,
         model: &Value,
         active: &BTreeSet<String>,
         files_dir: Option<&Path>,
         own_prefix: &str,
-    ) -> Result<(), Forbidden> {
-        let mut policy = self.clone();
-        policy.allowed_host_paths.extend(files_dir.map(Into::into));
+    ) -> Result<Vec<Allowance>, Forbidden> {
+        let policy = Self {
+            files_dir: files_dir.map(Into::into),
+            ..self.clone()
+        };
+        let mut allowances = BTreeSet::new();
         for (key, _) in entries(Some(model)) {
             if !TOP_KEYS.contains(&key.as_str()) && !key.starts_with("x-") {
                 return Err(asks(key, "is not a key that the agent can judge"));
             }
         }
         for (name, volume) in entries(model.get("volumes")) {
-            policy.volume(name, volume)?;
+            allowances.extend(policy.volume(name, volume)?);
             not_of_another("volume", called(name, volume), own_prefix)?;
         }
         for (name, network) in entries(model.get("networks")) {
@@ -156,30 +161,30 @@ impl HostPolicy {
         for kind in ["configs", "secrets"] {
             for (name, entry) in entries(model.get(kind)) {
                 if let Some(file) = entry.get("file").and_then(Value::as_str) {
-                    policy.check_path(&format!("{kind}.{name}"), file)?;
+                    allowances.extend(policy.check_path(&format!("{kind}.{name}"), file)?);
                 }
             }
         }
         for (name, service) in entries(model.get("services")).filter(|(name, _)| active.contains(*name)) {
-            policy.service(name, service)?;
+            allowances.extend(policy.service(name, service)?);
         }
-        Ok(())
+        Ok(bounded(allowances))
     }
 
     /// A volume of the `local` driver may be a folder or a device of the host.
-    fn volume(&self, name: &str, volume: &Value) -> Result<(), Forbidden> {
+    fn volume(&self, name: &str, volume: &Value) -> Result<Option<Allowance>, Forbidden> {
         let device = text(
             volume
                 .get("driver_opts")
                 .and_then(|options| options.get("device")),
         );
         if device.starts_with('/') {
-            self.check_path(&format!("volumes.{name}"), device)?;
+            return self.check_path(&format!("volumes.{name}"), device);
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn service(&self, name: &str, service: &Value) -> Result<(), Forbidden> {
+    fn service(&self, name: &str, service: &Value) -> Result<BTreeSet<Allowance>, Forbidden> {
         let at = |key: &str| format!("services.{name}.{key}");
         for (key, _) in entries(Some(service)) {
             if !SERVICE_KEYS.contains(&key.as_str()) && !key.starts_with("x-") {
@@ -223,18 +228,19 @@ impl HostPolicy {
                 "takes devices of the host",
             ));
         }
+        let mut allowances = BTreeSet::new();
         for capability in items(service.get("cap_add")) {
-            self.check_capability(name, text(Some(capability)))?;
+            allowances.extend(self.check_capability(name, text(Some(capability)))?);
         }
         for option in items(service.get("security_opt")) {
-            self.check_security_option(name, text(Some(option)))?;
+            allowances.extend(self.check_security_option(name, text(Some(option)))?);
         }
         for mount in items(service.get("volumes")) {
             if let Some(source) = host_path(mount, &at("volumes"))? {
-                self.check_path(name, source)?;
+                allowances.extend(self.check_path(name, source)?);
             }
         }
-        Ok(())
+        Ok(allowances)
     }
 }
 
@@ -272,11 +278,11 @@ fn network_of(name: &str, network: &Value) -> Result<(), Forbidden> {
 
 #[cfg(test)]
 mod tests {
-    use sealift_common::compose::hosted;
+    use sealift_common::{compose::hosted, evidence::AllowedBy};
 
     use super::*;
 
-    fn check(yaml: &str) -> Result<(), Forbidden> {
+    fn check(yaml: &str) -> Result<Vec<Allowance>, Forbidden> {
         let policy = HostPolicy {
             allowed_host_paths: vec!["/srv/app".into()],
             engine_socket: Some("/var/run/docker.sock".into()),
@@ -292,7 +298,7 @@ mod tests {
         )
     }
 
-    fn service(body: &str) -> Result<(), Forbidden> {
+    fn service(body: &str) -> Result<Vec<Allowance>, Forbidden> {
         check(&format!("services: {{a: {{image: a, {body}}}}}"))
     }
 
@@ -391,25 +397,35 @@ mod tests {
         for body in [
             "cap_add: [NET_BIND_SERVICE], cap_drop: [ALL], read_only: true",
             "security_opt: ['no-new-privileges:true']",
-            "volumes: ['data:/d:rw', /anonymous, '/srv/app/x:/x:ro', '/srv/files/y:/y']",
+            "volumes: ['data:/d:rw', /anonymous, '/srv/files/y:/y']",
             "volumes: [{type: volume, source: data, target: /d}, {type: tmpfs, target: /t}]",
             "pid: 'service:b', ipc: shareable, network_mode: 'service:b', privileged: false",
             "deploy: {resources: {limits: {cpus: '0.5'}}}, x-sealift: {}",
         ] {
-            assert_eq!(service(body), Ok(()), "{body}");
+            assert_eq!(service(body), Ok(Vec::new()), "{body}");
         }
         assert_eq!(
             check("services: {a: {image: a}}\nvolumes: {v: {name: sealift-0a-shop_v}}"),
-            Ok(())
+            Ok(Vec::new())
         );
         // What does not run asks for nothing.
         assert_eq!(
             check("services: {a: {image: a}, off: {image: b, privileged: true, profiles: [x]}}"),
-            Ok(())
+            Ok(Vec::new())
         );
         assert_eq!(
             check("services: {a: {image: a}}\nsecrets: {s: {file: /srv/files/s}}"),
-            Ok(())
+            Ok(Vec::new())
         );
+    }
+
+    #[test]
+    fn what_the_settings_allow_is_told() {
+        let body = "volumes: ['/srv/app/x:/x:ro', '/srv/files/y:/y', '/srv/app/x:/z']";
+        let wanted = Allowance::new("a", AllowedBy::HostPaths, "/srv/app/x");
+        assert_eq!(service(body), Ok(vec![wanted]));
+        let shared = "services: {a: {image: a}}\nvolumes: {v: {driver_opts: {type: none, o: bind, device: /srv/app/v}}}";
+        let wanted = Allowance::new("volumes.v", AllowedBy::HostPaths, "/srv/app/v");
+        assert_eq!(check(shared), Ok(vec![wanted]));
     }
 }

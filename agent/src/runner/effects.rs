@@ -250,7 +250,12 @@ impl<H: Host> Runner<H> {
     /// A path that was allowed when the order was taken may lead elsewhere by now: whoever may write there may put a link in.
     async fn still_allowed(&self, service: &ServiceName, spec: &ServiceSpec) -> Result<(), Failure> {
         let (shared, service, spec) = (self.shared.clone(), service.clone(), spec.clone());
-        let checked = aside(move || Ok(shared.policy.check_service(service.as_str(), &spec))).await?;
+        let environment = self.order.environment.clone();
+        let checked = aside(move || {
+            let policy = shared.policy.of(&environment);
+            Ok(policy.check_service(service.as_str(), &spec).map(drop))
+        })
+        .await?;
         checked.map_err(|forbidden| Failure::new(FailureCode::OrderRefused, forbidden.to_string()))
     }
 

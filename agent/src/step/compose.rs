@@ -216,6 +216,7 @@ mod tests {
                 at: at(1),
                 lock: Digest::of(b"new"),
                 previous: None,
+                allowances: Vec::new(),
             }),
             Step::Pull => {
                 world.images = true;
@@ -273,7 +274,7 @@ mod tests {
         fails: impl Fn(&Step) -> bool,
         wanted: Wanted,
     ) -> Vec<Step> {
-        let mut records = vec![Record::Accepted { at: at(0) }];
+        let mut records = vec![samples::accepted(at(0))];
         let (mut world, mut steps) = (World::default(), Vec::new());
         for number in 0..40 {
             if death == Some(number) {
@@ -413,7 +414,7 @@ mod tests {
 
     #[test]
     fn f21_a_poisonous_order_is_given_up() {
-        let mut records = vec![Record::Accepted { at: at(0) }];
+        let mut records = vec![samples::accepted(at(0))];
         records.extend((0..MOST_STARTS).map(|_| Record::Resumed { at: at(0) }));
         let state = AttemptState::fold(&records);
         let step = next(&manifest(), &state, Wanted::Run, &World::default());
@@ -422,7 +423,7 @@ mod tests {
 
     #[test]
     fn r15_a_lasting_service_that_ended_while_the_agent_was_away_is_no_success() {
-        let mut records = vec![Record::Accepted { at: at(0) }];
+        let mut records = vec![samples::accepted(at(0))];
         let mut world = World::default();
         for step in [Step::Render, Step::Prepare, Step::Up, Step::AwaitHealth] {
             records.extend(work(&manifest(), &step, &mut world));

@@ -51,7 +51,7 @@ fn each_position_has_its_next_step() {
     let at = samples::at(0);
     let failure = Failure::new(FailureCode::Unhealthy, "ill");
     let failed = Cause::Failed { failure };
-    let accepted = vec![Record::Accepted { at }];
+    let accepted = vec![samples::accepted(at)];
     let prepared = |running| {
         [
             accepted.clone(),
@@ -208,7 +208,7 @@ fn each_position_has_its_next_step() {
 fn r10_a_new_set_that_died_while_the_agent_was_away_is_not_committed() {
     let at = samples::at(0);
     let records = [
-        Record::Accepted { at },
+        samples::accepted(at),
         Record::Prepared {
             at,
             old: vec![old(true)],
@@ -233,7 +233,7 @@ fn f21_poison_is_restored_while_committing_and_given_up_only_after_many_restores
     let at = samples::at(0);
     let resumed = |times: u32| (0..times).map(move |_| Record::Resumed { at });
     let healthy = [
-        Record::Accepted { at },
+        samples::accepted(at),
         Record::Prepared {
             at,
             old: vec![old(true)],

@@ -6,7 +6,7 @@ use sealift_common::{
     any_manifest::{AnyManifest, Described as _},
     canonical,
     digest::Digest,
-    evidence::EngineInfo,
+    evidence::{Allowance, EngineInfo},
     failure::{Failure, FailureCode},
     order::{Order, OrderContext, OrderRefusal, open_order},
 };
@@ -38,12 +38,20 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// An order that passed every check.
+pub(super) struct Checked {
+    /// The order.
+    pub order: Order,
+    /// What of it the host's settings allow, as far as that is known before it is begun.
+    pub allowances: Vec<Allowance>,
+}
+
 /// Size, envelope, signature, address, time, fence, release, limits, the host's policy. Blocks: looks at paths.
 pub(super) fn check<H: Host>(
     shared: &Shared<H>,
     key: AttemptKey,
     envelope: &[u8],
-) -> Result<Result<Order, Refusal>, JournalError> {
+) -> Result<Result<Checked, Refusal>, JournalError> {
     let identity = &shared.identity;
     let order = match open_order(envelope, &identity.order_keys) {
         Ok(order) => order,
@@ -95,33 +103,35 @@ pub(super) fn check<H: Host>(
             failure,
         }));
     }
+    let policy = shared.policy.of(&order.environment);
     let allowed = match &order.manifest {
         AnyManifest::DockerHost(manifest) => {
             let own = labels::target_prefix(order.target_id);
-            let borrowed = || Borrowed::of_manifest(manifest).check(&own);
-            let policy = shared.policy.check(manifest).and_then(|()| borrowed());
-            policy.map_err(|error| error.to_string())
+            let allowances = policy.check(manifest).and_then(|allowances| {
+                Borrowed::of_manifest(manifest).check(&own)?;
+                Ok(allowances)
+            });
+            allowances.map_err(|error| error.to_string())
         }
         // Its policy is for the file as Compose resolves it, which is the first step of the attempt.
-        AnyManifest::ComposeHost(_) if shared.compose.is_some() => Ok(()),
+        AnyManifest::ComposeHost(_) if shared.compose.is_some() => Ok(Vec::new()),
         AnyManifest::ComposeHost(_) => Err("this host has no Compose".to_owned()),
     };
     // A gate has asked the same, of what the orchestrator knew.
     let unfit = order.swap.unfit_for(&order.manifest).into_iter().next();
-    let forbidden = allowed
-        .and(unfit.map_or(Ok(()), |unfit| Err(unfit.to_string())))
-        .and_then(|()| {
-            let hooks = shared.policy.check_hooks(order.manifest.hooks());
-            hooks.map_err(|error| error.to_string())
-        });
-    if let Err(forbidden) = forbidden {
-        let failure = Failure::new(FailureCode::OrderRefused, forbidden);
-        return Ok(Err(Refusal {
+    let checked = allowed.and_then(|allowances| {
+        unfit.map_or(Ok(()), |unfit| Err(unfit.to_string()))?;
+        let hooks = policy.check_hooks(order.manifest.hooks());
+        hooks.map_err(|error| error.to_string())?;
+        Ok(allowances)
+    });
+    Ok(match checked {
+        Ok(allowances) => Ok(Checked { order, allowances }),
+        Err(forbidden) => Err(Refusal {
             order: Some(Box::new(order)),
-            failure,
-        }));
-    }
-    Ok(Ok(order))
+            failure: Failure::new(FailureCode::OrderRefused, forbidden),
+        }),
+    })
 }
 
 /// Reports a refusal. Nothing was touched, so the packet says only that.

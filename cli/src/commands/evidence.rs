@@ -1,6 +1,7 @@
 //! `sealift evidence`: signed statements of what happened; verified here, offline, with nothing but a trust file.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -331,8 +332,19 @@ fn summary(packet: &VerifiedPacket) -> String {
     } else {
         format!("; hooks: {}", hooks.join(", "))
     };
+    let allowances: BTreeSet<_> = said
+        .allowances
+        .iter()
+        .map(|allowance| format!("{} ({})", clean(&allowance.what), allowance.setting))
+        .collect();
+    let allowances = if allowances.is_empty() {
+        String::new()
+    } else {
+        let all: Vec<_> = allowances.into_iter().collect();
+        format!("; allowed by the host's settings: {}", all.join(", "))
+    };
     format!(
-        "{} {}/{}#{} on {}/{} by {}, running {}{hooks}",
+        "{} {}/{}#{} on {}/{} by {}, running {}{hooks}{allowances}",
         said.result,
         said.release.repository,
         said.release.project,

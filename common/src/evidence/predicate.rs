@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::hooks::{self, EvidenceHook};
+use super::{
+    allowance::Allowance,
+    hooks::{self, EvidenceHook},
+};
 use crate::{
     any_manifest::Described,
     canonical::decimal,
@@ -233,6 +236,10 @@ pub struct Predicate {
     /// The runs of hooks, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<EvidenceHook>,
+    /// What the order asked of the host and got because the host's settings allow it; at most
+    /// [`ALLOWANCES`](crate::bounds::ALLOWANCES).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowances: Vec<Allowance>,
     /// The set that ran before.
     pub previous: BTreeMap<ServiceName, Digest>,
     /// Digest of the sticker that the attempt wrote.
@@ -271,6 +278,8 @@ pub struct Attempt {
     pub services: Vec<EvidenceService>,
     /// The runs of hooks, in order.
     pub hooks: Vec<EvidenceHook>,
+    /// What the order asked of the host and got because the host's settings allow it.
+    pub allowances: Vec<Allowance>,
     /// The set that ran before.
     pub previous: BTreeMap<ServiceName, Digest>,
     /// Digest of the sticker that was written.
@@ -311,6 +320,7 @@ impl Predicate {
             failure: attempt.failure,
             services: attempt.services,
             hooks: attempt.hooks,
+            allowances: attempt.allowances,
             previous: attempt.previous,
             sticker_digest: attempt.sticker_digest,
             inputs: order.inputs,

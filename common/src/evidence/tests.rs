@@ -75,6 +75,7 @@ pub(crate) fn predicate() -> Predicate {
             ContainerHealth::Healthy,
         )],
         hooks: Vec::new(),
+        allowances: Vec::new(),
         previous: [("api".parse().unwrap(), image("old").digest)].into(),
         inputs: Digest::of(b"inputs"),
         compose_lock: None,

@@ -92,6 +92,7 @@ fn packet(
         failure: failure.map(EvidenceFailure::from),
         services,
         hooks: Vec::new(),
+        allowances: Vec::new(),
         previous: std::collections::BTreeMap::new(),
         sticker_digest,
         compose_lock: None,

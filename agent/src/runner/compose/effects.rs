@@ -66,19 +66,25 @@ impl<H: Host> ComposeRunner<H> {
 
     async fn render(&mut self) -> Done {
         let previous = self.previous_lock().await?;
-        let (compose, policy) = (&self.compose, &self.shared.policy);
+        let policy = self.shared.policy.of(&self.order.environment);
+        let compose = &self.compose;
         let key = &self.shared.identity.evidence_key;
         let made = render::render(compose, &self.order, policy, key).await?;
         borrowed::are_there(&self.shared.host, self.patience(), &made.borrowed).await?;
         let files = self.compose.files(&self.order);
-        let lock = aside(move || files.keep(&made.bytes)).await?;
+        let bytes = made.bytes;
+        let lock = aside(move || files.keep(&bytes)).await?;
         self.log.say(format!(
             "resolved by Compose {}: lock {lock}",
             self.compose.version()
         ));
-        let at = self.now();
-        self.write(Record::Locked { at, lock, previous }, Vec::new())
-            .await?;
+        let locked = Record::Locked {
+            at: self.now(),
+            lock,
+            previous,
+            allowances: made.allowances,
+        };
+        self.write(locked, Vec::new()).await?;
         kill::at("lock_journalled");
         Ok(())
     }

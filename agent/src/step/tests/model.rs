@@ -80,7 +80,7 @@ impl Model {
             engine: old.into(),
             hooks: Present::new(),
             routed: "o-",
-            records: vec![Record::Accepted { at: samples::at(0) }],
+            records: vec![samples::accepted(samples::at(0))],
             world: World::default(),
             looked: false,
             stop: false,

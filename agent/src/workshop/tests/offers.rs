@@ -1,5 +1,9 @@
 //! Orders that meet defects, stops of the agent, or an agent that carries them out already; and the host's policy.
 
+use std::collections::BTreeSet;
+
+use sealift_common::evidence::{Allowance, AllowedBy};
+
 use super::*;
 use crate::work::Work;
 
@@ -36,7 +40,7 @@ async fn r14_an_attempt_whose_order_cannot_be_read_is_reported() {
         target: order.target_id,
         fence: order.fence,
     };
-    let accepted = Write::Record(key, Record::Accepted { at: samples::at(0) });
+    let accepted = Write::Record(key, samples::accepted(samples::at(0)));
     journal.commit(vec![stored, accepted]).await.unwrap();
     drop(journal);
     for _ in 0..2 {
@@ -110,6 +114,27 @@ async fn r4_an_order_that_the_hosts_policy_forbids_is_refused_with_a_packet() {
     assert!(summary.contains("policy.allowed_host_paths"), "{summary}");
     assert_eq!(statement(&finished).predicate.result, EvidenceResult::Refused);
     assert_eq!(host.containers().len(), before);
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_hosts_settings_allowed_is_in_the_packet() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let policy = HostPolicy {
+        allowed_capabilities: BTreeSet::from(["NET_ADMIN".to_owned()]),
+        ..HostPolicy::default()
+    };
+    let agent = Agent::start_with(&host, dir.path(), &samples::clock(), policy).await;
+    let mut manifest = samples::order(1, &[("web", "v1")]).manifest;
+    for spec in manifest.services.values_mut() {
+        spec.cap_add = vec!["NET_ADMIN".to_owned(), "CHOWN".to_owned()];
+    }
+    let finished = agent.deploy(&samples::with_manifest(1, manifest)).await;
+    assert_eq!(finished.result(), Wire::Succeeded, "{finished:?}");
+    assert_eq!(
+        statement(&finished).predicate.allowances,
+        [Allowance::new("web", AllowedBy::Capabilities, "NET_ADMIN")]
+    );
     agent.down().await;
 }
 
