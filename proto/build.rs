@@ -15,6 +15,7 @@ const FILES: &[&str] = &[
     "sealift/v1/evidence.proto",
     "sealift/v1/hold.proto",
     "sealift/v1/job.proto",
+    "sealift/v1/maintenance.proto",
     "sealift/v1/promotion.proto",
     "sealift/v1/recipe.proto",
     "sealift/v1/release.proto",

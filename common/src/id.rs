@@ -98,6 +98,8 @@ ids! {
     DriftId, "drift";
     /// A hold on a project in an environment.
     HoldId, "hold";
+    /// A run of maintenance.
+    MaintenanceRunId, "maintenance run";
     /// An orchestrator process.
     ReplicaId, "replica";
 }

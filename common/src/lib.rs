@@ -25,6 +25,7 @@ pub mod inventory;
 pub mod job;
 pub mod join_token;
 pub mod keys;
+pub mod maintenance;
 pub mod manifest;
 pub mod name;
 pub mod observation;

@@ -597,6 +597,27 @@ CREATE TABLE audit_head (
 );
 INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, 'sha256:0000000000000000000000000000000000000000000000000000000000000000');
 
+-- What the orchestrator does by itself to keep its records small and sound: at most one run of a kind that is not over.
+CREATE TABLE maintenance_runs (
+    id UUID NOT NULL PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('cleanup', 'audit', 'evidence')),
+    state TEXT NOT NULL CHECK (state IN ('pending', 'in_progress', 'succeeded', 'failed')),
+    requested_by TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    started_at TIMESTAMPTZ,
+    ended_at TIMESTAMPTZ,
+    position TEXT NOT NULL DEFAULT '',
+    items BIGINT NOT NULL DEFAULT 0 CHECK (items >= 0),
+    problems BIGINT NOT NULL DEFAULT 0 CHECK (problems >= 0),
+    first_problem TEXT NOT NULL DEFAULT '',
+    summary TEXT NOT NULL DEFAULT '',
+    CHECK ((started_at IS NULL) = (state = 'pending')),
+    CHECK ((ended_at IS NULL) = (state IN ('pending', 'in_progress')))
+);
+CREATE UNIQUE INDEX one_open_maintenance_run ON maintenance_runs (kind) WHERE ended_at IS NULL;
+CREATE INDEX maintenance_runs_of_kind ON maintenance_runs (kind, id);
+CREATE INDEX maintenance_runs_by_end ON maintenance_runs (ended_at);
+
 CREATE TABLE idempotent_answers (
     tenant_id UUID NOT NULL REFERENCES tenants (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     principal TEXT NOT NULL,

@@ -215,6 +215,8 @@ pub static RULES: &[Rule] = &[
     reads("/sealift.v1.EvidenceService/GetTrustFile", USERS),
     reads("/sealift.v1.AuditService/ListAuditEvents", USERS),
     reads("/sealift.v1.AuditService/VerifyAuditEvents", LOCAL),
+    reads("/sealift.v1.MaintenanceService/ListMaintenanceRuns", LOCAL),
+    mutates("/sealift.v1.MaintenanceService/RunMaintenance", LOCAL),
     mutates("/sealift.agent.v1.GatewayService/Enroll", Roles::ANONYMOUS),
     mutates("/sealift.agent.v1.GatewayService/RenewCertificate", Roles::AGENT),
     mutates("/sealift.agent.v1.GatewayService/AddTarget", Roles::AGENT),

@@ -10,6 +10,7 @@ pub mod environment;
 pub mod evidence;
 pub mod hold;
 pub mod job;
+pub mod maintenance;
 mod news;
 mod plan;
 pub mod promotion;

@@ -15,10 +15,11 @@ use sealift_proto::v1::{
     component_service_server::ComponentServiceServer, drift_service_server::DriftServiceServer,
     environment_service_server::EnvironmentServiceServer, evidence_service_server::EvidenceServiceServer,
     hold_service_server::HoldServiceServer, job_service_server::JobServiceServer,
-    promotion_service_server::PromotionServiceServer, release_service_server::ReleaseServiceServer,
-    rollback_service_server::RollbackServiceServer, server_service_server::ServerServiceServer,
-    status_service_server::StatusServiceServer, target_service_server::TargetServiceServer,
-    tenant_service_server::TenantServiceServer, user_service_server::UserServiceServer,
+    maintenance_service_server::MaintenanceServiceServer, promotion_service_server::PromotionServiceServer,
+    release_service_server::ReleaseServiceServer, rollback_service_server::RollbackServiceServer,
+    server_service_server::ServerServiceServer, status_service_server::StatusServiceServer,
+    target_service_server::TargetServiceServer, tenant_service_server::TenantServiceServer,
+    user_service_server::UserServiceServer,
 };
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -144,6 +145,11 @@ pub fn services(app: &App, health: &Health) -> Result<(Routes, Vec<&'static str>
         control::evidence::Evidence { app: app() }
     );
     add!(services, AuditServiceServer, control::audit::Audit { app: app() });
+    add!(
+        services,
+        MaintenanceServiceServer,
+        control::maintenance::MaintenanceRuns { app: app() }
+    );
     add!(services, GatewayServiceServer, Gateway::start(&app()));
 
     services.routes.add_service(health.service());

@@ -33,6 +33,8 @@ mod proof;
 mod records;
 #[path = "gateway/targets.rs"]
 mod targets;
+#[path = "gateway/upkeep.rs"]
+mod upkeep;
 
 use proof::{refused, succeeded};
 use records::{audited, history, stolen, task_of};

@@ -18,6 +18,7 @@ pub mod roll_back;
 pub mod start_job;
 pub mod steer_job;
 pub mod survey;
+pub mod trust;
 pub mod turn;
 
 use std::{fmt, sync::Arc, time::Duration};

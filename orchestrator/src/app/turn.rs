@@ -32,6 +32,9 @@ pub const CATCH_UP: &str = "catch_up";
 /// The turn of the loop that puts drift right.
 pub const RECONCILE: &str = "reconcile";
 
+/// The turn of the loop that keeps records small and sound.
+pub const MAINTENANCE: &str = "maintenance";
+
 /// At the start: what the process before this one held is free at once, when the store is one that only one process can open.
 /// Elsewhere another replica may live, and its lease has to run out.
 pub async fn take_over(db: &Db, now: DateTime<Utc>) -> Result<(), StoreError> {
@@ -48,7 +51,7 @@ pub async fn take_over(db: &Db, now: DateTime<Utc>) -> Result<(), StoreError> {
 /// At an orderly stop, once no loop runs any more: another replica need not wait for the leases to run out.
 pub async fn hand_over(db: &Db, holder: ReplicaId, now: DateTime<Utc>) -> Result<(), StoreError> {
     let mut tx = db.write().await?;
-    for name in [SCHEDULER, LEASE_REAPER, CATCH_UP, RECONCILE] {
+    for name in [SCHEDULER, LEASE_REAPER, CATCH_UP, RECONCILE, MAINTENANCE] {
         tx.release_lease(name, holder, now).await?;
     }
     tx.commit().await

@@ -10,9 +10,12 @@ use std::{
 };
 
 use anyhow::Context as _;
+use chrono::{DateTime, SecondsFormat};
 use clap::{Args, Subcommand};
 use hyper_util::rt::TokioIo;
-use sealift_common::{bounds::MESSAGE_BYTES, name::Name, role::Role, time::SystemClock};
+use sealift_common::{
+    bounds::MESSAGE_BYTES, maintenance::MaintenanceKind, name::Name, role::Role, time::SystemClock,
+};
 use sealift_orchestrator::{
     Orchestrator, Running,
     config::Config,
@@ -20,10 +23,11 @@ use sealift_orchestrator::{
     identity,
 };
 use sealift_proto::v1::{
-    CreateTenantRequest, GetTrustFileRequest, IssueUserCertificateRequest, ListTenantsRequest,
-    RevokeUserRequest, VerifyAuditEventsRequest, audit_service_client::AuditServiceClient,
-    evidence_service_client::EvidenceServiceClient, tenant_service_client::TenantServiceClient,
-    user_service_client::UserServiceClient,
+    CreateTenantRequest, GetTrustFileRequest, IssueUserCertificateRequest, ListMaintenanceRunsRequest,
+    ListTenantsRequest, MaintenanceRun, RevokeUserRequest, RunMaintenanceRequest, VerifyAuditEventsRequest,
+    audit_service_client::AuditServiceClient, evidence_service_client::EvidenceServiceClient,
+    maintenance_run, maintenance_service_client::MaintenanceServiceClient,
+    tenant_service_client::TenantServiceClient, user_service_client::UserServiceClient,
 };
 use tokio::net::UnixStream;
 use tonic::{
@@ -64,6 +68,9 @@ enum AdminCommand {
     /// The audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// What the orchestrator does by itself to keep its records small and sound.
+    #[command(subcommand)]
+    Maintenance(MaintenanceCommand),
     /// Writes the trust file: the public keys with which evidence is verified offline.
     TrustFile {
         /// Tenant.
@@ -111,6 +118,21 @@ enum TenantCommand {
 enum AuditCommand {
     /// Checks the whole chain: no event is missing, none was changed. Fails at the first that does not fit.
     Verify,
+}
+
+#[derive(Debug, Subcommand)]
+enum MaintenanceCommand {
+    /// Lists runs, the newest first.
+    List {
+        /// Most runs to show.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i32).range(1..=500))]
+        limit: i32,
+    },
+    /// Asks for a run; the orchestrator carries it out when it runs.
+    Run {
+        /// What to do: cleanup, audit or evidence.
+        kind: MaintenanceKind,
+    },
 }
 
 /// A connection to the orchestrator, or to the part of one that was started for the command.
@@ -175,6 +197,12 @@ pub async fn run(admin: Admin) -> anyhow::Result<()> {
         AdminCommand::Tenant(TenantCommand::Create { name }) => create_tenant(&local.channel, &name).await,
         AdminCommand::Tenant(TenantCommand::List) => list_tenants(&local.channel).await,
         AdminCommand::Audit(AuditCommand::Verify) => verify_audit(&local.channel).await,
+        AdminCommand::Maintenance(MaintenanceCommand::List { limit }) => {
+            list_maintenance(&local.channel, limit).await
+        }
+        AdminCommand::Maintenance(MaintenanceCommand::Run { kind }) => {
+            run_maintenance(&local.channel, kind).await
+        }
         AdminCommand::TrustFile { tenant, out } => trust_file(&local.channel, &tenant, out).await,
     };
     local.close().await;
@@ -320,6 +348,55 @@ async fn list_tenants(channel: &Channel) -> anyhow::Result<()> {
         }
         request.page_token = page.next_page_token;
     }
+}
+
+/// One run in one line.
+fn line(run: &MaintenanceRun) -> String {
+    let name = |text: &str| text.rsplit('_').next().unwrap_or_default().to_lowercase();
+    let kind = name(run.kind().as_str_name());
+    let state = run
+        .state()
+        .as_str_name()
+        .trim_start_matches("STATE_")
+        .to_lowercase();
+    let made = run
+        .create_time
+        .as_ref()
+        .and_then(|time| DateTime::from_timestamp(time.seconds, 0))
+        .map_or_else(String::new, |time| {
+            time.to_rfc3339_opts(SecondsFormat::Secs, true)
+        });
+    format!("{made}  {kind:<9} {state:<12} {}", run.summary)
+}
+
+async fn list_maintenance(channel: &Channel, limit: i32) -> anyhow::Result<()> {
+    let request = ListMaintenanceRunsRequest {
+        page_size: limit,
+        ..ListMaintenanceRunsRequest::default()
+    };
+    let mut client = MaintenanceServiceClient::new(channel.clone());
+    let page = client.list_maintenance_runs(request).await.map_err(said)?;
+    for run in page.into_inner().runs {
+        println!("{}", line(&run));
+    }
+    Ok(())
+}
+
+async fn run_maintenance(channel: &Channel, kind: MaintenanceKind) -> anyhow::Result<()> {
+    let kind = match kind {
+        MaintenanceKind::Cleanup => maintenance_run::Kind::Cleanup,
+        MaintenanceKind::Audit => maintenance_run::Kind::Audit,
+        MaintenanceKind::Evidence => maintenance_run::Kind::Evidence,
+    };
+    let request = RunMaintenanceRequest {
+        request_id: String::new(),
+        kind: kind.into(),
+    };
+    let mut client = MaintenanceServiceClient::new(channel.clone());
+    let answer = client.run_maintenance(request).await.map_err(said)?.into_inner();
+    println!("{}", line(&answer.run.unwrap_or_default()));
+    println!("its result: sealift-orchestrator admin maintenance list");
+    Ok(())
 }
 
 async fn verify_audit(channel: &Channel) -> anyhow::Result<()> {

@@ -2,16 +2,11 @@
 
 use std::collections::HashMap;
 
-use chrono::DateTime;
 use sealift_common::{
     bounds::{MESSAGE_BYTES, PAGE_MAX},
     error::Reason,
     id::{TargetId, TenantId},
-    inventory::Agent,
-    keys::PublicKey,
-    name::Name,
-    order::CLOCK_TOLERANCE,
-    trust::{AgentKey, OrchestratorKey, TrustFile, Validity},
+    trust::TrustFile,
 };
 use sealift_proto::v1::{
     self, GetPacketRequest, GetPacketResponse, GetTrustFileRequest, GetTrustFileResponse, ListPacketsRequest,
@@ -22,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::{find_environment, int32, target, timestamp};
 use crate::{
+    app::trust::{agent_key, own_key},
     caller::Caller,
     names::{self, Parent},
     paging::{next_token, page_request},
@@ -94,23 +90,6 @@ async fn filter(tx: &mut Tx, tenant: TenantId, parent: Parent) -> Result<PacketF
         }
     }
     Ok(filter)
-}
-
-/// The evidence key of an agent. It counts from its enrolment on, by the host's clock, which may be behind.
-fn agent_key(agent: &Agent, tenant: &Name) -> Result<AgentKey, ApiError> {
-    let key = PublicKey::from_bytes(&agent.evidence_key).map_err(ApiError::internal)?;
-    let validity = Validity {
-        from: agent.created_at - CLOCK_TOLERANCE,
-        until: None,
-        revoked_at: agent.revoked_at,
-    };
-    Ok(AgentKey::new(
-        agent.id,
-        agent.name.to_string(),
-        tenant.clone(),
-        key,
-        validity,
-    ))
 }
 
 #[tonic::async_trait]
@@ -191,13 +170,7 @@ impl EvidenceService for Evidence {
                 None => break,
             }
         }
-        // The orchestrator's key is as old as the orchestrator and has not been replaced since.
-        let validity = Validity {
-            from: DateTime::UNIX_EPOCH,
-            until: None,
-            revoked_at: None,
-        };
-        let own = OrchestratorKey::new(self.app.identity.keys.evidence.public(), validity);
+        let own = own_key(self.app.identity.keys.evidence.public());
         let file = TrustFile::new(vec![own], agents).map_err(ApiError::internal)?;
         let trust_file = file.to_json().map_err(ApiError::internal)?;
         if trust_file.len() > MESSAGE_BYTES - 1024 {

@@ -224,7 +224,8 @@ fn concerns(id: JobId, change: &Change) -> bool {
         | Change::User(_)
         | Change::Target(_)
         | Change::Logs(_)
-        | Change::Drift(_) => false,
+        | Change::Drift(_)
+        | Change::Maintenance => false,
     }
 }
 
@@ -263,7 +264,8 @@ impl Logs {
                 | Change::Agent(_)
                 | Change::User(_)
                 | Change::Target(_)
-                | Change::Drift(_) => false,
+                | Change::Drift(_)
+                | Change::Maintenance => false,
             };
             if watch.next(mine).await? == Woken::SignOfLife {
                 watch.send(&sender, StreamJobLogsResponse::default()).await?;

@@ -246,9 +246,12 @@ impl Scope {
             Change::Promotion(other) => *other == id,
             Change::Job(job) | Change::Task { job, .. } => Some(*job) == self.job,
             Change::Lane(lane) => *lane == self.lane,
-            Change::Agent(_) | Change::User(_) | Change::Target(_) | Change::Logs(_) | Change::Drift(_) => {
-                false
-            }
+            Change::Agent(_)
+            | Change::User(_)
+            | Change::Target(_)
+            | Change::Logs(_)
+            | Change::Drift(_)
+            | Change::Maintenance => false,
         }
     }
 }

@@ -181,7 +181,7 @@ fn is_on_board(change: &Change) -> bool {
         | Change::Agent(_)
         | Change::Drift(_) => true,
         // Observations come all the time; what matters of them is drift.
-        Change::Target(_) | Change::User(_) | Change::Logs(_) => false,
+        Change::Target(_) | Change::User(_) | Change::Logs(_) | Change::Maintenance => false,
     }
 }
 

@@ -4,8 +4,8 @@ pub mod catch_up;
 pub mod driver;
 pub mod health;
 pub mod heartbeats;
-pub mod housekeeping;
 pub mod lease_reaper;
+pub mod maintenance;
 pub mod reconcile;
 pub mod scheduler;
 pub mod supervisor;
@@ -19,7 +19,8 @@ pub fn start(app: &App, core: &Core) {
     drive(app, lease_reaper::LeaseReaper::new(core.clone(), app.replica));
     drive(app, catch_up::CatchUp::new(core.clone(), app.replica));
     drive(app, reconcile::Reconcile::new(core.clone(), app.replica));
-    drive(app, housekeeping::Housekeeping::new(core.clone()));
+    let key = app.identity.keys.evidence.public();
+    drive(app, maintenance::Maintenance::new(core.clone(), app.replica, key));
 }
 
 fn drive(app: &App, activity: impl Activity + 'static) {

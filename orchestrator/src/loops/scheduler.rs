@@ -152,7 +152,8 @@ impl Activity for Scheduler {
             | Change::User(_)
             | Change::Target(_)
             | Change::Logs(_)
-            | Change::Drift(_) => false,
+            | Change::Drift(_)
+            | Change::Maintenance => false,
         }
     }
 

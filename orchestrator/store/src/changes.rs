@@ -34,4 +34,6 @@ pub enum Change {
     Logs(JobId),
     /// Drift of a target was found or went away.
     Drift(TargetId),
+    /// A run of maintenance was asked for.
+    Maintenance,
 }

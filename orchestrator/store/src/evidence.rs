@@ -25,6 +25,7 @@ statements! {
     BY_ID = { "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id = $2" };
     OF_ATTEMPT = { "SELECT ", columns!(), " FROM packets WHERE task_id = $1 AND attempt = $2" };
     LIST = { "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3" };
+    AFTER = { "SELECT ", columns!(), " FROM packets WHERE id > $1 ORDER BY id LIMIT $2" };
     LIST_OF_JOB = {
         "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id < $2 AND job_id = $4 ",
         "AND (target_id = $5 OR $5 IS NULL) AND (environment_id = $6 OR $6 IS NULL) ORDER BY id DESC LIMIT $3"
@@ -107,6 +108,17 @@ impl Tx {
             .fetch_optional(conn)
             .await)?;
         one(row)
+    }
+
+    /// Packets of all tenants in the order in which they were made; those behind `after`.
+    pub async fn packets_after(&mut self, after: Option<PacketId>, most: u32) -> Result<Vec<PacketRow>> {
+        let after = after.map_or(Uuid::nil(), PacketId::uuid);
+        let rows: Vec<PacketColumns> = on!(self, |conn| sqlx::query_as(AFTER)
+            .bind(after)
+            .bind(i64::from(most))
+            .fetch_all(conn)
+            .await)?;
+        all(rows)
     }
 
     /// The packet of an attempt.

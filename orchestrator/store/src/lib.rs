@@ -23,6 +23,7 @@ mod jobs;
 mod leases;
 mod left_out;
 mod logs;
+mod maintenance;
 mod marks;
 mod observations;
 mod pages;
@@ -47,6 +48,7 @@ pub use changes::Change;
 pub use engine::{Db, Engine, StoreConfig, Tx};
 pub use error::{Result, StoreError};
 pub use history::{HistoryRow, HistoryScope};
+pub use maintenance::MaintenanceRun;
 pub use pages::{Cursor, Page, PageRequest};
 pub use records::*;
 pub use remedies::{DriftedPlace, OpenDrift, Remedy};
@@ -83,6 +85,7 @@ pub const STATEMENTS: &[&[Statement]] = &[
     leases::STATEMENTS,
     left_out::STATEMENTS,
     logs::STATEMENTS,
+    maintenance::STATEMENTS,
     marks::STATEMENTS,
     observations::STATEMENTS,
     promotions::STATEMENTS,

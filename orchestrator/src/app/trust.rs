@@ -1,0 +1,39 @@
+//! The keys under which evidence verifies: those of the agents and the orchestrator's own.
+
+use chrono::DateTime;
+use sealift_common::{
+    inventory::Agent,
+    keys::PublicKey,
+    name::Name,
+    order::CLOCK_TOLERANCE,
+    trust::{AgentKey, OrchestratorKey, Validity},
+};
+
+use crate::status::ApiError;
+
+/// The evidence key of an agent. It counts from its enrolment on, by the host's clock, which may be behind.
+pub fn agent_key(agent: &Agent, tenant: &Name) -> Result<AgentKey, ApiError> {
+    let key = PublicKey::from_bytes(&agent.evidence_key).map_err(ApiError::internal)?;
+    let validity = Validity {
+        from: agent.created_at - CLOCK_TOLERANCE,
+        until: None,
+        revoked_at: agent.revoked_at,
+    };
+    Ok(AgentKey::new(
+        agent.id,
+        agent.name.to_string(),
+        tenant.clone(),
+        key,
+        validity,
+    ))
+}
+
+/// The orchestrator's key. It is as old as the orchestrator and has not been replaced since.
+pub fn own_key(key: PublicKey) -> OrchestratorKey {
+    let validity = Validity {
+        from: DateTime::UNIX_EPOCH,
+        until: None,
+        revoked_at: None,
+    };
+    OrchestratorKey::new(key, validity)
+}
