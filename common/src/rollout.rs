@@ -11,37 +11,81 @@ use crate::{
     task::{SkipReason, TaskPhase},
 };
 
-/// One task as its job sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskSummary {
-    /// Which wave it belongs to.
-    pub wave: u32,
-    /// Its phase.
-    pub phase: TaskPhase,
-    /// Why it failed, when it did.
-    pub failure: Option<Failure>,
-    /// Why it was left alone, when it was.
-    pub skipped: Option<SkipReason>,
+/// How many tasks of a group stand where. What is decided about a job depends on nothing else of its tasks, so that a decision
+/// costs the same for ten and for ten thousand of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Have no order yet.
+    pub pending: u32,
+    /// Are with their agents, or lost there.
+    pub live: u32,
+    /// Did what they should.
+    pub succeeded: u32,
+    /// Did not.
+    pub failed: u32,
+    /// Were withdrawn or stopped.
+    pub cancelled: u32,
+    /// Were left alone because the job was closing.
+    pub closed: u32,
+    /// Were left alone for another reason.
+    pub skipped: u32,
 }
 
-/// One wave as its job sees it.
+impl Tally {
+    /// Counts `tasks` more of one phase; of skipped ones with the reason.
+    pub fn add(&mut self, phase: TaskPhase, skipped: Option<SkipReason>, tasks: u32) {
+        let count = match phase {
+            TaskPhase::Pending => &mut self.pending,
+            TaskPhase::Assigned | TaskPhase::Accepted | TaskPhase::Running | TaskPhase::Lost => {
+                &mut self.live
+            }
+            TaskPhase::Succeeded => &mut self.succeeded,
+            TaskPhase::Failed => &mut self.failed,
+            TaskPhase::Cancelled => &mut self.cancelled,
+            TaskPhase::Skipped if skipped == Some(SkipReason::EarlierWaveFailed) => &mut self.closed,
+            TaskPhase::Skipped => &mut self.skipped,
+        };
+        *count = count.saturating_add(tasks);
+    }
+
+    /// Whether there are none at all.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Failed, or stopped by their agents without being asked: their targets run the set before.
+    const fn missed(&self) -> usize {
+        self.failed as usize + self.cancelled as usize
+    }
+
+    /// All that were to change.
+    const fn touched(&self) -> usize {
+        self.pending as usize + self.live as usize + self.succeeded as usize + self.missed()
+    }
+}
+
+/// One wave that has not passed, as its job sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WaveSummary {
+    /// Place in the order, from 0.
+    pub ordinal: u32,
     /// What must happen after it.
     pub then: Then,
     /// When its last task ended.
     pub settled_at: Option<DateTime<Utc>>,
-    /// Whether the next one may open.
-    pub passed: bool,
+    /// Its tasks.
+    pub tasks: Tally,
 }
 
 /// Everything that the decision is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
-    /// The waves, by ordinal.
+    /// The waves that have not passed, by ordinal. Those behind the first that has tasks decide nothing and may be left out.
     pub waves: &'a [WaveSummary],
-    /// The tasks.
-    pub tasks: &'a [TaskSummary],
+    /// All tasks of the job.
+    pub tasks: Tally,
+    /// Why the first task failed, by wave and target, when one did.
+    pub first_failure: Option<&'a Failure>,
     /// Whether it is to end before its time.
     pub stop: Option<&'a Stop>,
     /// Whether it waits for a person.
@@ -81,13 +125,13 @@ pub enum Next {
 
 /// What a running or paused job needs next.
 pub fn next(job: &Situation<'_>) -> Next {
-    let counts = Counts::of(job.tasks);
-    let too_many = counts.missed > counts.tolerated(job);
+    let tasks = &job.tasks;
+    let too_many = tasks.missed() > tolerated(job);
     let closing = job.stop.is_some()
         || (too_many && matches!(job.failures.on_failure, OnFailure::Stop | OnFailure::RollBack));
     if closing {
-        return match (counts.pending, counts.live) {
-            (0, 0) => conclude(job, &counts),
+        return match (tasks.pending, tasks.live) {
+            (0, 0) => conclude(job),
             (0, _) => Next::Wait(None),
             _ => Next::CloseRest,
         };
@@ -103,119 +147,65 @@ pub fn next(job: &Situation<'_>) -> Next {
     if job.paused.is_some() {
         return Next::Wait(None);
     }
-    if counts.live > 0 && job.progress_due.is_some_and(|due| due <= job.now) {
+    if tasks.live > 0 && job.progress_due.is_some_and(|due| due <= job.now) {
         return Next::Halt;
     }
-    for (ordinal, wave) in (0_u32..).zip(job.waves) {
-        let mut members = job.tasks.iter().filter(|task| task.wave == ordinal).peekable();
-        if members.peek().is_none() {
-            continue;
-        }
-        let (mut pending, mut live) = (false, false);
-        for task in members {
-            pending |= task.phase == TaskPhase::Pending;
-            live |= task.phase.is_live();
-        }
+    if let Some(wave) = job.waves.iter().find(|wave| !wave.tasks.is_empty()) {
         // A wave opens whole: members that are still pending wait for their target or their agent.
-        match (pending, live) {
-            (true, _) => return Next::OpenWave(ordinal),
-            (false, true) => return Next::Wait(job.progress_due),
-            (false, false) => {}
-        }
-        if let Some(step) = pass(job, ordinal, *wave) {
-            return step;
-        }
+        return match (wave.tasks.pending, wave.tasks.live) {
+            (0, 0) => pass(job, wave),
+            (0, _) => Next::Wait(job.progress_due),
+            _ => Next::OpenWave(wave.ordinal),
+        };
     }
     // Tasks of no wave at all must not be forgotten.
-    if counts.pending > 0 {
+    if tasks.pending > 0 {
         return Next::CloseRest;
     }
-    if counts.live > 0 {
+    if tasks.live > 0 {
         return Next::Wait(None);
     }
-    conclude(job, &counts)
+    conclude(job)
 }
 
-/// What follows a wave all of whose tasks have ended; `None` when the next one may open.
-fn pass(job: &Situation<'_>, ordinal: u32, wave: WaveSummary) -> Option<Next> {
-    if wave.passed {
-        return None;
-    }
+/// What follows a wave all of whose tasks have ended.
+fn pass(job: &Situation<'_>, wave: &WaveSummary) -> Next {
     let Some(settled_at) = wave.settled_at else {
-        return Some(Next::SettleWave(ordinal));
+        return Next::SettleWave(wave.ordinal);
     };
     let due = settled_at + TimeDelta::milliseconds(wave.then.ms().into());
     if due > job.now {
-        return Some(Next::Wait(Some(due)));
+        return Next::Wait(Some(due));
     }
-    // Nothing to prove where nothing was changed.
-    let proved = job
-        .tasks
-        .iter()
-        .any(|task| task.wave == ordinal && task.phase == TaskPhase::Succeeded);
-    Some(match wave.then {
-        Then::Approve { .. } if proved => Next::Pause(PauseReason::Canary),
-        _ => Next::PassWave(ordinal),
-    })
+    match wave.then {
+        // Nothing to prove where nothing was changed.
+        Then::Approve { .. } if wave.tasks.succeeded > 0 => Next::Pause(PauseReason::Canary),
+        _ => Next::PassWave(wave.ordinal),
+    }
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    pending: usize,
-    live: usize,
-    succeeded: usize,
-    failed: usize,
-    cancelled: usize,
-    /// Failed, or stopped by their agents without being asked: their targets run the set before.
-    missed: usize,
-    /// Left alone because the job was closing.
-    closed: usize,
-    /// All that were to change.
-    touched: usize,
-}
-
-impl Counts {
-    fn of(tasks: &[TaskSummary]) -> Self {
-        let mut counts = Self::default();
-        for task in tasks {
-            match task.phase {
-                TaskPhase::Pending => counts.pending += 1,
-                TaskPhase::Assigned | TaskPhase::Accepted | TaskPhase::Running | TaskPhase::Lost => {
-                    counts.live += 1;
-                }
-                TaskPhase::Succeeded => counts.succeeded += 1,
-                TaskPhase::Failed => counts.failed += 1,
-                TaskPhase::Cancelled => counts.cancelled += 1,
-                TaskPhase::Skipped => {
-                    counts.closed += usize::from(task.skipped == Some(SkipReason::EarlierWaveFailed));
-                }
-            }
-        }
-        counts.missed = counts.failed + counts.cancelled;
-        counts.touched = counts.pending + counts.live + counts.succeeded + counts.missed;
-        counts
-    }
-
-    fn tolerated(&self, job: &Situation<'_>) -> usize {
-        job.failures
-            .tolerated
-            .of(self.touched)
-            .max(job.accepted_failures as usize)
-    }
+fn tolerated(job: &Situation<'_>) -> usize {
+    job.failures
+        .tolerated
+        .of(job.tasks.touched())
+        .max(job.accepted_failures as usize)
 }
 
 /// How a job ends all of whose tasks have ended.
-fn conclude(job: &Situation<'_>, counts: &Counts) -> Next {
+fn conclude(job: &Situation<'_>) -> Next {
+    let tasks = &job.tasks;
     let first_failure = || {
-        let first = job.tasks.iter().find_map(|task| task.failure.clone());
-        first.unwrap_or_else(|| Failure::new(FailureCode::Internal, "a task failed without a cause"))
+        let unknown = || Failure::new(FailureCode::Internal, "a task failed without a cause");
+        job.first_failure.cloned().unwrap_or_else(unknown)
     };
-    let too_many = counts.missed > counts.tolerated(job);
-    let undo = counts.succeeded > 0;
+    let too_many = tasks.missed() > tolerated(job);
+    let undo = tasks.succeeded > 0;
     match (job.stop, job.failures.on_failure) {
         // All that hung came to a good end after all.
         (Some(stop), _)
-            if stop.failure.code == FailureCode::ProgressDeadline && counts.missed + counts.closed == 0 =>
+            if stop.failure.code == FailureCode::ProgressDeadline
+                && tasks.missed() == 0
+                && tasks.closed == 0 =>
         {
             Next::End(JobEvent::Completed)
         }
@@ -224,21 +214,21 @@ fn conclude(job: &Situation<'_>, counts: &Counts) -> Next {
             StopWish::Fail => Next::End(JobEvent::Failed {
                 failure: failure.clone(),
             }),
-            StopWish::Cancel | StopWish::RollBack => ended_anyway(counts, first_failure),
+            StopWish::Cancel | StopWish::RollBack => ended_anyway(tasks, first_failure),
         },
         (None, OnFailure::RollBack) if too_many && undo => Next::RollBack(first_failure()),
-        (None, _) if too_many => ended_anyway(counts, first_failure),
+        (None, _) if too_many => ended_anyway(tasks, first_failure),
         (None, _) => Next::End(JobEvent::Completed),
     }
 }
 
 /// The end that the tasks tell. A stop that came when everything had ended well stopped nothing.
-fn ended_anyway(counts: &Counts, first_failure: impl Fn() -> Failure) -> Next {
-    Next::End(if counts.failed > 0 {
+fn ended_anyway(tasks: &Tally, first_failure: impl Fn() -> Failure) -> Next {
+    Next::End(if tasks.failed > 0 {
         JobEvent::Failed {
             failure: first_failure(),
         }
-    } else if counts.cancelled > 0 {
+    } else if tasks.cancelled > 0 {
         JobEvent::Cancelled
     } else {
         JobEvent::Completed

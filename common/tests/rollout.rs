@@ -12,7 +12,7 @@ use sealift_common::{
     job::{JobEvent, PauseReason, Stop, StopWish},
     name::{Labels, Name},
     recipe::{FailurePolicy, OnFailure},
-    rollout::{Next, Situation, TaskSummary, WaveSummary, next},
+    rollout::{Next, Situation, Tally, WaveSummary, next},
     strategy::{CanaryPromotion, Place, Share, Strategy as Way, Then, Wave, waves},
     task::{SkipReason, TaskPhase},
 };
@@ -90,11 +90,36 @@ fn start() -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).unwrap()
 }
 
+/// A wave as the job of the test keeps it.
+#[derive(Debug, Clone)]
+struct Stage {
+    then: Then,
+    settled_at: Option<DateTime<Utc>>,
+    passed: bool,
+}
+
+/// A task as the job of the test keeps it.
+#[derive(Debug, Clone)]
+struct Task {
+    wave: u32,
+    phase: TaskPhase,
+    failure: Option<Failure>,
+    skipped: Option<SkipReason>,
+}
+
+fn tally<'a>(tasks: impl IntoIterator<Item = &'a Task>) -> Tally {
+    let mut tally = Tally::default();
+    for task in tasks {
+        tally.add(task.phase, task.skipped, 1);
+    }
+    tally
+}
+
 /// A job that is carried out by following [`next`], as the scheduler does.
 #[derive(Debug, Clone)]
 struct Job {
-    waves: Vec<WaveSummary>,
-    tasks: Vec<TaskSummary>,
+    waves: Vec<Stage>,
+    tasks: Vec<Task>,
     stop: Option<Stop>,
     paused: Option<PauseReason>,
     failures: FailurePolicy,
@@ -110,7 +135,7 @@ struct Job {
 impl Job {
     fn new(planned: &[Wave], failures: FailurePolicy) -> Self {
         let tasks = (0_u32..).zip(planned).flat_map(|(wave, members)| {
-            members.targets.iter().map(move |_| TaskSummary {
+            members.targets.iter().map(move |_| Task {
                 wave,
                 phase: TaskPhase::Pending,
                 failure: None,
@@ -120,7 +145,7 @@ impl Job {
         Self {
             waves: planned
                 .iter()
-                .map(|wave| WaveSummary {
+                .map(|wave| Stage {
                     then: wave.then,
                     settled_at: None,
                     passed: false,
@@ -148,16 +173,35 @@ impl Job {
     }
 
     fn next(&self) -> Next {
-        next(&Situation {
-            waves: &self.waves,
-            tasks: &self.tasks,
+        let ahead = (0_u32..).zip(&self.waves).filter(|(_, wave)| !wave.passed);
+        let waves: Vec<_> = ahead
+            .map(|(ordinal, wave)| WaveSummary {
+                ordinal,
+                then: wave.then,
+                settled_at: wave.settled_at,
+                tasks: tally(self.tasks.iter().filter(|task| task.wave == ordinal)),
+            })
+            .collect();
+        let situation = Situation {
+            waves: &waves,
+            tasks: tally(&self.tasks),
+            first_failure: self.tasks.iter().find_map(|task| task.failure.as_ref()),
             stop: self.stop.as_ref(),
             paused: self.paused,
             failures: self.failures,
             accepted_failures: self.accepted_failures,
             progress_due: self.progress_due,
             now: self.now,
-        })
+        };
+        let step = next(&situation);
+        // The scheduler reads no more than the first wave that has tasks.
+        let first = waves.iter().position(|wave| !wave.tasks.is_empty());
+        let behind = Situation {
+            waves: first.map_or(&[], |first| &waves[first..=first]),
+            ..situation
+        };
+        assert_eq!(next(&behind), step, "waves behind the first decide nothing");
+        step
     }
 
     fn live(&self) -> Vec<usize> {

@@ -306,6 +306,7 @@ CREATE TABLE waves (
     passed_at TIMESTAMPTZ,
     PRIMARY KEY (job_id, ordinal)
 );
+CREATE INDEX waves_ahead ON waves (job_id, ordinal) WHERE passed_at IS NULL;
 
 -- What a job is about besides its environment (its project and its components), so that histories run along an index.
 CREATE TABLE job_subjects (
@@ -353,6 +354,9 @@ CREATE TABLE tasks (
 CREATE UNIQUE INDEX one_live_task_per_target ON tasks (target_id) WHERE state IN ('assigned', 'accepted', 'running', 'lost');
 CREATE INDEX tasks_of_target ON tasks (target_id, job_id);
 CREATE INDEX tasks_of_job ON tasks (job_id, wave, target);
+-- What the scheduler asks of a job, whole: how many tasks stand where, and which come next.
+CREATE INDEX tasks_by_state ON tasks (job_id, state, wave, target, skip_reason, finished_at);
+CREATE INDEX tasks_between_attempts ON tasks (job_id, retry_at) WHERE step = 'retry_wait';
 CREATE INDEX tasks_of_agent ON tasks (agent_id) WHERE state IN ('assigned', 'accepted', 'running', 'lost');
 CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
 

@@ -1,12 +1,13 @@
 //! What the scenarios share: whole systems that start, answer and end with the test.
 //!
 //! [`fleet`] has an orchestrator and agents on fake engines in one process, on either [`database`]; [`real`] starts the real binaries against a real engine and registry; with [`simulated`] the agents of a
-//! real orchestrator are in the test's process. [`invariants`] looks whether a database is as it must be.
+//! real orchestrator are in the test's process. [`packets`] makes what agents prove; [`invariants`] looks whether a database is as it must be.
 
 pub mod commands;
 pub mod database;
 pub mod fleet;
 pub mod invariants;
+pub mod packets;
 pub mod real;
 pub mod simulated;
 pub mod wait;

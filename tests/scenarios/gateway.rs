@@ -9,7 +9,10 @@ use sealift_common::{
     bounds::REPORT_BATCH, digest::Digest, error::Reason, failure::FailureCode, id::TaskId, job::JobPhase,
     keys::SigningKey, order::open_order, task::TaskState,
 };
-use sealift_e2e::fleet::{FakeAgent, Fleet, PATIENCE, engine, facts};
+use sealift_e2e::{
+    fleet::{FakeAgent, Fleet, PATIENCE, engine, facts},
+    packets::{refused, succeeded},
+};
 use sealift_proto::agent::v1::{
     Accepted, ConnectRequest, ConnectResponse, Finished, Heartbeat, Hello, LogBatch, LogLine, Progressed,
     Report, ReportBatch, TargetFence, connect_request::Message as Up, connect_response::Message as Down,
@@ -27,8 +30,6 @@ mod derived;
 mod ended;
 #[path = "gateway/facts.rs"]
 mod facts_told;
-#[path = "gateway/proof.rs"]
-mod proof;
 #[path = "gateway/records.rs"]
 mod records;
 #[path = "gateway/targets.rs"]
@@ -36,7 +37,6 @@ mod targets;
 #[path = "gateway/upkeep.rs"]
 mod upkeep;
 
-use proof::{refused, succeeded};
 use records::{audited, history, stolen, task_of};
 
 /// An agent without manners: says what the test says.
@@ -449,9 +449,11 @@ async fn r3_r12_a_report_without_proof_fails_the_attempt_and_is_acknowledged() {
         let job = fleet.promote(case).await.unwrap();
         let bytes = raw.order().await;
         let order = open_order(&bytes, &[fleet.running.app.identity.keys.order.public()]).unwrap();
-        let right = refused(&bytes, &order, order.agent_id, &raw.key);
+        let right = refused(&bytes, &order, order.agent_id, &raw.key).unwrap();
         let said = match case {
-            "another key" => refused(&bytes, &order, order.agent_id, &SigningKey::from_seed(&[9; 32])),
+            "another key" => {
+                refused(&bytes, &order, order.agent_id, &SigningKey::from_seed(&[9; 32])).unwrap()
+            }
             "another result" => Finished {
                 result: finished::Result::Failed.into(),
                 ..right
@@ -505,7 +507,7 @@ async fn r8_a_sticker_that_does_not_follow_the_recorded_one_is_drift() {
         let bytes = raw.order().await;
         let order = open_order(&bytes, &[fleet.running.app.identity.keys.order.public()]).unwrap();
         let previous = if edited { Some(Digest::of(b"edited")) } else { last };
-        let (said, sticker) = succeeded(&bytes, &order, previous, &raw.key);
+        let (said, sticker) = succeeded(&bytes, &order, previous, &raw.key).unwrap();
         last = Some(sticker);
         raw.report(vec![report(number, order.task_id, Event::Finished(said))])
             .await;

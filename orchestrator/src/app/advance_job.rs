@@ -10,16 +10,16 @@ use sealift_common::{
     job::{JobEvent, Stop, StopWish},
     observation::{ContainerHealth, TargetObservation},
     recipe::{OnFailure, Recipe},
-    rollout::{self, Next, Situation, TaskSummary, WaveSummary},
+    rollout::{self, Next, Situation, WaveSummary},
     strategy::Then,
-    task::{SkipReason, TaskEvent, TaskPhase, TaskState, Wanted},
+    task::{SkipReason, TaskEvent, Wanted},
 };
-use sealift_store::{Job, JobWave, StoreError, Task, Tx};
+use sealift_store::{Job, JobTally, JobWave, StoreError, Task, Tx};
 
 use crate::{
     app::{
         Core, ORCHESTRATOR,
-        assign_tasks::{Orders, assign_tasks, is_between_attempts, reaches_host, wants_order},
+        assign_tasks::{Orders, assign_tasks, is_between_attempts},
         attempts,
         end_job::end_job,
         roll_back::undo_job,
@@ -30,6 +30,10 @@ use crate::{
 
 /// Most tasks that one transaction changes.
 pub const BATCH: usize = 100;
+/// The same, as statements take it.
+const LIMIT: u32 = BATCH as u32;
+/// Most transactions that make orders before the job is looked at anew.
+const ROUNDS: usize = 10;
 
 /// What a call did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +46,34 @@ pub enum Advance {
     Ended,
 }
 
-/// Everything that is known of a job.
+/// What is known of a job. None of it grows with the job: tasks are counted here, and read where something is done to them.
 struct Known {
     job: Job,
     recipe: Recipe,
-    waves: Vec<JobWave>,
-    tasks: Vec<Task>,
+    /// The first wave that has not passed.
+    wave: Option<JobWave>,
+    tasks: JobTally,
+    first_failure: Option<Failure>,
+}
+
+impl Known {
+    async fn of(tx: &mut Tx, job: Job) -> Result<Self, ApiError> {
+        let recipe = tx.recipe_of_promotion(job.promotion_id).await?;
+        let wave = tx.wave_ahead(job.id).await?;
+        let tasks = tx.tally_tasks(job.id, wave.map(|wave| wave.ordinal)).await?;
+        let first_failure = if tasks.all.failed > 0 {
+            tx.first_task_failure(job.id).await?
+        } else {
+            None
+        };
+        Ok(Self {
+            recipe: recipe.ok_or_else(|| ApiError::internal("a job without its promotion"))?,
+            job,
+            wave,
+            tasks,
+            first_failure,
+        })
+    }
 }
 
 /// Does the next piece of work of the job.
@@ -59,16 +85,7 @@ pub async fn advance_job(core: &Core, turn: &Turn, id: JobId) -> Result<Advance,
     if !job.state.phase().occupies_lane() {
         return Ok(Advance::Idle);
     }
-    let promotion = tx
-        .promotion(job.tenant_id, job.promotion_id)
-        .await?
-        .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
-    let known = Known {
-        waves: tx.waves_of_job(id).await?,
-        tasks: tx.tasks_of_job(id).await?,
-        recipe: promotion.recipe,
-        job,
-    };
+    let known = Known::of(&mut tx, job).await?;
     drop(tx);
     let now = core.clock.now();
     let next = decide(&known, now);
@@ -82,18 +99,18 @@ async fn act(
     next: Next,
     now: DateTime<Utc>,
 ) -> Result<Advance, ApiError> {
-    let Known { job, tasks, .. } = known;
+    let Known { job, .. } = known;
     match next {
         Next::Wait(_) => attend(core, turn, known).await,
         Next::OpenWave(wave) => {
-            let opened = order(core, turn, job, tasks, Some(wave)).await?;
+            let opened = order(core, turn, job, Some(wave)).await?;
             if opened == Advance::Idle {
                 attend(core, turn, known).await
             } else {
                 Ok(opened)
             }
         }
-        Next::CloseRest => close_rest(core, turn, job, tasks).await,
+        Next::CloseRest => close_rest(core, turn, job).await,
         Next::SettleWave(wave) => {
             let mut tx = turn.write().await?;
             tx.settle_wave(job.id, wave, now).await?;
@@ -129,34 +146,16 @@ async fn act(
 }
 
 fn decide(known: &Known, now: DateTime<Utc>) -> Next {
-    let waves: Vec<_> = known
-        .waves
-        .iter()
-        .map(|wave| WaveSummary {
-            then: wave.then,
-            settled_at: wave.settled_at,
-            passed: wave.passed_at.is_some(),
-        })
-        .collect();
-    let tasks: Vec<_> = known
-        .tasks
-        .iter()
-        .map(|task| TaskSummary {
-            wave: task.wave,
-            phase: task.state.phase(),
-            failure: match &task.state {
-                TaskState::Failed { failure } => Some(failure.clone()),
-                _ => None,
-            },
-            skipped: match task.state {
-                TaskState::Skipped { reason } => Some(reason),
-                _ => None,
-            },
-        })
-        .collect();
+    let wave = known.wave.map(|wave| WaveSummary {
+        ordinal: wave.ordinal,
+        then: wave.then,
+        settled_at: wave.settled_at,
+        tasks: known.tasks.wave,
+    });
     rollout::next(&Situation {
-        waves: &waves,
-        tasks: &tasks,
+        waves: wave.as_slice(),
+        tasks: known.tasks.all,
+        first_failure: known.first_failure.as_ref(),
         stop: known.job.stop.as_ref(),
         paused: known.job.state.pause_reason(),
         failures: known.recipe.failures,
@@ -170,63 +169,75 @@ fn decide(known: &Known, now: DateTime<Utc>) -> Next {
 /// the moment a person let the job go on, whichever came last.
 fn progress_due(known: &Known) -> Option<DateTime<Utc>> {
     let open = known
-        .waves
-        .iter()
-        .find(|wave| wave.opened_at.is_some() && wave.settled_at.is_none())?;
-    let successes = known
-        .tasks
-        .iter()
-        .filter(|task| task.wave == open.ordinal && task.state == TaskState::Succeeded)
-        .map(|task| task.finished_at);
-    let since = successes
-        .chain([open.opened_at, known.job.resumed_at])
-        .flatten()
-        .max()?;
+        .wave
+        .filter(|wave| wave.opened_at.is_some() && wave.settled_at.is_none())?;
+    let moments = [known.tasks.last_success, open.opened_at, known.job.resumed_at];
+    let since = moments.into_iter().flatten().max()?;
     Some(since + TimeDelta::milliseconds(known.recipe.limits.progress_deadline_ms.into()))
 }
 
-/// Makes orders for the first batch of those that want one: of a wave, or of all that wait between two attempts.
-async fn order(
-    core: &Core,
-    turn: &Turn,
-    job: &Job,
-    tasks: &[Task],
-    wave: Option<u32>,
-) -> Result<Advance, ApiError> {
-    let now = core.clock.now();
-    let meant = |task: &Task| match wave {
-        Some(wave) => task.wave == wave,
-        None => is_between_attempts(task),
-    };
-    let waiting: Vec<&Task> = tasks
-        .iter()
-        .filter(|task| meant(task) && wants_order(task, now))
-        .collect();
-    if waiting.is_empty() {
-        return Ok(Advance::Idle);
-    }
-    let mut tx = turn.write().await?;
-    let orders = Orders::of(&mut tx, job).await?;
-    // Targets that are still occupied must not keep those behind them waiting.
-    let mut changed = 0;
-    for batch in waiting.chunks(BATCH) {
-        changed += assign_tasks(core, &mut tx, &orders, batch).await?;
-        if changed >= BATCH {
+/// Makes orders for those that want one, some batches of them: for tasks whose next attempt is due, and for the pending ones of a
+/// wave.
+async fn order(core: &Core, turn: &Turn, job: &Job, wave: Option<u32>) -> Result<Advance, ApiError> {
+    let mut orders = None;
+    let mut did = Advance::Idle;
+    for _ in 0..ROUNDS {
+        let mut tx = turn.write().await?;
+        // Whoever steered the job meanwhile is heard before the next batch.
+        let unchanged = tx
+            .job_by_id(job.id)
+            .await?
+            .is_some_and(|now| now.version == job.version);
+        if !unchanged {
+            break;
+        }
+        let orders = match &mut orders {
+            Some(orders) => orders,
+            none => none.insert(Orders::of(&mut tx, job).await?),
+        };
+        let changed = order_batch(core, &mut tx, orders, job, wave).await?;
+        if changed == 0 {
+            break;
+        }
+        if let Some(wave) = wave {
+            tx.open_wave(job.id, wave, core.clock.now()).await?;
+        }
+        tx.commit().await?;
+        did = Advance::Worked;
+        if changed < BATCH {
             break;
         }
     }
-    if changed == 0 {
-        return Ok(Advance::Idle);
+    Ok(did)
+}
+
+async fn order_batch(
+    core: &Core,
+    tx: &mut Tx,
+    orders: &Orders,
+    job: &Job,
+    wave: Option<u32>,
+) -> Result<usize, ApiError> {
+    let due = tx.tasks_due_again(job.id, core.clock.now(), LIMIT).await?;
+    let mut changed = assign_tasks(core, tx, orders, &due).await?;
+    let Some(wave) = wave else {
+        return Ok(changed);
+    };
+    // Targets whose agents are waited for must not keep those behind them waiting.
+    let mut after = None;
+    while changed < BATCH {
+        let page = tx.free_pending_tasks(job.id, wave, after.as_ref(), LIMIT).await?;
+        changed += assign_tasks(core, tx, orders, &page).await?;
+        match page.last() {
+            Some(last) if page.len() == BATCH => after = Some(last.target.clone()),
+            Some(_) | None => break,
+        }
     }
-    if let Some(wave) = wave {
-        tx.open_wave(job.id, wave, now).await?;
-    }
-    tx.commit().await?;
-    Ok(Advance::Worked)
+    Ok(changed)
 }
 
 /// After failures or a stop: what has not begun never begins.
-async fn close_rest(core: &Core, turn: &Turn, job: &Job, tasks: &[Task]) -> Result<Advance, ApiError> {
+async fn close_rest(core: &Core, turn: &Turn, job: &Job) -> Result<Advance, ApiError> {
     let event = match &job.stop {
         Some(Stop {
             wish: StopWish::Cancel | StopWish::RollBack,
@@ -241,12 +252,8 @@ async fn close_rest(core: &Core, turn: &Turn, job: &Job, tasks: &[Task]) -> Resu
     };
     let now = core.clock.now();
     let mut tx = turn.write().await?;
-    for task in tasks
-        .iter()
-        .filter(|task| task.state.phase() == TaskPhase::Pending)
-        .take(BATCH)
-    {
-        unless_it_moved(tx.apply_task_event(task, &event, ORCHESTRATOR, now).await)?;
+    for task in tx.pending_tasks(job.id, LIMIT).await? {
+        unless_it_moved(tx.apply_task_event(&task, &event, ORCHESTRATOR, now).await)?;
     }
     tx.commit().await?;
     Ok(Advance::Worked)
@@ -268,9 +275,8 @@ async fn halt(turn: &Turn, known: &Known, failure: Failure, now: DateTime<Utc>) 
 /// Lets the next wave begin, unless what this one proved does not hold any more.
 async fn pass_wave(turn: &Turn, known: &Known, wave: u32, now: DateTime<Utc>) -> Result<Advance, ApiError> {
     let baked = known
-        .waves
-        .iter()
-        .any(|item| item.ordinal == wave && matches!(item.then, Then::Bake { .. } | Then::Approve { .. }));
+        .wave
+        .is_some_and(|item| matches!(item.then, Then::Bake { .. } | Then::Approve { .. }));
     let mut tx = turn.write().await?;
     if baked && let Some(failure) = spoiled(&mut tx, known, wave).await? {
         drop(tx);
@@ -283,11 +289,7 @@ async fn pass_wave(turn: &Turn, known: &Known, wave: u32, now: DateTime<Utc>) ->
 
 /// What is wrong with a wave that was healthy, as its hosts last told; hosts that told nothing since are not held against it.
 async fn spoiled(tx: &mut Tx, known: &Known, wave: u32) -> Result<Option<Failure>, ApiError> {
-    let members = known
-        .tasks
-        .iter()
-        .filter(|task| task.wave == wave && task.state == TaskState::Succeeded);
-    for task in members {
+    for task in tx.succeeded_tasks(known.job.id, wave).await? {
         let Some(seen) = tx.observation(task.target_id).await? else {
             continue;
         };
@@ -314,19 +316,21 @@ fn unhealthy(seen: &TargetObservation) -> Option<String> {
 
 /// What live tasks need: a stop passed on, or the next attempt.
 async fn attend(core: &Core, turn: &Turn, known: &Known) -> Result<Advance, ApiError> {
-    let Known { job, tasks, .. } = known;
-    if job.stop.is_some() {
-        return stop(core, turn, tasks).await;
-    }
+    let Known { job, .. } = known;
     let now = core.clock.now();
-    let undated: Vec<_> = tasks
-        .iter()
-        .filter(|task| is_between_attempts(task) && task.retry_at.is_none())
-        .take(BATCH)
-        .collect();
+    // Looking costs a read; only what is found is worth a transaction that writes.
+    let mut tx = turn.read().await?;
+    if job.stop.is_some() {
+        let told = tx.tasks_to_stop(job.id, LIMIT).await?;
+        drop(tx);
+        return stop(core, turn, &told).await;
+    }
+    let undated = tx.undated_tasks(job.id, LIMIT).await?;
+    let is_due = !tx.tasks_due_again(job.id, now, 1).await?.is_empty();
+    drop(tx);
     if !undated.is_empty() {
         let mut tx = turn.write().await?;
-        for task in undated {
+        for task in &undated {
             let wait =
                 TimeDelta::from_std(attempts::retry_wait(task.attempt)).unwrap_or(TimeDelta::minutes(1));
             unless_it_moved(tx.set_task_retry(task, now + wait, ORCHESTRATOR, now).await)?;
@@ -334,18 +338,20 @@ async fn attend(core: &Core, turn: &Turn, known: &Known) -> Result<Advance, ApiE
         tx.commit().await?;
         return Ok(Advance::Worked);
     }
-    order(core, turn, job, tasks, None).await
+    if is_due {
+        order(core, turn, job, None).await
+    } else {
+        Ok(Advance::Idle)
+    }
 }
 
 async fn stop(core: &Core, turn: &Turn, tasks: &[Task]) -> Result<Advance, ApiError> {
-    let now = core.clock.now();
-    let told = |task: &&Task| is_between_attempts(task) || (reaches_host(task) && task.wanted == Wanted::Run);
-    let batch: Vec<_> = tasks.iter().filter(told).take(BATCH).collect();
-    if batch.is_empty() {
+    if tasks.is_empty() {
         return Ok(Advance::Idle);
     }
+    let now = core.clock.now();
     let mut tx = turn.write().await?;
-    for task in batch {
+    for task in tasks {
         unless_it_moved(if is_between_attempts(task) {
             tx.apply_task_event(task, &TaskEvent::Withdrawn, ORCHESTRATOR, now)
                 .await

@@ -6,16 +6,16 @@ use sealift_common::{
     digest::Digest,
     failure::{Failure, FailureCode},
     id::AgentId,
-    inventory::{AgentIntent, AgentStatus, Target},
+    inventory::{Agent, AgentIntent, AgentStatus, Target},
     name::Name,
-    order::{self, DecisionRef, Order},
+    order::{self, DecisionRef, Fence, Order},
     plan::PlanHead,
     recipe::{OfflinePolicy, Recipe},
     release::Release,
     task::{SkipReason, TaskEvent, TaskPhase, TaskState, TaskStep},
     variables::Variables,
 };
-use sealift_store::{Job, Task, Tx};
+use sealift_store::{Assignment, Job, StoreError, Task, Tx};
 
 use crate::{
     app::{Core, ORCHESTRATOR, attempts, resolve_release::release_of},
@@ -74,26 +74,67 @@ impl Orders {
     }
 }
 
-/// Makes orders for those of `tasks` whose target is free; answers how many of them changed. A task whose target has nobody who
-/// could ever do it fails at once instead of waiting for ever.
+impl Orders {
+    /// The order of a task's next attempt.
+    fn order(
+        &self,
+        task: &Task,
+        target: &Target,
+        agent_id: AgentId,
+        fence: Fence,
+        not_before: DateTime<Utc>,
+        expires_at: DateTime<Utc>,
+    ) -> Order {
+        Order {
+            tenant: self.tenant.clone(),
+            environment: task.environment.clone(),
+            target: target.name.clone(),
+            agent_id,
+            target_id: target.id,
+            job_id: task.job_id,
+            task_id: task.id,
+            attempt: task.attempt.saturating_add(1),
+            wave: task.wave,
+            fence,
+            not_before,
+            expires_at,
+            decision: self.decision.clone(),
+            release: self.release.reference(),
+            manifest: self.release.manifest.clone(),
+            variables: self.variables.clone(),
+            inputs: self.inputs,
+            limits: self.recipe.limits,
+            swap: self.recipe.strategy.swap(),
+        }
+    }
+}
+
+/// Makes orders for `tasks`, whose targets nothing else occupies; answers how many of them changed. A task whose target has nobody
+/// who could ever do it fails at once instead of waiting for ever.
 pub async fn assign_tasks(
     core: &Core,
     tx: &mut Tx,
     orders: &Orders,
-    tasks: &[&Task],
+    tasks: &[Task],
 ) -> Result<usize, ApiError> {
+    if tasks.is_empty() {
+        return Ok(0);
+    }
     let now = core.clock.now();
+    let ids: Vec<_> = tasks.iter().map(|task| task.target_id).collect();
+    let targets = tx.targets_by_ids(&ids).await?;
+    let ids: Vec<_> = targets.values().filter_map(|target| target.agent_id).collect();
+    let agents = tx.agents_by_ids(&ids).await?;
+    let mut ready = Vec::with_capacity(tasks.len());
     let mut changed = 0;
     for task in tasks {
-        let occupied = tx.live_task_on_target(task.target_id).await?;
-        if occupied.is_some_and(|other| other.id != task.id) {
-            continue;
-        }
-        let target = tx.target(task.tenant_id, task.target_id).await?;
-        let event = match server_of(core, tx, orders, task, target.as_ref(), now).await? {
+        let target = targets.get(&task.target_id);
+        let agent = target
+            .and_then(|target| target.agent_id)
+            .and_then(|id| agents.get(&id));
+        let event = match server_of(core, orders, task, target, agent, now) {
             Server::Ready(target, agent) => {
-                assign(core, tx, orders, task, target, agent, now).await?;
-                changed += 1;
+                ready.push((task, target, agent));
                 continue;
             }
             Server::Later => continue,
@@ -105,6 +146,8 @@ pub async fn assign_tasks(
         tx.apply_task_event(task, &event, ORCHESTRATOR, now).await?;
         changed += 1;
     }
+    changed += ready.len();
+    assign(core, tx, orders, ready, now).await?;
     Ok(changed)
 }
 
@@ -123,36 +166,32 @@ enum Server<'a> {
 /// The agent that is to do it, or why there is none. Where the recipe does not say otherwise, one that is offline is still the
 /// one: it finds the order when it is back, and refuses it when that is too late; one that is paused is waited for as long as an
 /// order would be good for.
-async fn server_of<'a>(
+fn server_of<'a>(
     core: &Core,
-    tx: &mut Tx,
     orders: &Orders,
     task: &Task,
     target: Option<&'a Target>,
+    agent: Option<&Agent>,
     now: DateTime<Utc>,
-) -> Result<Server<'a>, ApiError> {
+) -> Server<'a> {
     let none = |code, what: String| Server::None(Failure::new(code, what));
     let Some(target) = target.filter(|target| target.archived_at.is_none()) else {
-        return Ok(none(FailureCode::AgentLost, "the target was archived".to_owned()));
-    };
-    let agent = match target.agent_id {
-        Some(id) => tx.agent_by_id(id).await?,
-        None => None,
+        return none(FailureCode::AgentLost, "the target was archived".to_owned());
     };
     let Some(agent) = agent else {
         let summary = format!("no agent is enrolled for {}", target.name);
-        return Ok(none(FailureCode::AgentLost, summary));
+        return none(FailureCode::AgentLost, summary);
     };
     // What has begun is carried through; only a first order may be left out.
     let first = task.state.phase() == TaskPhase::Pending;
-    let offline = (core.status_of)(&agent) == AgentStatus::Offline;
+    let offline = (core.status_of)(agent) == AgentStatus::Offline;
     let away = agent.intent != AgentIntent::Active || offline;
     if first && away && agent.intent.is_live() && orders.recipe.offline != (OfflinePolicy::Fail {}) {
         let late = offline && core.reconnect_until().is_some();
         let later = late || orders.wait_until.is_some_and(|until| now < until);
-        return Ok(if later { Server::Later } else { Server::Away });
+        return if later { Server::Later } else { Server::Away };
     }
-    Ok(match agent.intent {
+    match agent.intent {
         AgentIntent::Active => Server::Ready(target, agent.id),
         AgentIntent::Paused if now - agent.intent_note.at < core.rules.order_life => Server::Later,
         AgentIntent::Paused => none(
@@ -167,91 +206,46 @@ async fn server_of<'a>(
             FailureCode::AgentRevoked,
             format!("the agent of {} was revoked", target.name),
         ),
-    })
+    }
 }
 
 async fn assign(
     core: &Core,
     tx: &mut Tx,
     orders: &Orders,
-    task: &Task,
-    target: &Target,
-    agent_id: AgentId,
+    ready: Vec<(&Task, &Target, AgentId)>,
     now: DateTime<Utc>,
 ) -> Result<(), ApiError> {
-    let attempt = task.attempt.saturating_add(1);
-    let fence = tx.next_fence(target.id).await?;
-    let order = Order {
-        tenant: orders.tenant.clone(),
-        environment: task.environment.clone(),
-        target: target.name.clone(),
-        agent_id,
-        target_id: target.id,
-        job_id: task.job_id,
-        task_id: task.id,
-        attempt,
-        wave: task.wave,
-        fence,
-        not_before: now,
-        expires_at: now + core.rules.order_life,
-        decision: orders.decision.clone(),
-        release: orders.release.reference(),
-        manifest: orders.release.manifest.clone(),
-        variables: orders.variables.clone(),
-        inputs: orders.inputs,
-        limits: orders.recipe.limits,
-        swap: orders.recipe.strategy.swap(),
-    };
-    let signed = match (core.sign_order)(&order) {
-        Ok(signed) => signed,
-        // Trying again would give the same: the lane must not wait for it.
-        Err(error) => {
-            let summary = format!("no order can be made for {}", target.name);
-            let failure = Failure::new(FailureCode::Internal, summary).with_detail(error.to_string());
-            tx.apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now)
-                .await?;
-            return Ok(());
+    let fences = tx
+        .next_fences(ready.iter().map(|(_, target, _)| target.id))
+        .await?;
+    let lease_until = core.lease_until(now);
+    let mut assignments = Vec::with_capacity(ready.len());
+    for (task, target, agent) in ready {
+        let fence = fences.get(&target.id).copied().ok_or(StoreError::Conflict)?;
+        let order = orders.order(task, target, agent, fence, now, now + core.rules.order_life);
+        match (core.sign_order)(&order) {
+            Ok(signed) => assignments.push(Assignment {
+                task,
+                agent,
+                attempt: order.attempt,
+                fence,
+                order: signed,
+                lease_until,
+                due_at: order.expires_at
+                    + attempts::longest(&order.limits, order.swap, order.manifest.hooks()),
+            }),
+            // Trying again would give the same: the lane must not wait for it.
+            Err(error) => {
+                let summary = format!("no order can be made for {}", target.name);
+                let failure = Failure::new(FailureCode::Internal, summary).with_detail(error.to_string());
+                tx.apply_task_event(task, &TaskEvent::Failed { failure }, ORCHESTRATOR, now)
+                    .await?;
+            }
         }
-    };
-    let lease = core.lease_until(now);
-    let due =
-        now + core.rules.order_life + attempts::longest(&order.limits, order.swap, order.manifest.hooks());
-    tx.assign_task(
-        task,
-        agent_id,
-        attempt,
-        fence,
-        &signed,
-        lease,
-        due,
-        ORCHESTRATOR,
-        now,
-    )
-    .await?;
-    Ok(())
-}
-
-/// Whether the task waits for an order: for its first, or for the next attempt whose time has come.
-pub fn wants_order(task: &Task, now: DateTime<Utc>) -> bool {
-    match &task.state {
-        TaskState::Pending => true,
-        TaskState::Running {
-            step: TaskStep::RetryWait,
-        } => task.retry_at.is_some_and(|at| at <= now),
-        TaskState::Running { .. }
-        | TaskState::Assigned
-        | TaskState::Accepted
-        | TaskState::Lost
-        | TaskState::Succeeded
-        | TaskState::Failed { .. }
-        | TaskState::Skipped { .. }
-        | TaskState::Cancelled => false,
     }
-}
-
-/// Whether the agent may have something on the host that a stop must reach.
-pub fn reaches_host(task: &Task) -> bool {
-    task.state.phase().is_live() && !is_between_attempts(task)
+    tx.assign_tasks(assignments, ORCHESTRATOR, now).await?;
+    Ok(())
 }
 
 /// Whether it waits between two attempts: nothing of it is on the host then.

@@ -15,7 +15,7 @@ use sealift_proto::{
     agent::v1::{self as pb, report::Event},
     convert::{Malformed, parse},
 };
-use sealift_store::{Task, Tx};
+use sealift_store::{StoreError, Task, Tx};
 
 use super::{
     observations,
@@ -175,14 +175,15 @@ pub fn standing(report: &AgentReport, task: Option<&Task>, agent: AgentId) -> Re
     })
 }
 
-/// Applies a batch and moves the agent's acknowledged number. The caller commits. Answers the number to acknowledge.
+/// Applies a batch and moves the agent's acknowledged number, which was `acknowledged`. The caller commits. Answers the number to
+/// acknowledge.
 pub async fn apply(
     tx: &mut Tx,
     agent: AgentId,
+    acknowledged: u64,
     reports: &[AgentReport],
     now: DateTime<Utc>,
 ) -> Result<u64, Refusal> {
-    let acknowledged = tx.acknowledged_report(agent).await?;
     let (Some(first), Some(last)) = (reports.first(), reports.last()) else {
         return Ok(acknowledged);
     };
@@ -193,13 +194,12 @@ pub async fn apply(
         )));
     }
     let actor = format!("agent/{agent}");
-    for report in reports.iter().filter(|report| report.number > acknowledged) {
-        let task = tx.task(report.task).await?;
-        if standing(report, task.as_ref(), agent)? == Standing::Current
-            && let Some(task) = task
-        {
-            apply_one(tx, &task, report, &actor, now).await?;
-        }
+    let news: Vec<_> = reports
+        .iter()
+        .filter(|report| report.number > acknowledged)
+        .collect();
+    for about_one in news.chunk_by(|one, next| one.task == next.task) {
+        apply_to_task(tx, agent, about_one, &actor, now).await?;
     }
     if last.number > acknowledged {
         tx.set_acknowledged_report(agent, last.number).await?;
@@ -207,51 +207,89 @@ pub async fn apply(
     Ok(last.number.max(acknowledged))
 }
 
-async fn apply_one(
+/// Applies reports about one task, which is read once, and written once for all that follow each other.
+async fn apply_to_task(
     tx: &mut Tx,
-    task: &Task,
-    report: &AgentReport,
+    agent: AgentId,
+    reports: &[&AgentReport],
     actor: &str,
     now: DateTime<Utc>,
 ) -> Result<(), Refusal> {
-    match &report.event {
-        ReportEvent::Accepted => {
-            tx.apply_task_event(task, &TaskEvent::Accepted, actor, now)
-                .await?;
-        }
-        ReportEvent::Progressed(None) => {}
-        ReportEvent::Progressed(Some(step)) => {
-            let event = TaskEvent::Progressed { step: *step };
-            tx.apply_task_event(task, &event, actor, now).await?;
-        }
-        ReportEvent::Finished(finished) => {
-            if tx.packet_of_attempt(task.id, task.attempt).await?.is_some() {
-                return Ok(());
-            }
-            match &finished.verdict {
-                Some(Verdict::Proven(proof)) => {
-                    apply_finished(tx, task, finished, proof, actor, now).await?;
-                }
-                Some(Verdict::Unproven(unproven)) => apply_unproven(tx, task, unproven, actor, now).await?,
-                None => {
-                    return Err(Refusal::Internal(
-                        "a final report came without its checked packet".to_owned(),
-                    ));
-                }
+    let Some(first) = reports.first() else {
+        return Ok(());
+    };
+    let mut task = tx.bare_task(first.task).await?;
+    let mut events = Vec::with_capacity(reports.len());
+    for report in reports {
+        let (Standing::Current, Some(current)) = (standing(report, task.as_ref(), agent)?, &task) else {
+            continue;
+        };
+        match &report.event {
+            ReportEvent::Accepted => events.push(TaskEvent::Accepted),
+            ReportEvent::Progressed(None) => {}
+            ReportEvent::Progressed(Some(step)) => events.push(TaskEvent::Progressed { step: *step }),
+            ReportEvent::Finished(finished) => {
+                let before = std::mem::take(&mut events);
+                task = Some(finish(tx, current, before, finished, actor, now).await?);
             }
         }
     }
+    if let Some(task) = task.filter(|_| !events.is_empty()) {
+        tx.apply_task_events(&task, &events, actor, now).await?;
+    }
     Ok(())
+}
+
+/// Applies a final report after the events that came before it; answers the task as it is then.
+async fn finish(
+    tx: &mut Tx,
+    task: &Task,
+    before: Vec<TaskEvent>,
+    finished: &Finished,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<Task, Refusal> {
+    if tx.packet_of_attempt(task.id, task.attempt).await?.is_some() {
+        return Ok(tx.apply_task_events(task, &before, actor, now).await?);
+    }
+    match &finished.verdict {
+        Some(Verdict::Proven(proof)) => apply_finished(tx, task, before, finished, proof, actor, now).await,
+        Some(Verdict::Unproven(unproven)) => apply_unproven(tx, task, before, unproven, actor, now).await,
+        None => Err(Refusal::Internal(
+            "a final report came without its checked packet".to_owned(),
+        )),
+    }
+}
+
+/// Moves a task by the events of its reports and then by the one that ends its attempt; answers the task, and whether that last one
+/// changed it.
+async fn end_attempt(
+    tx: &mut Tx,
+    task: &Task,
+    mut events: Vec<TaskEvent>,
+    end: &TaskEvent,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<(Task, bool), Refusal> {
+    let mut state = task.state.clone();
+    for event in &events {
+        state = state.apply(event).map_err(StoreError::from)?.unwrap_or(state);
+    }
+    let ends = state.apply(end).map_err(StoreError::from)?.is_some();
+    events.push(end.clone());
+    let moved = tx.apply_task_events(task, &events, actor, now).await?;
+    Ok((moved, ends))
 }
 
 async fn apply_finished(
     tx: &mut Tx,
     task: &Task,
+    before: Vec<TaskEvent>,
     finished: &Finished,
     proof: &Proof,
     actor: &str,
     now: DateTime<Utc>,
-) -> Result<(), Refusal> {
+) -> Result<Task, Refusal> {
     tx.insert_packet(&proof.row).await?;
     tx.finish_attempt(
         task.id,
@@ -286,10 +324,10 @@ async fn apply_finished(
             return Err(Refusal::violation("a failure without a reason"));
         }
     };
-    let ended = tx.apply_task_event(task, &event, actor, now).await?;
-    if ended.version == task.version {
+    let (mut ended, ends) = end_attempt(tx, task, before, &event, actor, now).await?;
+    if !ends {
         // The task had ended before: cancelled, or given up as lost. The packet tells what the host did, and nothing follows from it.
-        return Ok(());
+        return Ok(ended);
     }
     match &event {
         TaskEvent::Succeeded => {
@@ -312,30 +350,30 @@ async fn apply_finished(
             let (target, project) = (task.target_id, proof.project.to_string());
             observations::set_drift(tx, target, &project, findings, Some(task.job_id), &[], now).await?;
         }
-        TaskEvent::AttemptFailed { .. } => wait_for_next(tx, &ended, actor, now).await?,
+        TaskEvent::AttemptFailed { .. } => ended = wait_for_next(tx, &ended, actor, now).await?,
         _ => {}
     }
-    Ok(())
+    Ok(ended)
 }
 
-async fn wait_for_next(tx: &mut Tx, task: &Task, actor: &str, now: DateTime<Utc>) -> Result<(), Refusal> {
+async fn wait_for_next(tx: &mut Tx, task: &Task, actor: &str, now: DateTime<Utc>) -> Result<Task, Refusal> {
     let wait = TimeDelta::from_std(attempts::retry_wait(task.attempt)).unwrap_or(TimeDelta::MAX);
-    tx.set_task_retry(task, now + wait, actor, now).await?;
-    Ok(())
+    Ok(tx.set_task_retry(task, now + wait, actor, now).await?)
 }
 
 /// Ends an attempt whose final report proves nothing: failed, without a packet, and recorded (R3, R13).
 async fn apply_unproven(
     tx: &mut Tx,
     task: &Task,
+    before: Vec<TaskEvent>,
     unproven: &Unproven,
     actor: &str,
     now: DateTime<Utc>,
-) -> Result<(), Refusal> {
+) -> Result<Task, Refusal> {
     let event = attempts::after_failure(task, &unproven.failure, &unproven.limits);
-    let ended = tx.apply_task_event(task, &event, actor, now).await?;
-    if ended.version == task.version {
-        return Ok(());
+    let (ended, ends) = end_attempt(tx, task, before, &event, actor, now).await?;
+    if !ends {
+        return Ok(ended);
     }
     tx.finish_attempt(task.id, task.attempt, EvidenceResult::Failed.as_str(), None, now)
         .await?;
@@ -349,9 +387,9 @@ async fn apply_unproven(
     let entry = audit_entry(task, actor, action, outcome, unproven.failure.code.as_str());
     tx.append_audit(&entry, now).await?;
     if matches!(event, TaskEvent::AttemptFailed { .. }) {
-        wait_for_next(tx, &ended, actor, now).await?;
+        return wait_for_next(tx, &ended, actor, now).await;
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// Whether the sticker continues the chain of those that were recorded before; if not, somebody else wrote to the file.

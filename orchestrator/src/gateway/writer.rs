@@ -187,12 +187,12 @@ async fn alone(db: &Db, submission: &Submission, now: DateTime<Utc>) -> Result<O
 async fn apply(tx: &mut Tx, submission: &Submission, now: DateTime<Utc>) -> Result<Outcome, Refusal> {
     let agent = submission.agent;
     // Asked here, where what it says is stored: the session that carries it may not have heard yet.
-    if !tx.agent_is_live(agent).await? {
+    let Some(acknowledged) = tx.standing_of_agent(agent).await? else {
         return Err(Refusal::Revoked);
-    }
+    };
     match &submission.item {
         Item::Reports(reports) => {
-            let number = reports::apply(tx, agent, reports, now).await?;
+            let number = reports::apply(tx, agent, acknowledged, reports, now).await?;
             Ok(Outcome::Acknowledged(number))
         }
         Item::Observation(seen) => observations::apply(tx, seen, now).await,

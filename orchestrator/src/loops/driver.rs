@@ -25,6 +25,14 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// How long an activation may take. Each statement has a deadline of its own; a connection that died without a word has none.
 const DEADLINE: Duration = Duration::from_mins(2);
 
+/// Longest rest after an activation.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// A loop over much work takes at most a fifth of the time, so that bursts of changes are handled together.
+fn rest_after(took: Duration) -> Duration {
+    took.saturating_mul(4).min(LONGEST_REST)
+}
+
 fn out_of_time(name: &str) -> ApiError {
     ApiError::new(
         Reason::StoreUnavailable,
@@ -88,8 +96,7 @@ async fn drive_within<A: Activity>(
                     tokio::task::yield_now().await;
                     continue;
                 }
-                // A loop over much work takes at most half of the time, so that bursts of changes are handled together.
-                pause(begun.elapsed(), &shutdown).await;
+                pause(rest_after(begun.elapsed()), &shutdown).await;
                 jittered(activity.period())
             }
             // Somebody else was faster: that is how it should be, and worth looking again at once.

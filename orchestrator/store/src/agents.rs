@@ -64,7 +64,10 @@ statements! {
     COUNT_LIVE_TOKENS = {
         "SELECT COUNT(*) FROM join_tokens WHERE target_id = $1 AND used_at IS NULL AND expires_at > $2"
     };
-    IS_LIVE = { "SELECT COUNT(*) FROM agents WHERE id = $1 AND revoked_at IS NULL" };
+    STANDING = {
+        "SELECT COALESCE(r.acknowledged, 0) FROM agents a LEFT JOIN agent_reports r ON r.agent_id = a.id ",
+        "WHERE a.id = $1 AND a.revoked_at IS NULL"
+    };
     ACKNOWLEDGED = { "SELECT acknowledged FROM agent_reports WHERE agent_id = $1" };
     ACKNOWLEDGE = {
         "INSERT INTO agent_reports (agent_id, acknowledged) VALUES ($1, $2) ON CONFLICT (agent_id) ",
@@ -73,6 +76,7 @@ statements! {
     };
 }
 
+const BY_IDS: &str = concat!(select!(), "WHERE a.id IN (");
 /// The bulk statement: its rows come between these two.
 const HEARTBEATS: &str = "INSERT INTO agent_heartbeats (agent_id, last_seen_at) ";
 const HEARTBEATS_FORWARD: &str = " ON CONFLICT (agent_id) DO UPDATE SET last_seen_at = excluded.last_seen_at \
@@ -201,6 +205,26 @@ impl Tx {
             .fetch_optional(conn)
             .await)?;
         one(row)
+    }
+
+    /// Agents by identifier, many per statement; those that do not exist are left out. Not scoped by tenant: for identifiers from rows
+    /// that are.
+    pub async fn agents_by_ids(&mut self, ids: &[AgentId]) -> Result<BTreeMap<AgentId, Agent>> {
+        let mut agents = BTreeMap::new();
+        for chunk in ids.chunks(BULK) {
+            let rows: Vec<AgentRow> = on!(self, |conn| {
+                let mut query = QueryBuilder::new(BY_IDS);
+                let mut list = query.separated(", ");
+                for id in chunk {
+                    list.push_bind(id.uuid());
+                }
+                list.push_unseparated(")");
+                query.build_query_as().fetch_all(conn).await
+            })?;
+            let found: Vec<Agent> = all(rows)?;
+            agents.extend(found.into_iter().map(|agent| (agent.id, agent)));
+        }
+        Ok(agents)
     }
 
     /// Agents by name, the revoked ones too.
@@ -371,13 +395,16 @@ impl Tx {
         Ok(count(live))
     }
 
-    /// Whether the agent exists and was not revoked.
-    pub async fn agent_is_live(&mut self, agent: AgentId) -> Result<bool> {
-        let live: i64 = on!(self, |conn| sqlx::query_scalar(IS_LIVE)
+    /// Highest report number of an agent that was acknowledged, 0 before the first; `None` when there is no such agent, or it was
+    /// revoked.
+    pub async fn standing_of_agent(&mut self, agent: AgentId) -> Result<Option<u64>> {
+        let number: Option<i64> = on!(self, |conn| sqlx::query_scalar(STANDING)
             .bind(agent.uuid())
-            .fetch_one(conn)
+            .fetch_optional(conn)
             .await)?;
-        Ok(live == 1)
+        number
+            .map(|number| At::new("agent_reports", agent).number("acknowledged", number))
+            .transpose()
     }
 
     /// Highest report number of an agent that was acknowledged; 0 before the first.

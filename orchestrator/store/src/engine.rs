@@ -120,6 +120,8 @@ pub(crate) enum Inner {
 pub struct Tx {
     pub(crate) inner: Inner,
     pub(crate) changes: Vec<Change>,
+    /// Rows of the history that are written together.
+    pub(crate) history: Vec<crate::transitions::Waiting>,
     publisher: broadcast::Sender<Change>,
 }
 
@@ -187,6 +189,7 @@ impl Db {
         Tx {
             inner,
             changes: Vec::new(),
+            history: Vec::new(),
             publisher: self.changes.clone(),
         }
     }
@@ -220,7 +223,8 @@ impl Db {
 
 impl Tx {
     /// Makes it all lasting, then tells the subscribers.
-    pub async fn commit(self) -> Result<()> {
+    pub async fn commit(mut self) -> Result<()> {
+        self.write_history().await?;
         match self.inner {
             Inner::Sqlite(transaction) => transaction.commit().await?,
             Inner::Postgres(transaction) => transaction.commit().await?,

@@ -361,7 +361,7 @@ impl Tx {
     async fn noted_job_change(
         &mut self,
         row: Option<JobRow>,
-        event: &str,
+        event: &'static str,
         detail: &str,
         actor: &str,
         now: DateTime<Utc>,

@@ -35,6 +35,7 @@ mod rows;
 mod stickers;
 mod targets;
 mod task_lists;
+mod task_queue;
 mod tasks;
 mod tasks_rows;
 mod tenants;
@@ -54,7 +55,8 @@ pub use records::*;
 pub use remedies::{DriftedPlace, OpenDrift, Remedy};
 pub use stickers::ReportedSticker;
 pub use task_lists::TaskFilter;
-pub use tasks::LEASE_AFTER_RETURN;
+pub use task_queue::JobTally;
+pub use tasks::{Assignment, LEASE_AFTER_RETURN};
 pub use transitions::By;
 
 /// A constant statement, for the test that prepares them all on both engines.
@@ -94,6 +96,7 @@ pub const STATEMENTS: &[&[Statement]] = &[
     stickers::STATEMENTS,
     targets::STATEMENTS,
     task_lists::STATEMENTS,
+    task_queue::STATEMENTS,
     tasks::STATEMENTS,
     tenants::STATEMENTS,
     transitions::STATEMENTS,

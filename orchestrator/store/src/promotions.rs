@@ -37,6 +37,7 @@ statements! {
         "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
     };
     BY_ID = { "SELECT ", columns!(), " FROM promotions WHERE tenant_id = $1 AND id = $2" };
+    RECIPE = { "SELECT recipe FROM promotions WHERE id = $1" };
     LIST = { "SELECT ", columns!(), " FROM promotions WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3" };
     LIST_OF_ENVIRONMENT = {
         "SELECT ", columns!(), " FROM promotions WHERE tenant_id = $1 AND environment_id = $2 AND id < $3 ",
@@ -174,6 +175,15 @@ impl Tx {
             .fetch_optional(conn)
             .await)?;
         one(row)
+    }
+
+    /// The recipe of a promotion, without its plan, which may be megabytes. Not scoped by tenant: its job is.
+    pub async fn recipe_of_promotion(&mut self, id: PromotionId) -> Result<Option<Recipe>> {
+        let recipe: Option<Json<Recipe>> = on!(self, |conn| sqlx::query_scalar(RECIPE)
+            .bind(id.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        Ok(recipe.map(|recipe| recipe.0))
     }
 
     /// Promotions newest first, of one environment or of all.

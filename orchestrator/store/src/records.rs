@@ -424,7 +424,7 @@ pub struct Task {
     /// Fencing token of the newest order.
     pub fence: Fence,
     /// The signed order of the newest attempt. Only filled by [`Tx::task`](crate::Tx::task),
-    /// [`Tx::live_tasks_of_agent`](crate::Tx::live_tasks_of_agent) and [`Tx::assign_task`](crate::Tx::assign_task);
+    /// [`Tx::live_tasks_of_agent`](crate::Tx::live_tasks_of_agent) and [`Tx::assign_tasks`](crate::Tx::assign_tasks);
     /// lists of many tasks leave it out.
     pub order: Option<Vec<u8>>,
     /// Until when the agent need not be heard.

@@ -1,5 +1,7 @@
 //! Targets: their agents, labels and fencing tokens.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DateTime, Utc};
 use sealift_common::{
     bounds,
@@ -8,7 +10,7 @@ use sealift_common::{
     name::{Labels, Name},
     order::Fence,
 };
-use sqlx::{FromRow, types::Json};
+use sqlx::{FromRow, QueryBuilder, types::Json};
 use uuid::Uuid;
 
 use crate::{
@@ -62,8 +64,12 @@ statements! {
     UNBIND = {
         "UPDATE targets SET agent_id = NULL, updated_at = $2, revision = revision + 1 WHERE agent_id = $1 RETURNING id"
     };
-    NEXT_FENCE = { "UPDATE targets SET fence = fence + 1 WHERE id = $1 RETURNING fence" };
 }
+
+const BY_IDS: &str = concat!("SELECT ", columns!(), " FROM targets WHERE id IN (");
+const NEXT_FENCES: &str = "UPDATE targets SET fence = fence + 1 WHERE id IN (";
+/// Rows per bulk statement.
+const BULK: usize = 500;
 
 #[derive(FromRow)]
 struct TargetRow {
@@ -286,13 +292,53 @@ impl Tx {
         Ok(())
     }
 
-    /// Takes the next fencing token of a target. [`StoreError::Conflict`] when there is no such target.
-    pub async fn next_fence(&mut self, target: TargetId) -> Result<Fence> {
-        let fence: Option<i64> = on!(self, |conn| sqlx::query_scalar(NEXT_FENCE)
-            .bind(target.uuid())
-            .fetch_optional(conn)
-            .await)?;
-        let fence = fence.ok_or(StoreError::Conflict)?;
-        Ok(Fence(At::new("targets", target).number("fence", fence)?))
+    /// Targets by identifier, many per statement; those that do not exist are left out. Not scoped by tenant: for identifiers from
+    /// rows that are.
+    pub async fn targets_by_ids(&mut self, ids: &[TargetId]) -> Result<BTreeMap<TargetId, Target>> {
+        let mut targets = BTreeMap::new();
+        for chunk in ids.chunks(BULK) {
+            let rows: Vec<TargetRow> = on!(self, |conn| {
+                let mut query = QueryBuilder::new(BY_IDS);
+                let mut list = query.separated(", ");
+                for id in chunk {
+                    list.push_bind(id.uuid());
+                }
+                list.push_unseparated(")");
+                query.build_query_as().fetch_all(conn).await
+            })?;
+            let found: Vec<Target> = all(rows)?;
+            targets.extend(found.into_iter().map(|target| (target.id, target)));
+        }
+        Ok(targets)
+    }
+
+    /// Takes the next fencing token of each of the targets, many per statement. [`StoreError::Conflict`] when one does not exist.
+    pub async fn next_fences(
+        &mut self,
+        targets: impl IntoIterator<Item = TargetId>,
+    ) -> Result<BTreeMap<TargetId, Fence>> {
+        // Each once, and in one order for all writers, so that they do not deadlock.
+        let targets: BTreeSet<TargetId> = targets.into_iter().collect();
+        let targets: Vec<TargetId> = targets.into_iter().collect();
+        let mut fences = BTreeMap::new();
+        for chunk in targets.chunks(BULK) {
+            let rows: Vec<(Uuid, i64)> = on!(self, |conn| {
+                let mut query = QueryBuilder::new(NEXT_FENCES);
+                let mut list = query.separated(", ");
+                for id in chunk {
+                    list.push_bind(id.uuid());
+                }
+                list.push_unseparated(") RETURNING id, fence");
+                query.build_query_as().fetch_all(conn).await
+            })?;
+            for (id, fence) in rows {
+                fences.insert(id.into(), Fence(At::new("targets", id).number("fence", fence)?));
+            }
+        }
+        if fences.len() == targets.len() {
+            Ok(fences)
+        } else {
+            Err(StoreError::Conflict)
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Tasks and their attempts. Their state is written by one statement, used by [`Tx::apply_task_event`] and
-//! [`Tx::assign_task`], and nothing else.
+//! Tasks and their attempts. Their state is written by one statement, used by [`Tx::apply_task_events`] and
+//! [`Tx::assign_tasks`], and nothing else.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
@@ -7,7 +7,7 @@ use sealift_common::{
     digest::Digest,
     id::{AgentId, JobId, PacketId, TargetId, TaskId},
     order::Fence,
-    task::{TaskEvent, TaskPhase, TaskState, TaskStep, Wanted},
+    task::{TaskEvent, Wanted},
 };
 use sqlx::QueryBuilder;
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use crate::{
     Attempt, Change, EntityKind, Result, StoreError, Task, Tx,
     engine::{on, statements},
     rows::{all, count, int, one},
-    tasks_rows::{AttemptRow, OrderedTaskRow, StateColumns, TaskRow, columns, wanted_text},
+    tasks_rows::{AttemptRow, Moves, OrderedTaskRow, StateColumns, TaskRow, columns, wanted_text},
     transitions::{By, NewTransition},
 };
 
@@ -25,6 +25,8 @@ use crate::{
 pub const LEASE_AFTER_RETURN: TimeDelta = TimeDelta::seconds(60);
 /// Rows per bulk statement: far below the bound on parameters of both engines.
 const BULK: usize = 500;
+/// Orders per bulk statement: each is some kilobytes.
+const BULK_ORDERS: usize = 100;
 /// Most rows of one look.
 const MOST: i64 = bounds::TARGETS_PER_JOB as i64 + 1;
 
@@ -33,6 +35,8 @@ macro_rules! live {
         "state IN ('assigned', 'accepted', 'running', 'lost')"
     };
 }
+
+pub(crate) use live;
 
 macro_rules! with_order {
     () => {
@@ -47,6 +51,7 @@ macro_rules! with_order {
 
 statements! {
     BY_ID = { with_order!(), "WHERE t.id = $1" };
+    BARE = { "SELECT ", columns!(""), " FROM tasks WHERE id = $1" };
     OF_JOB = { "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 ORDER BY wave, target LIMIT $2" };
     LIVE_OF_AGENT = { with_order!(), "WHERE t.agent_id = $1 AND t.", live!(), " ORDER BY t.id LIMIT $2" };
     COUNT_LIVE_OF_AGENT = { "SELECT COUNT(*) FROM tasks WHERE agent_id = $1 AND ", live!() };
@@ -70,7 +75,7 @@ statements! {
         "retry_at = CASE WHEN $9 THEN retry_at ELSE NULL END, ",
         "started_at = COALESCE(started_at, $10), finished_at = $11, ",
         "agent_id = COALESCE($12, agent_id), attempt = COALESCE($13, attempt), fence = COALESCE($14, fence), ",
-        "version = version + 1 WHERE id = $1 AND version = $2 RETURNING ", columns!("")
+        "version = version + $15 WHERE id = $1 AND version = $2 RETURNING ", columns!("")
     };
     SET_WANTED = {
         "UPDATE tasks SET wanted = $3, version = version + 1 WHERE id = $1 AND version = $2 RETURNING ", columns!("")
@@ -78,10 +83,6 @@ statements! {
     SET_RETRY = {
         "UPDATE tasks SET retry_at = $3, version = version + 1 WHERE id = $1 AND version = $2 RETURNING ",
         columns!("")
-    };
-    INSERT_ATTEMPT = {
-        "INSERT INTO task_attempts (task_id, number, fence, agent_id, order_envelope, order_digest, started_at, due_at) ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
     };
     FINISH_ATTEMPT = {
         "UPDATE task_attempts SET result = $3, packet_id = COALESCE($4, packet_id), ",
@@ -93,17 +94,30 @@ statements! {
     };
 }
 
+const INSERT_ATTEMPTS: &str = "INSERT INTO task_attempts \
+     (task_id, number, fence, agent_id, order_envelope, order_digest, started_at, due_at) ";
 const INSERT: &str = concat!("INSERT INTO tasks (", columns!(""), ") ");
 const EXTEND: &str = "UPDATE tasks SET lease_until = ";
 const EXTEND_WHERE: &str = " WHERE state IN ('assigned', 'accepted', 'running') \
      AND (step IS NULL OR step <> 'retry_wait') AND id IN (";
 
-/// What an order adds to a task.
-struct NewOrder {
-    agent: AgentId,
-    attempt: u32,
-    fence: Fence,
-    lease_until: DateTime<Utc>,
+/// The next attempt of a task.
+#[derive(Debug, Clone)]
+pub struct Assignment<'a> {
+    /// The task as it was read.
+    pub task: &'a Task,
+    /// Who is to do it.
+    pub agent: AgentId,
+    /// Number of the attempt.
+    pub attempt: u32,
+    /// Fencing token of the order.
+    pub fence: Fence,
+    /// The signed order.
+    pub order: Vec<u8>,
+    /// Until when the agent need not be heard.
+    pub lease_until: DateTime<Utc>,
+    /// After this nothing more is expected of the attempt ([`Tx::overdue_tasks`]), however alive its agent is.
+    pub due_at: DateTime<Utc>,
 }
 
 impl Tx {
@@ -151,6 +165,15 @@ impl Tx {
     /// A task with its order. Not scoped by tenant: its job is.
     pub async fn task(&mut self, id: TaskId) -> Result<Option<Task>> {
         let row: Option<OrderedTaskRow> = on!(self, |conn| sqlx::query_as(BY_ID)
+            .bind(id.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// A task without its order. Not scoped by tenant: its job is.
+    pub async fn bare_task(&mut self, id: TaskId) -> Result<Option<Task>> {
+        let row: Option<TaskRow> = on!(self, |conn| sqlx::query_as(BARE)
             .bind(id.uuid())
             .fetch_optional(conn)
             .await)?;
@@ -235,98 +258,82 @@ impl Tx {
         by: impl Into<By<'_>>,
         now: DateTime<Utc>,
     ) -> Result<Task> {
-        let by = by.into();
-        let Some(next) = task.state.apply(event)? else {
-            return Ok(task.clone());
-        };
-        let changed = self.set_task_state(task, next, event, None, by, now).await?;
+        self.apply_task_events(task, std::slice::from_ref(event), by, now)
+            .await
+    }
+
+    /// The same for events that follow each other: one row of the history and one version for each, the task written once.
+    pub async fn apply_task_events(
+        &mut self,
+        task: &Task,
+        events: &[TaskEvent],
+        by: impl Into<By<'_>>,
+        now: DateTime<Utc>,
+    ) -> Result<Task> {
+        let changed = self.set_task_state(task, events, None, by.into(), now).await?;
         Ok(Task {
             order: task.order.clone(),
             ..changed
         })
     }
 
-    /// Gives a task its next attempt: the event `assigned`, the order and the attempt's row. After `due_at` nothing more is
-    /// expected of the attempt ([`Tx::overdue_tasks`]), however alive its agent is. A second live task on the target
-    /// is refused by the database: [`StoreError::Duplicate`] of `one_live_task_per_target` (R1).
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "an order is these values, and nothing else needs them together"
-    )]
-    pub async fn assign_task(
+    /// Gives tasks their next attempts: the event `assigned`, the order and the attempt's row. A second live task on a target
+    /// is refused by the database: [`StoreError::Duplicate`] of `one_live_task_per_target` (R1). [`StoreError::Conflict`] when one of
+    /// the tasks is not the newest version.
+    pub async fn assign_tasks(
         &mut self,
-        task: &Task,
-        agent: AgentId,
-        attempt: u32,
-        fence: Fence,
-        order: &[u8],
-        lease_until: DateTime<Utc>,
-        due_at: DateTime<Utc>,
+        assignments: Vec<Assignment<'_>>,
         actor: &str,
         now: DateTime<Utc>,
-    ) -> Result<Task> {
-        let event = TaskEvent::Assigned;
-        let Some(next) = task.state.apply(&event)? else {
-            return Ok(task.clone());
-        };
-        let new = NewOrder {
-            agent,
-            attempt,
-            fence,
-            lease_until,
-        };
-        let changed = self
-            .set_task_state(task, next, &event, Some(new), actor.into(), now)
-            .await?;
-        let fence = int(fence.0)?;
-        on!(self, |conn| sqlx::query(INSERT_ATTEMPT)
-            .bind(task.id.uuid())
-            .bind(i64::from(attempt))
-            .bind(fence)
-            .bind(agent.uuid())
-            .bind(order)
-            .bind(Digest::of(order).to_string())
-            .bind(now)
-            .bind(due_at)
-            .execute(conn)
-            .await
-            .map(drop))?;
-        Ok(Task {
-            order: Some(order.to_vec()),
-            ..changed
-        })
+    ) -> Result<Vec<Task>> {
+        let mut assigned = Vec::with_capacity(assignments.len());
+        for new in &assignments {
+            let changed = self
+                .set_task_state(new.task, &[TaskEvent::Assigned], Some(new), actor.into(), now)
+                .await?;
+            assigned.push(changed);
+        }
+        for chunk in assignments.chunks(BULK_ORDERS) {
+            let fences: Vec<i64> = chunk.iter().map(|new| int(new.fence.0)).collect::<Result<_>>()?;
+            on!(self, |conn| {
+                let mut query = QueryBuilder::new(INSERT_ATTEMPTS);
+                query.push_values(chunk.iter().zip(fences), |mut row, (new, fence)| {
+                    row.push_bind(new.task.id.uuid())
+                        .push_bind(i64::from(new.attempt))
+                        .push_bind(fence)
+                        .push_bind(new.agent.uuid())
+                        .push_bind(new.order.as_slice())
+                        .push_bind(Digest::of(&new.order).to_string())
+                        .push_bind(now)
+                        .push_bind(new.due_at);
+                });
+                query.build().execute(conn).await.map(drop)
+            })?;
+        }
+        for (task, new) in assigned.iter_mut().zip(assignments) {
+            task.order = Some(new.order);
+        }
+        Ok(assigned)
     }
 
     /// The one place that writes `tasks.state`.
     async fn set_task_state(
         &mut self,
         task: &Task,
-        next: TaskState,
-        event: &TaskEvent,
-        order: Option<NewOrder>,
+        events: &[TaskEvent],
+        order: Option<&Assignment<'_>>,
         by: By<'_>,
         now: DateTime<Utc>,
     ) -> Result<Task> {
-        let version = int(task.version)?;
-        let columns = StateColumns::of(&next)?;
-        let waits = matches!(
-            next,
-            TaskState::Running {
-                step: TaskStep::RetryWait
-            }
-        );
-        let leased = matches!(
-            next.phase(),
-            TaskPhase::Assigned | TaskPhase::Accepted | TaskPhase::Running
-        ) && !waits;
-        let lease = match &order {
-            Some(order) => Some(order.lease_until),
-            None if leased && task.state == TaskState::Lost => Some(now + LEASE_AFTER_RETURN),
-            None => None,
+        let moves = Moves::of(&task.state, events, now)?;
+        let Some((_, _, next)) = moves.steps.last() else {
+            return Ok(task.clone());
         };
-        let write_lease = lease.is_some() || !leased;
-        let fence = order.as_ref().map(|order| int(order.fence.0)).transpose()?;
-        let started_at = order.as_ref().map(|_| now);
+        let version = int(task.version)?;
+        let columns = StateColumns::of(next)?;
+        let lease = order.map(|order| order.lease_until).or(moves.lease);
+        let fence = order.map(|order| int(order.fence.0)).transpose()?;
+        let started_at = order.map(|_| now);
         let finished_at = next.phase().is_terminal().then_some(now);
         let row: Option<TaskRow> = on!(self, |conn| sqlx::query_as(SET_STATE)
             .bind(task.id.uuid())
@@ -335,38 +342,41 @@ impl Tx {
             .bind(columns.step)
             .bind(columns.skip_reason)
             .bind(columns.failure.as_deref())
-            .bind(write_lease)
+            .bind(moves.writes_lease || lease.is_some())
             .bind(lease)
-            .bind(waits)
+            .bind(moves.waits)
             .bind(started_at)
             .bind(finished_at)
-            .bind(order.as_ref().map(|order| order.agent.uuid()))
-            .bind(order.as_ref().map(|order| i64::from(order.attempt)))
+            .bind(order.map(|order| order.agent.uuid()))
+            .bind(order.map(|order| i64::from(order.attempt)))
             .bind(fence)
+            .bind(moves.steps.len() as i64)
             .fetch_optional(conn)
             .await)?;
         let changed: Task = row.ok_or(StoreError::Conflict)?.try_into()?;
-        let (detail, failure) = match event {
-            TaskEvent::Progressed { step } => (step.as_str(), None),
-            TaskEvent::Skipped { reason } => (reason.as_str(), None),
-            TaskEvent::Failed { failure } | TaskEvent::AttemptFailed { failure } => {
-                (failure.code.as_str(), Some(failure))
-            }
-            _ => ("", None),
-        };
-        self.insert_transition(NewTransition {
-            kind: EntityKind::Task,
-            id: task.id.uuid(),
-            seq: changed.version,
-            from: task.state.phase().as_str(),
-            to: columns.state,
-            event: event.name(),
-            actor: by.actor,
-            detail: &by.detail(detail),
-            failure,
-            at: now,
-        })
-        .await?;
+        for (seq, (from, event, to)) in (task.version + 1..).zip(&moves.steps) {
+            let (detail, failure) = match event {
+                TaskEvent::Progressed { step } => (step.as_str(), None),
+                TaskEvent::Skipped { reason } => (reason.as_str(), None),
+                TaskEvent::Failed { failure } | TaskEvent::AttemptFailed { failure } => {
+                    (failure.code.as_str(), Some(failure))
+                }
+                _ => ("", None),
+            };
+            self.insert_transition(NewTransition {
+                kind: EntityKind::Task,
+                id: task.id.uuid(),
+                seq,
+                from: from.as_str(),
+                to: to.phase().as_str(),
+                event: event.name(),
+                actor: by.actor,
+                detail: &by.detail(detail),
+                failure,
+                at: now,
+            })
+            .await?;
+        }
         self.note_task(&changed);
         Ok(changed)
     }
@@ -420,7 +430,7 @@ impl Tx {
         &mut self,
         task: &Task,
         row: Option<TaskRow>,
-        event: &str,
+        event: &'static str,
         detail: &str,
         actor: &str,
         now: DateTime<Utc>,

@@ -5,13 +5,13 @@ use sealift_common::{
     failure::Failure,
     id::{AgentId, PacketId, TaskId},
     order::Fence,
-    task::{SkipReason, TaskPhase, TaskState, TaskStep, Wanted},
+    task::{SkipReason, TaskEvent, TaskPhase, TaskState, TaskStep, Wanted},
 };
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
-    Attempt, Result, StoreError, Task,
+    Attempt, LEASE_AFTER_RETURN, Result, StoreError, Task,
     rows::{At, json_opt},
 };
 
@@ -94,6 +94,53 @@ impl StateColumns {
             skip_reason,
             failure: json_opt(failure)?,
         })
+    }
+}
+
+/// Where events lead a task: pure.
+pub(crate) struct Moves<'a> {
+    /// From which phase, by which event, to which state; without events that change nothing.
+    pub(crate) steps: Vec<(TaskPhase, &'a TaskEvent, TaskState)>,
+    /// Whether the lease ended or began anew on the way.
+    pub(crate) writes_lease: bool,
+    /// The lease then.
+    pub(crate) lease: Option<DateTime<Utc>>,
+    /// Whether it waits for another attempt all the way: when that is due stays written.
+    pub(crate) waits: bool,
+}
+
+impl<'a> Moves<'a> {
+    pub(crate) fn of(state: &TaskState, events: &'a [TaskEvent], now: DateTime<Utc>) -> Result<Self> {
+        let mut moves = Self {
+            steps: Vec::with_capacity(events.len()),
+            writes_lease: false,
+            lease: None,
+            waits: true,
+        };
+        let mut state = state.clone();
+        for event in events {
+            let Some(next) = state.apply(event)? else {
+                continue;
+            };
+            let waits = matches!(
+                next,
+                TaskState::Running {
+                    step: TaskStep::RetryWait
+                }
+            );
+            let leased = matches!(
+                next.phase(),
+                TaskPhase::Assigned | TaskPhase::Accepted | TaskPhase::Running
+            ) && !waits;
+            if !leased || state == TaskState::Lost {
+                moves.writes_lease = true;
+                moves.lease = leased.then_some(now + LEASE_AFTER_RETURN);
+            }
+            moves.waits &= waits;
+            moves.steps.push((state.phase(), event, next.clone()));
+            state = next;
+        }
+        Ok(moves)
     }
 }
 

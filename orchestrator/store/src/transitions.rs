@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
 use sealift_common::failure::Failure;
-use sqlx::FromRow;
+use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
@@ -13,11 +13,12 @@ use crate::{
     rows::{At, int, json_opt},
 };
 
+/// The bulk statement: its rows come after it.
+const INSERT: &str = "INSERT INTO transitions (entity_kind, entity_id, seq, from_state, to_state, event, actor, detail, failure, at) ";
+/// Rows per statement, and most rows that wait in a transaction.
+const BULK: usize = 200;
+
 statements! {
-    INSERT = {
-        "INSERT INTO transitions (entity_kind, entity_id, seq, from_state, to_state, event, actor, detail, failure, at) ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
-    };
     OF_ENTITY = {
         "SELECT seq, from_state, to_state, event, actor, detail, failure, at FROM transitions ",
         "WHERE entity_kind = $1 AND entity_id = $2 ORDER BY seq LIMIT $3"
@@ -71,14 +72,29 @@ impl<'a> By<'a> {
     }
 }
 
+/// A row that waits in its transaction until many are written at once, at the latest with the commit.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    kind: &'static str,
+    id: Uuid,
+    seq: i64,
+    from: &'static str,
+    to: &'static str,
+    event: &'static str,
+    actor: String,
+    detail: String,
+    failure: Option<String>,
+    at: DateTime<Utc>,
+}
+
 /// A history row to be written.
 pub(crate) struct NewTransition<'a> {
     pub(crate) kind: EntityKind,
     pub(crate) id: Uuid,
     pub(crate) seq: u64,
-    pub(crate) from: &'a str,
-    pub(crate) to: &'a str,
-    pub(crate) event: &'a str,
+    pub(crate) from: &'static str,
+    pub(crate) to: &'static str,
+    pub(crate) event: &'static str,
     pub(crate) actor: &'a str,
     pub(crate) detail: &'a str,
     pub(crate) failure: Option<&'a Failure>,
@@ -88,6 +104,7 @@ pub(crate) struct NewTransition<'a> {
 impl Tx {
     /// The history of a promotion, a job or a task, oldest first.
     pub async fn transitions(&mut self, kind: EntityKind, id: Uuid) -> Result<Vec<Transition>> {
+        self.write_history().await?;
         let rows: Vec<TransitionRow> = on!(self, |conn| sqlx::query_as(OF_ENTITY)
             .bind(kind.as_str())
             .bind(id)
@@ -110,22 +127,47 @@ impl Tx {
         rows.into_iter().map(transition).collect()
     }
 
+    /// Writes a row of the history, together with others: [`Tx::write_history`].
     pub(crate) async fn insert_transition(&mut self, new: NewTransition<'_>) -> Result<()> {
-        let (seq, failure) = (int(new.seq)?, json_opt(new.failure)?);
-        on!(self, |conn| sqlx::query(INSERT)
-            .bind(new.kind.as_str())
-            .bind(new.id)
-            .bind(seq)
-            .bind(new.from)
-            .bind(new.to)
-            .bind(new.event)
-            .bind(new.actor)
-            .bind(new.detail)
-            .bind(failure)
-            .bind(new.at)
-            .execute(conn)
-            .await
-            .map(drop))?;
+        self.history.push(Waiting {
+            kind: new.kind.as_str(),
+            id: new.id,
+            seq: int(new.seq)?,
+            from: new.from,
+            to: new.to,
+            event: new.event,
+            actor: new.actor.to_owned(),
+            detail: new.detail.to_owned(),
+            failure: json_opt(new.failure)?,
+            at: new.at,
+        });
+        if self.history.len() < BULK {
+            return Ok(());
+        }
+        self.write_history().await
+    }
+
+    /// Writes the rows that wait, in the order in which they came. The commit calls this, and whoever reads the history.
+    pub(crate) async fn write_history(&mut self) -> Result<()> {
+        let waiting = std::mem::take(&mut self.history);
+        for chunk in waiting.chunks(BULK) {
+            on!(self, |conn| {
+                let mut query = QueryBuilder::new(INSERT);
+                query.push_values(chunk, |mut row, new| {
+                    row.push_bind(new.kind)
+                        .push_bind(new.id)
+                        .push_bind(new.seq)
+                        .push_bind(new.from)
+                        .push_bind(new.to)
+                        .push_bind(new.event)
+                        .push_bind(new.actor.as_str())
+                        .push_bind(new.detail.as_str())
+                        .push_bind(new.failure.as_deref())
+                        .push_bind(new.at);
+                });
+                query.build().execute(conn).await.map(drop)
+            })?;
+        }
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     Change, JobWave, Result, StoreError, Tx,
     engine::{on, statements},
-    rows::{At, all},
+    rows::{At, all, one},
 };
 
 /// Rows per bulk statement.
@@ -19,6 +19,11 @@ const INSERT: &str = "INSERT INTO waves (job_id, ordinal, what_then) ";
 statements! {
     OF_JOB = {
         "SELECT job_id, ordinal, what_then, opened_at, settled_at, passed_at FROM waves WHERE job_id = $1 ORDER BY ordinal"
+    };
+    AHEAD = {
+        "SELECT w.job_id, w.ordinal, w.what_then, w.opened_at, w.settled_at, w.passed_at FROM waves w ",
+        "WHERE w.job_id = $1 AND w.passed_at IS NULL ",
+        "AND EXISTS (SELECT 1 FROM tasks t WHERE t.job_id = w.job_id AND t.wave = w.ordinal) ORDER BY w.ordinal LIMIT 1"
     };
     OPEN = { "UPDATE waves SET opened_at = COALESCE(opened_at, $3) WHERE job_id = $1 AND ordinal = $2" };
     SETTLE = { "UPDATE waves SET settled_at = COALESCE(settled_at, $3) WHERE job_id = $1 AND ordinal = $2" };
@@ -74,6 +79,15 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         all(rows)
+    }
+
+    /// The first wave of a job that has tasks and has not passed: the one that is worked on, or comes next.
+    pub async fn wave_ahead(&mut self, job: JobId) -> Result<Option<JobWave>> {
+        let row: Option<WaveRow> = on!(self, |conn| sqlx::query_as(AHEAD)
+            .bind(job.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
     }
 
     /// Notes when the first order of a wave was made.

@@ -29,7 +29,7 @@ async fn r8_a_late_success_is_kept_as_proof_and_changes_no_record() {
         .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(fleet.end_of(job).await.unwrap(), JobPhase::Failed);
-    let (said, _) = succeeded(&bytes, &order, None, &raw.key);
+    let (said, _) = succeeded(&bytes, &order, None, &raw.key).unwrap();
     raw.report(vec![report(1, order.task_id, Event::Finished(said))])
         .await;
     raw.acknowledged(1).await;
@@ -51,7 +51,7 @@ async fn t1_what_a_revoked_agent_says_is_not_stored_even_before_its_session_ends
     let job = fleet.promote("one").await.unwrap();
     let bytes = raw.order().await;
     let order = open_order(&bytes, &[app.identity.keys.order.public()]).unwrap();
-    let (said, _) = succeeded(&bytes, &order, None, &raw.key);
+    let (said, _) = succeeded(&bytes, &order, None, &raw.key).unwrap();
     // Held until the report is with the writer: whatever the session hears first, nothing of the report may count.
     let mut tx = app.db.write().await.unwrap();
     tx.revoke_agent(order.agent_id, &stolen(app.clock.now()))
@@ -95,7 +95,7 @@ async fn r8_what_was_seen_while_a_task_was_under_way_is_judged_when_it_is_said_a
         })
     };
     raw.say(seen()).await;
-    let (said, _) = succeeded(&bytes, &order, None, &raw.key);
+    let (said, _) = succeeded(&bytes, &order, None, &raw.key).unwrap();
     raw.report(vec![report(1, order.task_id, Event::Finished(said))])
         .await;
     raw.acknowledged(1).await;

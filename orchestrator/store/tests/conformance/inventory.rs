@@ -230,9 +230,17 @@ async fn fences_only_grow(world: World) {
     let id = seed.targets[0].id;
     for wanted in 1..=3 {
         let mut tx = world.db.write().await.unwrap();
-        assert_eq!(tx.next_fence(id).await.unwrap(), Fence(wanted));
+        // Named twice, it still takes one step.
+        let fences = tx.next_fences([id, id]).await.unwrap();
+        assert_eq!(fences, [(id, Fence(wanted))].into());
         tx.commit().await.unwrap();
     }
+    let mut tx = world.db.write().await.unwrap();
+    let refused = tx
+        .next_fences([id, sealift_common::id::TargetId::new(at(0))])
+        .await;
+    assert!(matches!(refused, Err(StoreError::Conflict)), "{refused:?}");
+    drop(tx);
     let mut tx = world.db.read().await.unwrap();
     assert_eq!(
         tx.target(seed.tenant.id, id).await.unwrap().unwrap().fence,

@@ -26,7 +26,7 @@ use sealift_common::{
     task::{TaskState, Wanted},
     variables::Variables,
 };
-use sealift_store::{Db, Job, Promotion, Result, Task, Tx};
+use sealift_store::{Assignment, Db, Job, Promotion, Result, Task, Tx};
 
 use crate::harness::at;
 
@@ -364,22 +364,26 @@ impl Seed {
 
     /// Gives a task to the agent, with the target's next fence and a lease of 30 seconds.
     pub async fn assign(&self, tx: &mut Tx, task: &Task, now: DateTime<Utc>) -> Result<Task> {
-        let fence = tx.next_fence(task.target_id).await?;
+        let fence = tx.next_fences([task.target_id]).await?[&task.target_id];
         let until = now + chrono::TimeDelta::seconds(30);
         let order = format!("order of {} for {fence}", task.id).into_bytes();
         let attempt = task.attempt + 1;
-        tx.assign_task(
-            task,
-            self.agent.id,
-            attempt,
-            fence,
-            &order,
-            until,
-            now + chrono::TimeDelta::hours(1),
-            "orchestrator",
-            now,
-        )
-        .await
+        let assigned = tx
+            .assign_tasks(
+                vec![Assignment {
+                    task,
+                    agent: self.agent.id,
+                    attempt,
+                    fence,
+                    order,
+                    lease_until: until,
+                    due_at: now + chrono::TimeDelta::hours(1),
+                }],
+                "orchestrator",
+                now,
+            )
+            .await?;
+        Ok(assigned.into_iter().next().unwrap())
     }
 }
 

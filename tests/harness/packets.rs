@@ -1,5 +1,6 @@
 //! Final reports with their packets, as an agent would make them: good ones and refusals.
 
+use anyhow::Result;
 use sealift_common::{
     any_manifest::Described,
     digest::Digest,
@@ -18,18 +19,18 @@ use sealift_common::{
 use sealift_proto::agent::v1::{Finished, ReportedFailure, finished};
 
 /// A final report that says that the order was refused, with a packet signed by `key`.
-pub fn refused(order_bytes: &[u8], order: &Order, agent: AgentId, key: &SigningKey) -> Finished {
+pub fn refused(order_bytes: &[u8], order: &Order, agent: AgentId, key: &SigningKey) -> Result<Finished> {
     let failure = Failure::new(FailureCode::OrderRefused, "a test");
-    Finished {
+    Ok(Finished {
         result: finished::Result::Refused.into(),
-        packet: packet(order_bytes, order, agent, Some(&failure), None, key),
+        packet: packet(order_bytes, order, agent, Some(&failure), None, key)?,
         failure: Some(ReportedFailure {
             code: failure.code.as_str().into(),
             summary: failure.summary,
             detail: String::new(),
         }),
         sticker: Vec::new(),
-    }
+    })
 }
 
 /// A final report of success with its sticker, and the sticker's digest.
@@ -38,16 +39,16 @@ pub fn succeeded(
     order: &Order,
     previous: Option<Digest>,
     key: &SigningKey,
-) -> (Finished, Digest) {
-    let sticker = Sticker::of(order, None, order.not_before, previous).unwrap();
-    let digest = sticker.digest().unwrap();
+) -> Result<(Finished, Digest)> {
+    let sticker = Sticker::of(order, None, order.not_before, previous)?;
+    let digest = sticker.digest()?;
     let finished = Finished {
         result: finished::Result::Succeeded.into(),
         failure: None,
-        packet: packet(order_bytes, order, order.agent_id, None, Some(digest), key),
-        sticker: sticker.to_file().unwrap(),
+        packet: packet(order_bytes, order, order.agent_id, None, Some(digest), key)?,
+        sticker: sticker.to_file()?,
     };
-    (finished, digest)
+    Ok((finished, digest))
 }
 
 fn packet(
@@ -57,7 +58,7 @@ fn packet(
     failure: Option<&Failure>,
     sticker_digest: Option<Digest>,
     key: &SigningKey,
-) -> Vec<u8> {
+) -> Result<Vec<u8>> {
     let now = order.not_before;
     let services = order
         .manifest
@@ -105,5 +106,5 @@ fn packet(
     let running = order.manifest.images().into_values();
     let running: Vec<_> = running.filter(|_| failure.is_none()).collect();
     let statement = Statement::new(Predicate::of(order, attempt), running);
-    Packet::sign(&statement, key).unwrap()
+    Ok(Packet::sign(&statement, key)?)
 }
