@@ -331,8 +331,8 @@ async fn attend(core: &Core, turn: &Turn, known: &Known) -> Result<Advance, ApiE
     if !undated.is_empty() {
         let mut tx = turn.write().await?;
         for task in &undated {
-            let wait =
-                TimeDelta::from_std(attempts::retry_wait(task.attempt)).unwrap_or(TimeDelta::minutes(1));
+            let wait = attempts::retry_wait(task.id, task.attempt);
+            let wait = TimeDelta::from_std(wait).unwrap_or(TimeDelta::minutes(1));
             unless_it_moved(tx.set_task_retry(task, now + wait, ORCHESTRATOR, now).await)?;
         }
         tx.commit().await?;

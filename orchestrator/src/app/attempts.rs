@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use sealift_common::{
+    digest::Digest,
     failure::{Failure, FailureCode},
     hook::{self, HookSpec},
+    id::TaskId,
     strategy::Limits,
     swap::Swap,
     task::{TaskEvent, Wanted},
 };
 use sealift_store::Task;
 
-/// Wait before the second attempt; each further one waits twice as long.
+/// Wait before the second attempt, but for the spread; each further one waits twice as long.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
-/// Longest wait between two attempts.
+/// Longest wait between two attempts, but for the spread.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// What restoring the old set may take: containers that stop slowly, an engine that answers slowly.
@@ -58,10 +60,15 @@ fn decide(wanted: Wanted, attempt: u32, failure: &Failure, limits: &Limits) -> T
     }
 }
 
-/// How long to wait after the failed attempt number `attempt` (from 1).
-pub fn retry_wait(attempt: u32) -> Duration {
+/// How long to wait after the failed attempt number `attempt` (from 1) of a task. Each task waits up to a quarter less or more than
+/// others, so that a wave that failed at one registry does not come back to it in one moment; the same one always the same.
+pub fn retry_wait(task: TaskId, attempt: u32) -> Duration {
+    const WHOLE: u32 = 1 << 16;
     let doublings = attempt.saturating_sub(1).min(16);
-    FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT)
+    let wait = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT);
+    let [high, low, ..] = *Digest::of(format!("{task} {attempt}").as_bytes()).as_bytes();
+    let drawn = u32::from(u16::from_be_bytes([high, low]));
+    wait * (WHOLE / 4 * 3 + drawn / 2) / WHOLE
 }
 
 #[cfg(test)]
@@ -105,9 +112,30 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_grows_and_has_an_end() {
-        let waits: Vec<_> = (1..=8).map(|attempt| retry_wait(attempt).as_secs()).collect();
-        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
-        assert_eq!(retry_wait(u32::MAX), LONGEST_WAIT);
+    fn the_wait_grows_has_an_end_and_is_spread_over_the_tasks() {
+        let attempts = [
+            (1, 2),
+            (2, 4),
+            (3, 8),
+            (4, 16),
+            (5, 32),
+            (6, 60),
+            (7, 60),
+            (u32::MAX, 60),
+        ];
+        for (attempt, seconds) in attempts {
+            let middle = Duration::from_secs(seconds);
+            let mut tenths = [0; 10];
+            for number in 0..1_000 {
+                let task = TaskId::from(uuid::Uuid::from_u128(number));
+                let wait = retry_wait(task, attempt);
+                assert_eq!(wait, retry_wait(task, attempt), "the same wherever it is asked");
+                let share = wait.as_secs_f64() / middle.as_secs_f64();
+                assert!((0.75..1.25).contains(&share), "{share} of {middle:?}");
+                tenths[((share - 0.75) * 20.0) as usize] += 1;
+            }
+            // A thousand that failed together: about a hundred in each tenth of the half wait over which they are spread.
+            assert!(tenths.iter().all(|tasks| (60..140).contains(tasks)), "{tenths:?}");
+        }
     }
 }

@@ -357,7 +357,7 @@ async fn apply_finished(
 }
 
 async fn wait_for_next(tx: &mut Tx, task: &Task, actor: &str, now: DateTime<Utc>) -> Result<Task, Refusal> {
-    let wait = TimeDelta::from_std(attempts::retry_wait(task.attempt)).unwrap_or(TimeDelta::MAX);
+    let wait = TimeDelta::from_std(attempts::retry_wait(task.id, task.attempt)).unwrap_or(TimeDelta::MAX);
     Ok(tx.set_task_retry(task, now + wait, actor, now).await?)
 }
 
