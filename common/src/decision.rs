@@ -135,6 +135,9 @@ pub struct LaneFacts {
     pub running: u32,
     /// Jobs that wait before this one.
     pub ahead: u32,
+    /// Whether one of those that run is of the same project: whatever the capacity, this one waits for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub project_busy: bool,
     /// Jobs that the lane lets run side by side.
     pub capacity: u32,
     /// Most jobs that may wait.

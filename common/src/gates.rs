@@ -351,7 +351,7 @@ fn hold(inputs: &Inputs) -> Said {
 fn lane(inputs: &Inputs) -> Said {
     let lane = inputs.lane;
     let environment = &inputs.environment_name;
-    if lane.running.saturating_add(lane.ahead) < lane.capacity {
+    if !lane.project_busy && lane.running.saturating_add(lane.ahead) < lane.capacity {
         return pass("LANE_FREE", format!("the lane of {environment} is free"));
     }
     if lane.ahead >= lane.queue_limit {

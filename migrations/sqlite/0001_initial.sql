@@ -292,6 +292,7 @@ CREATE TABLE jobs (
 ) STRICT;
 CREATE INDEX jobs_queued ON jobs (environment_id, ticket) WHERE state = 'queued';
 CREATE INDEX jobs_in_motion ON jobs (environment_id, ticket) WHERE state IN ('running', 'paused');
+CREATE INDEX jobs_rolling_back ON jobs (environment_id) WHERE state = 'rolling_back';
 CREATE INDEX jobs_of_rollback ON jobs (rollback_of) WHERE rollback_of IS NOT NULL;
 CREATE INDEX jobs_of_environment ON jobs (environment_id, id);
 CREATE INDEX jobs_finished ON jobs (environment_id, finished_at) WHERE state = 'succeeded';

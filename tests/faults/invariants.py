@@ -52,6 +52,24 @@ class Checker:
             if len(held) > 1:
                 self.wrong("I1", f"{len(held)} live {kind}s in one place at transition {row['ordinal']}")
 
+    def one_job_per_project(self):
+        """I1: of a project one job is live in an environment, however wide its lane; beside one being undone only its rollback."""
+        jobs = {
+            row["id"]: row
+            for row in self.rows("SELECT j.id, j.environment_id, j.rollback_of, r.project_id FROM jobs j JOIN releases r ON r.id = j.release_id")
+        }
+        live = {}
+        for row in self.rows("SELECT entity_id, to_state, ordinal FROM transitions WHERE entity_kind = 'job' ORDER BY ordinal"):
+            job = jobs[row["entity_id"]]
+            held = live.setdefault((job["environment_id"], job["project_id"]), set())
+            held.discard(job["id"])
+            if row["to_state"] not in LIVE_JOBS | {"rolling_back"}:
+                continue
+            for other in held:
+                if other != job["rollback_of"] and jobs[other]["rollback_of"] != job["id"]:
+                    self.wrong("I1", f"two live jobs of one project at transition {row['ordinal']}")
+            held.add(job["id"])
+
     def moves_are_allowed(self):
         """I3: every move is one of the printed table, made without a gap."""
         for kind, name in (("task", "task-states.md"), ("job", "job-states.md"), ("promotion", "promotion-states.md")):
@@ -199,6 +217,7 @@ class Checker:
     def run(self):
         for check in (
             self.one_at_a_time,
+            self.one_job_per_project,
             self.moves_are_allowed,
             self.one_packet_each,
             self.what_runs_is_proven,

@@ -23,11 +23,14 @@ pub struct Invariant {
 macro_rules! with_job_spans {
     ($query:literal) => {
         concat!(
-            "WITH spans AS (SELECT j.environment_id, j.environment || ' job ' || CAST(j.ticket AS TEXT) AS name, j.ticket, j.rollback_of, \
+            "WITH spans AS (SELECT j.id, j.environment_id, r.project_id, j.environment || ' job ' || CAST(j.ticket AS TEXT) AS name, \
+             j.ticket, j.rollback_of, \
              MIN(CASE WHEN t.to_state = 'running' THEN t.ordinal END) AS begun, \
-             MIN(CASE WHEN t.to_state NOT IN ('queued', 'running', 'paused') THEN t.ordinal END) AS ended \
+             MIN(CASE WHEN t.to_state NOT IN ('queued', 'running', 'paused') THEN t.ordinal END) AS ended, \
+             MIN(CASE WHEN t.to_state NOT IN ('queued', 'running', 'paused', 'rolling_back') THEN t.ordinal END) AS finished \
              FROM jobs j JOIN transitions t ON t.entity_kind = 'job' AND t.entity_id = j.id \
-             GROUP BY j.id, j.environment_id, j.environment, j.ticket, j.rollback_of) ",
+             LEFT JOIN releases r ON r.id = j.release_id \
+             GROUP BY j.id, j.environment_id, r.project_id, j.environment, j.ticket, j.rollback_of) ",
             $query
         )
     };
@@ -56,6 +59,16 @@ pub const ALWAYS: &[Invariant] = &[
         breaches: with_job_spans!(
             "SELECT b.name || ' ran beside ' || a.name FROM spans a JOIN spans b ON a.environment_id = b.environment_id \
              AND a.begun < b.begun AND (a.ended IS NULL OR a.ended > b.begun)"
+        ),
+    },
+    Invariant {
+        number: "I1",
+        statement: "a project has one job at a time in an environment, and beside one that is being undone its rollback",
+        breaches: with_job_spans!(
+            "SELECT b.name || ' ran beside ' || a.name || ', of the same project' FROM spans a \
+             JOIN spans b ON a.environment_id = b.environment_id AND a.project_id = b.project_id \
+             AND a.begun < b.begun AND (a.finished IS NULL OR a.finished > b.begun) \
+             AND (b.rollback_of IS NULL OR b.rollback_of <> a.id OR a.ended IS NULL OR a.ended > b.begun)"
         ),
     },
     Invariant {

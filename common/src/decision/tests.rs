@@ -54,6 +54,7 @@ fn inputs(targets: Vec<(Name, Situation)>) -> Inputs {
         lane: LaneFacts {
             running: 0,
             ahead: 0,
+            project_busy: false,
             capacity: 1,
             queue_limit: 10,
         },
@@ -77,6 +78,7 @@ fn all_gates_answer_even_when_all_fail() {
     inputs.lane = LaneFacts {
         running: 1,
         ahead: 10,
+        project_busy: false,
         capacity: 1,
         queue_limit: 10,
     };
@@ -270,6 +272,7 @@ fn a_busy_lane_waits_and_does_not_refuse() {
     inputs.lane = LaneFacts {
         running: 1,
         ahead: 2,
+        project_busy: false,
         capacity: 1,
         queue_limit: 10,
     };
@@ -278,6 +281,24 @@ fn a_busy_lane_waits_and_does_not_refuse() {
     assert_eq!(record.result, Verdict::Wait);
     assert!(record.passed());
     assert!(record.gates.last().unwrap().message.contains("place 3"));
+}
+
+#[test]
+fn a_wide_lane_is_busy_for_a_project_that_is_under_way_there() {
+    let mut inputs = one(Some(agent()));
+    for (project_busy, wanted) in [
+        (false, ("LANE_FREE", Verdict::Pass)),
+        (true, ("LANE_BUSY", Verdict::Wait)),
+    ] {
+        inputs.lane = LaneFacts {
+            running: 1,
+            ahead: 0,
+            project_busy,
+            capacity: 5,
+            queue_limit: 10,
+        };
+        assert_eq!(reason(&evaluate(inputs.clone()), Gate::Lane), wanted);
+    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub const ORCHESTRATOR: &str = "orchestrator";
 /// Numbers that operators may set.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// Jobs that a lane lets run side by side.
+    /// Jobs that a lane lets run side by side; never two of one project.
     pub lane_capacity: u32,
     /// Most jobs that may wait in a lane.
     pub lane_queue: u32,

@@ -149,7 +149,7 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
         reconnect_until: core.reconnect_until(),
         swap_unfit: ask.recipe.strategy.swap().unfit_for(&ask.release.manifest),
         hold: hold(tx, &ask).await?,
-        lane: lane(core, tx, ask.environment, ask.stage).await?,
+        lane: lane(core, tx, &ask).await?,
     };
     let record = decision::evaluate(inputs);
     let record_bytes = record.to_bytes().map_err(ApiError::internal)?;
@@ -206,19 +206,20 @@ fn release_facts(release: &Release) -> ReleaseFacts {
     }
 }
 
-async fn lane(
-    core: &Core,
-    tx: &mut Tx,
-    environment: &Environment,
-    stage: Stage,
-) -> Result<LaneFacts, ApiError> {
+async fn lane(core: &Core, tx: &mut Tx, ask: &Ask<'_>) -> Result<LaneFacts, ApiError> {
+    let lane = ask.environment.id;
+    // Only the head of the lane is ever started, and none of whose project another job is under way.
+    let (ahead, project_busy) = match ask.stage {
+        Stage::Request => (
+            tx.queued_in_lane(lane).await?,
+            tx.is_project_in_motion(lane, ask.release.project_id).await?,
+        ),
+        Stage::Start => (0, false),
+    };
     Ok(LaneFacts {
-        running: tx.running_in_lane(environment.id).await?,
-        ahead: match stage {
-            Stage::Request => tx.queued_in_lane(environment.id).await?,
-            // Only the head of the lane is ever started.
-            Stage::Start => 0,
-        },
+        running: tx.running_in_lane(lane).await?,
+        ahead,
+        project_busy,
         capacity: core.rules.lane_capacity,
         queue_limit: core.rules.lane_queue,
     })

@@ -10,7 +10,7 @@ use crate::app::Rules;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SchedulingConfig {
-    /// Jobs that one environment's lane lets run side by side.
+    /// Jobs that one environment's lane lets run side by side; never two of one project.
     pub lane_capacity: u32,
     /// Most jobs that may wait in one lane.
     pub lane_queue: u32,

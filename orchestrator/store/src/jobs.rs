@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
-    id::{EnvironmentId, JobId, PromotionId, TenantId},
+    id::{EnvironmentId, JobId, ProjectId, PromotionId, TenantId},
     job::{JobEvent, JobPhase, JobState, PauseReason, Stop},
 };
 use sqlx::FromRow;
@@ -20,6 +20,14 @@ macro_rules! columns {
         "id, tenant_id, promotion_id, environment_id, environment, release_id, state, pause_reason, failure, \
          rollback_of, stop, stop_failure, ticket, accepted_failures, resumed_at, version, created_at, started_at, \
          finished_at"
+    };
+}
+
+/// Jobs `o` of the environment that are about the same project as the job in question.
+macro_rules! same_project {
+    () => {
+        "JOIN releases p ON p.id = o.release_id JOIN releases q ON q.project_id = p.project_id \
+         WHERE o.environment_id = $1 AND q.id = jobs.release_id "
     };
 }
 
@@ -67,10 +75,17 @@ statements! {
         "SELECT ", columns!(), " FROM jobs WHERE environment_id = $1 AND state = 'queued' ",
         "AND (rollback_of IS NOT NULL OR NOT EXISTS (SELECT 1 FROM holds h JOIN releases r ON r.project_id = h.project_id ",
         "WHERE h.environment_id = $1 AND h.lifted_at IS NULL AND r.id = jobs.release_id)) ",
+        "AND NOT EXISTS (SELECT 1 FROM jobs o ", same_project!(), "AND o.state IN ('running', 'paused')) ",
+        "AND NOT EXISTS (SELECT 1 FROM jobs o ", same_project!(), "AND o.state = 'rolling_back' ",
+        "AND (jobs.rollback_of IS NULL OR jobs.rollback_of <> o.id)) ",
         "ORDER BY CASE WHEN rollback_of IS NULL THEN 1 ELSE 0 END, ticket LIMIT 1"
     };
     IN_MOTION_IN_LANE = {
         "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state IN ('running', 'paused')"
+    };
+    PROJECT_IN_MOTION_IN_LANE = {
+        "SELECT COUNT(*) FROM jobs j JOIN releases r ON r.id = j.release_id ",
+        "WHERE j.environment_id = $1 AND j.state IN ('running', 'paused') AND r.project_id = $2"
     };
     NEWEST_ROLLBACK = {
         "SELECT ", columns!(), " FROM jobs WHERE rollback_of = $1 ORDER BY ticket DESC LIMIT 1"
@@ -416,7 +431,9 @@ impl Tx {
         one(row)
     }
 
-    /// The queued job whose turn is next: rollbacks first, then by ticket; jobs of a project that is held do not count.
+    /// The queued job whose turn is next: rollbacks first, then by ticket. Jobs of a project that is held do not count, nor those
+    /// of a project of which another job is under way, paused or being undone by another rollback: however wide the lane, never
+    /// more than two versions of a project are live.
     pub async fn lane_head(&mut self, environment: EnvironmentId) -> Result<Option<Job>> {
         let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(LANE_HEAD)
             .bind(environment.uuid())
@@ -432,6 +449,20 @@ impl Tx {
             .fetch_one(conn)
             .await)?;
         Ok(count(running))
+    }
+
+    /// Whether a job of the project runs or is paused in a lane.
+    pub async fn is_project_in_motion(
+        &mut self,
+        environment: EnvironmentId,
+        project: ProjectId,
+    ) -> Result<bool> {
+        let running: i64 = on!(self, |conn| sqlx::query_scalar(PROJECT_IN_MOTION_IN_LANE)
+            .bind(environment.uuid())
+            .bind(project.uuid())
+            .fetch_one(conn)
+            .await)?;
+        Ok(running > 0)
     }
 
     /// How many jobs of a lane wait.

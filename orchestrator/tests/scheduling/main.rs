@@ -12,5 +12,6 @@ mod releases;
 mod restart;
 mod rollbacks;
 mod rollouts;
+mod seen;
 mod waves;
 mod world;

@@ -129,7 +129,18 @@ async fn a_canary_that_stops_running_while_it_bakes_fails_the_job() {
 
 #[tokio::test]
 async fn a_manual_canary_waits_for_a_person_and_a_newer_promotion_waits_for_it() {
-    let world = World::new(3).await;
+    for lane_capacity in [1, 5] {
+        canary_and_newer_promotion(lane_capacity).await;
+    }
+}
+
+/// Nomad: a newer promotion during a canary must never leave three versions live, however many jobs a lane lets run.
+async fn canary_and_newer_promotion(lane_capacity: u32) {
+    let mut world = World::new(3).await;
+    world.core.rules.lane_capacity = lane_capacity;
+    let before = world.release("v0").await;
+    let ran = world.promote(&before).await;
+    world.finish(ran).await;
     let (first, second) = (world.release("v1").await, world.release("v2").await);
     let job = start(&world, &first, canary(CanaryPromotion::Manual)).await;
     world.act(Act::Succeed).await;
@@ -140,16 +151,30 @@ async fn a_manual_canary_waits_for_a_person_and_a_newer_promotion_waits_for_it()
         reason: PauseReason::Canary,
     };
     assert_eq!(world.job(job).await.state, paused);
-    // A newer promotion during a canary never leaves three versions live.
-    let newer = world.promote(&second).await;
+    let requested = world.request(&world.wish(&second, Strategy::AllAtOnce {})).await;
+    let record = String::from_utf8(requested.decision.record).unwrap();
+    assert!(record.contains("LANE_BUSY"), "{record}");
+    let newer = requested.job.unwrap().id;
+    let web = world.release_in("web", "v1").await;
+    let other = world.promote(&web).await;
     world.clock.advance(TimeDelta::days(2));
     world.settle().await;
     assert_eq!(world.phase(newer).await, JobPhase::Queued);
+    if lane_capacity > 1 {
+        assert_eq!(
+            world.phase(other).await,
+            JobPhase::Running,
+            "another project need not wait"
+        );
+        world.act(Act::Succeed).await;
+        world.settle().await;
+    }
     assert_eq!(world.live().await.len(), 0);
     resume(&world, job).await;
     assert_eq!(world.live().await.len(), 2, "no stale deadline after promote");
     assert_eq!(world.finish(job).await, JobPhase::Succeeded);
     assert_eq!(world.finish(newer).await, JobPhase::Succeeded);
+    assert_eq!(world.finish(other).await, JobPhase::Succeeded);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta};
 use sealift_common::{
-    any_manifest::Described,
+    any_manifest::Described as _,
     decision::Requester,
     digest::Digest,
     failure::{Failure, FailureCode},
@@ -21,10 +21,6 @@ use sealift_common::{
     keys::SigningKey,
     manifest::{Manifest, PinnedImage},
     name::Labels,
-    observation::{
-        ContainerHealth, ContainerObservation, ContainerState, ProjectObservation, StickerObservation,
-        TargetObservation,
-    },
     order::{Fence, inputs, sign_order},
     promotion::PromotionState,
     recipe::Recipe,
@@ -54,6 +50,8 @@ use sealift_store::{Db, Job, Promotion, StoreConfig, Task};
 #[path = "../../../tests/harness/database.rs"]
 mod database;
 use database::Database;
+
+use crate::seen::observation;
 
 /// What an agent does with an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,8 +246,13 @@ impl World {
 
     /// Makes a release.
     pub async fn release(&self, content: &str) -> Release {
+        self.release_in("api", content).await
+    }
+
+    /// Makes a release of another project.
+    pub async fn release_in(&self, project: &str, content: &str) -> Release {
         let mut tx = self.core.db.write().await.unwrap();
-        let draft = World::draft(content);
+        let draft = World::draft_of(project, content);
         let release = create_release(&mut tx, self.tenant, draft, "user/ci", self.clock.now())
             .await
             .unwrap();
@@ -556,43 +559,5 @@ pub fn environment(tenant: &Tenant, name: &str, now: DateTime<chrono::Utc>) -> E
         created_at: now,
         updated_at: now,
         archived_at: None,
-    }
-}
-
-/// What the host looks like after the task.
-fn observation(
-    task: &Task,
-    release: &Release,
-    sticker: Digest,
-    now: DateTime<chrono::Utc>,
-) -> TargetObservation {
-    let containers = release
-        .manifest
-        .images()
-        .into_iter()
-        .map(|(service, image)| ContainerObservation {
-            id: task.id.to_string(),
-            service: service.clone(),
-            fence: task.fence,
-            image_id: "image".into(),
-            digest: Some(image.digest),
-            config: release.manifest.config_of(service).unwrap(),
-            unchanged: true,
-            state: ContainerState::Running,
-            health: ContainerHealth::Healthy,
-        })
-        .collect();
-    let sticker = StickerObservation::Present {
-        digest: sticker,
-        release: release.content,
-        fence: task.fence,
-    };
-    let project = ProjectObservation { sticker, containers };
-    TargetObservation {
-        target_id: task.target_id,
-        observed_at: now,
-        busy: false,
-        projects: [(release.source.project.to_string(), project)].into(),
-        events: Vec::new(),
     }
 }

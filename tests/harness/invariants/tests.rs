@@ -75,6 +75,17 @@ const BREACHES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "a project has one job at a time in an environment, and beside one that is being undone its rollback",
+        &[
+            RELEASE,
+            job!("01", 1, "rolling_back", "NULL"),
+            job!("02", 2, "running", "NULL"),
+            step!("job", "01", 1, "queued", "running"),
+            step!("job", "01", 2, "running", "rolling_back"),
+            step!("job", "02", 1, "queued", "running"),
+        ],
+    ),
+    (
         "a target has one task at a time",
         &[
             task!("11", "01", "c1", 0, "lost", 1, "NULL"),

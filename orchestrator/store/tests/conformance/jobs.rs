@@ -298,7 +298,9 @@ async fn a_paused_job_keeps_its_lane_and_a_rollback_goes_first(world: World) {
     let later = seed.promotion(&mut tx, &made.release, at(6)).await;
     let later = seed.job(&mut tx, &later, at(6)).await.unwrap();
     assert_eq!(
-        tx.lane_head(seed.environment.id).await.unwrap().unwrap().id,
+        tx.lane_head(seed.environment.id).await.unwrap(),
+        None,
+        "{} waits until all is undone",
         later.id
     );
     let rollback = seed.promotion(&mut tx, &made.release, at(7)).await;
@@ -523,6 +525,8 @@ async fn r1_lanes_keep_ticket_order(world: World) {
     }
     let lane = seed.environment.id;
     let mut tx = world.db.write().await.unwrap();
+    let project = tx.release(seed.tenant.id, jobs[0].release_id).await.unwrap();
+    let project = project.unwrap().project_id;
     assert_eq!(jobs.iter().map(|job| job.ticket).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(tx.lanes_with_queued().await.unwrap(), [lane]);
     assert_eq!(tx.lane_head(lane).await.unwrap(), Some(jobs[0].clone()));
@@ -531,7 +535,12 @@ async fn r1_lanes_keep_ticket_order(world: World) {
         .apply_job_event(&jobs[0], &JobEvent::Started, "x", at(10))
         .await
         .unwrap();
-    assert_eq!(tx.lane_head(lane).await.unwrap().unwrap().id, jobs[1].id);
+    assert_eq!(
+        tx.lane_head(lane).await.unwrap(),
+        None,
+        "its project is under way"
+    );
+    assert!(tx.is_project_in_motion(lane, project).await.unwrap());
     assert_eq!(
         (
             tx.running_in_lane(lane).await.unwrap(),
@@ -544,6 +553,8 @@ async fn r1_lanes_keep_ticket_order(world: World) {
     tx.apply_job_event(&running, &JobEvent::Completed, "x", at(25))
         .await
         .unwrap();
+    assert_eq!(tx.lane_head(lane).await.unwrap().unwrap().id, jobs[1].id);
+    assert!(!tx.is_project_in_motion(lane, project).await.unwrap());
     assert_eq!(tx.recent_job_seconds(lane, 5).await.unwrap(), [15.0]);
     for job in &jobs[1..] {
         tx.apply_job_event(job, &JobEvent::Cancelled, "x", at(30))

@@ -13,6 +13,7 @@ mod history;
 mod identity;
 mod inventory;
 mod jobs;
+mod lanes;
 mod maintenance;
 mod records;
 mod releases;
