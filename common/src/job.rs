@@ -19,7 +19,9 @@ phases! {
 
 phases! {
     /// How somebody, or a deadline, wants a job to end before its time.
-    StopWish { Cancel = "cancel", RollBack = "roll_back", Fail = "fail" }
+    ///
+    /// `finish` is a cancel that lets what runs come to its own end; every other wish outdoes it.
+    StopWish { Finish = "finish", Cancel = "cancel", RollBack = "roll_back", Fail = "fail" }
 }
 
 /// The wish that a job ends before its time.

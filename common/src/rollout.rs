@@ -77,6 +77,29 @@ pub struct WaveSummary {
     pub tasks: Tally,
 }
 
+/// The moments from which the progress deadline of a job counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// When the wave that is worked on was opened; `None` while none is.
+    pub opened_at: Option<DateTime<Utc>>,
+    /// When its newest target got its first order: later than the wave, where an absent agent was waited for.
+    pub last_begun: Option<DateTime<Utc>>,
+    /// When its newest success was.
+    pub last_success: Option<DateTime<Utc>>,
+    /// When a person last let the job go on.
+    pub resumed_at: Option<DateTime<Utc>>,
+}
+
+impl Progress {
+    /// When the next target must be healthy: `deadline_ms` after the newest of these moments. `None` while no wave is worked on.
+    pub fn due(&self, deadline_ms: u32) -> Option<DateTime<Utc>> {
+        let opened = self.opened_at?;
+        let later = [self.last_begun, self.last_success, self.resumed_at];
+        let since = later.into_iter().flatten().fold(opened, DateTime::max);
+        Some(since + TimeDelta::milliseconds(deadline_ms.into()))
+    }
+}
+
 /// Everything that the decision is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
@@ -129,9 +152,14 @@ pub fn next(job: &Situation<'_>) -> Next {
     let too_many = tasks.missed() > tolerated(job);
     let closing = job.stop.is_some()
         || (too_many && matches!(job.failures.on_failure, OnFailure::Stop | OnFailure::RollBack));
+    // A stop is a deadline of its own for agents; what may finish still has that of the job.
+    let finishing = job.stop.is_some_and(|stop| stop.wish == StopWish::Finish);
+    let late = tasks.live > 0 && job.paused.is_none() && job.progress_due.is_some_and(|due| due <= job.now);
     if closing {
         return match (tasks.pending, tasks.live) {
             (0, 0) => conclude(job),
+            (0, _) if finishing && late => Next::Halt,
+            (0, _) if finishing && job.paused.is_none() => Next::Wait(job.progress_due),
             (0, _) => Next::Wait(None),
             _ => Next::CloseRest,
         };
@@ -147,7 +175,7 @@ pub fn next(job: &Situation<'_>) -> Next {
     if job.paused.is_some() {
         return Next::Wait(None);
     }
-    if tasks.live > 0 && job.progress_due.is_some_and(|due| due <= job.now) {
+    if late {
         return Next::Halt;
     }
     if let Some(wave) = job.waves.iter().find(|wave| !wave.tasks.is_empty()) {
@@ -214,7 +242,7 @@ fn conclude(job: &Situation<'_>) -> Next {
             StopWish::Fail => Next::End(JobEvent::Failed {
                 failure: failure.clone(),
             }),
-            StopWish::Cancel | StopWish::RollBack => ended_anyway(tasks, first_failure),
+            StopWish::Finish | StopWish::Cancel | StopWish::RollBack => ended_anyway(tasks, first_failure),
         },
         (None, OnFailure::RollBack) if too_many && undo => Next::RollBack(first_failure()),
         (None, _) if too_many => ended_anyway(tasks, first_failure),

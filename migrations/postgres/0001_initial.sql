@@ -270,7 +270,7 @@ CREATE TABLE jobs (
     pause_reason TEXT CHECK (pause_reason IN ('operator', 'canary', 'failures')),
     failure TEXT,
     rollback_of UUID REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
-    stop TEXT CHECK (stop IN ('cancel', 'roll_back', 'fail')),
+    stop TEXT CHECK (stop IN ('finish', 'cancel', 'roll_back', 'fail')),
     stop_failure TEXT,
     ticket BIGINT NOT NULL CHECK (ticket > 0),
     accepted_failures BIGINT NOT NULL CHECK (accepted_failures >= 0),
@@ -356,7 +356,7 @@ CREATE UNIQUE INDEX one_live_task_per_target ON tasks (target_id) WHERE state IN
 CREATE INDEX tasks_of_target ON tasks (target_id, job_id);
 CREATE INDEX tasks_of_job ON tasks (job_id, wave, target);
 -- What the scheduler asks of a job, whole: how many tasks stand where, and which come next.
-CREATE INDEX tasks_by_state ON tasks (job_id, state, wave, target, skip_reason, finished_at);
+CREATE INDEX tasks_by_state ON tasks (job_id, state, wave, target, skip_reason, finished_at, started_at);
 CREATE INDEX tasks_between_attempts ON tasks (job_id, retry_at) WHERE step = 'retry_wait';
 CREATE INDEX tasks_of_agent ON tasks (agent_id) WHERE state IN ('assigned', 'accepted', 'running', 'lost');
 CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;

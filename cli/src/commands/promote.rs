@@ -339,6 +339,7 @@ async fn give_up(client: &mut Client, promotion: &Promotion, cancel: bool) -> Re
         name: promotion.name.clone(),
         reason: "the time given with --timeout passed".to_owned(),
         etag: String::new(),
+        finish_running: false,
     };
     match client.cancel_promotion(unary(request)).await {
         Ok(_) => {

@@ -50,6 +50,9 @@ pub enum PromotionCommand {
     Cancel {
         /// Its identifier.
         id: String,
+        /// Let targets that are under way finish. Without it, later, they restore what ran before after all.
+        #[arg(long)]
+        finish: bool,
         /// Why.
         #[arg(long, default_value = "cancelled by an operator")]
         reason: String,
@@ -110,12 +113,18 @@ pub async fn run(global: &Global, command: PromotionCommand) -> Result<Exit, Cli
             Ok(exit)
         }
         PromotionCommand::Decision { id } => decision(&mut client, named("promotions", &id)).await,
-        PromotionCommand::Cancel { id, reason, request } => {
+        PromotionCommand::Cancel {
+            id,
+            finish,
+            reason,
+            request,
+        } => {
             let request = CancelPromotionRequest {
                 request_id: request.id(),
                 name: named("promotions", &id),
                 reason,
                 etag: String::new(),
+                finish_running: finish,
             };
             let promotion = client
                 .cancel_promotion(unary(request))

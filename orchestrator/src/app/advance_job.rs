@@ -10,7 +10,7 @@ use sealift_common::{
     job::{JobEvent, Stop, StopWish},
     observation::{ContainerHealth, TargetObservation},
     recipe::{OnFailure, Recipe},
-    rollout::{self, Next, Situation, WaveSummary},
+    rollout::{self, Next, Progress, Situation, WaveSummary},
     strategy::Then,
     task::{SkipReason, TaskEvent, Wanted},
 };
@@ -127,7 +127,11 @@ async fn act(
         }
         Next::Halt => {
             let summary = "no further target became healthy in time";
-            let failure = Failure::new(FailureCode::ProgressDeadline, summary);
+            let failure = match &job.stop {
+                // Somebody has cancelled it, and what could have finished did not in time.
+                Some(stop) => stop.failure.clone().with_detail(summary),
+                None => Failure::new(FailureCode::ProgressDeadline, summary),
+            };
             halt(turn, known, failure, now).await
         }
         Next::RollBack(failure) => {
@@ -165,15 +169,15 @@ fn decide(known: &Known, now: DateTime<Utc>) -> Next {
     })
 }
 
-/// When the next target must be healthy: counted from the opening of the wave that is worked on, from its last success, or from
-/// the moment a person let the job go on, whichever came last.
 fn progress_due(known: &Known) -> Option<DateTime<Utc>> {
-    let open = known
-        .wave
-        .filter(|wave| wave.opened_at.is_some() && wave.settled_at.is_none())?;
-    let moments = [known.tasks.last_success, open.opened_at, known.job.resumed_at];
-    let since = moments.into_iter().flatten().max()?;
-    Some(since + TimeDelta::milliseconds(known.recipe.limits.progress_deadline_ms.into()))
+    let open = known.wave.filter(|wave| wave.settled_at.is_none())?;
+    let progress = Progress {
+        opened_at: open.opened_at,
+        last_begun: known.tasks.last_begun,
+        last_success: known.tasks.last_success,
+        resumed_at: known.job.resumed_at,
+    };
+    progress.due(known.recipe.limits.progress_deadline_ms)
 }
 
 /// Makes orders for those that want one, some batches of them: for tasks whose next attempt is due, and for the pending ones of a
@@ -240,7 +244,7 @@ async fn order_batch(
 async fn close_rest(core: &Core, turn: &Turn, job: &Job) -> Result<Advance, ApiError> {
     let event = match &job.stop {
         Some(Stop {
-            wish: StopWish::Cancel | StopWish::RollBack,
+            wish: StopWish::Finish | StopWish::Cancel | StopWish::RollBack,
             ..
         }) => TaskEvent::Withdrawn,
         Some(Stop {
@@ -262,6 +266,7 @@ async fn close_rest(core: &Core, turn: &Turn, job: &Job) -> Result<Advance, ApiE
 /// Stops what is under way because the job fails; what follows is as the recipe says.
 async fn halt(turn: &Turn, known: &Known, failure: Failure, now: DateTime<Utc>) -> Result<Advance, ApiError> {
     let wish = match known.recipe.failures.on_failure {
+        _ if known.job.stop.is_some() => StopWish::Cancel,
         OnFailure::RollBack => StopWish::RollBack,
         OnFailure::Stop | OnFailure::Pause | OnFailure::Continue => StopWish::Fail,
     };
@@ -321,7 +326,11 @@ async fn attend(core: &Core, turn: &Turn, known: &Known) -> Result<Advance, ApiE
     // Looking costs a read; only what is found is worth a transaction that writes.
     let mut tx = turn.read().await?;
     if job.stop.is_some() {
-        let told = tx.tasks_to_stop(job.id, LIMIT).await?;
+        let told = match &job.stop {
+            // Nothing of these is on a host.
+            Some(stop) if stop.wish == StopWish::Finish => tx.tasks_between_attempts(job.id, LIMIT).await?,
+            _ => tx.tasks_to_stop(job.id, LIMIT).await?,
+        };
         drop(tx);
         return stop(core, turn, &told).await;
     }

@@ -15,12 +15,22 @@ use crate::{
     status::ApiError,
 };
 
-/// Cancels. A job that waits is cancelled at once; one that runs ends as soon as its agents have restored what ran before.
-/// Repeating it changes nothing.
+/// What becomes of targets that are under way when a promotion is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Running {
+    /// They stop and restore what ran before.
+    Restore,
+    /// They may finish, within the limits of the recipe.
+    Finish,
+}
+
+/// Cancels. A job that waits is cancelled at once; one that runs ends as soon as its agents have restored what ran before, or have
+/// finished. Repeating it changes nothing, but that whoever let them finish may have them restore after all.
 pub async fn cancel_promotion(
     core: &Core,
     tx: &mut Tx,
     promotion: Promotion,
+    running: Running,
     reason: &str,
     actor: &str,
     now: DateTime<Utc>,
@@ -45,7 +55,10 @@ pub async fn cancel_promotion(
         }
         JobPhase::Running | JobPhase::Paused => {
             let stop = Stop {
-                wish: StopWish::Cancel,
+                wish: match running {
+                    Running::Restore => StopWish::Cancel,
+                    Running::Finish => StopWish::Finish,
+                },
                 failure: Failure::new(FailureCode::Cancelled, summary(reason, actor)),
             };
             tx.request_job_stop(&job, &stop, actor, now).await?;

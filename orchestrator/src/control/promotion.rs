@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     app::{
         Core,
-        cancel_promotion::cancel_promotion,
+        cancel_promotion::{Running, cancel_promotion},
         create_promotion::{NewPromotion, create_promotion},
         resolve_release::resolve_release,
     },
@@ -143,6 +143,11 @@ impl Promotions {
         let tenant = caller.tenant_id()?;
         let id = names::promotion("name", &request.name)?;
         let reason = text("reason", &request.reason)?;
+        let running = if request.finish_running {
+            Running::Finish
+        } else {
+            Running::Restore
+        };
         let method = "sealift.v1.PromotionService/CancelPromotion";
         let actor = caller.actor();
         mutate(
@@ -159,7 +164,8 @@ impl Promotions {
                     check_own(caller, found.id, &found.requested_by)?;
                     check_etag_if_any("etag", &request.etag, found.version, &names::of_promotion(id))?;
                     let now = self.app.clock.now();
-                    let cancelled = cancel_promotion(&self.core, tx, found, &reason, &actor, now).await?;
+                    let cancelled =
+                        cancel_promotion(&self.core, tx, found, running, &reason, &actor, now).await?;
                     let promotion = promotion_message(tx, &cancelled, Detail::Whole).await?;
                     Ok(CancelPromotionResponse {
                         promotion: Some(promotion),

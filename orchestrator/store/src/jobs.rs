@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sealift_common::{
     id::{EnvironmentId, JobId, ProjectId, PromotionId, TenantId},
-    job::{JobEvent, JobPhase, JobState, PauseReason, Stop},
+    job::{JobEvent, JobPhase, JobState, PauseReason, Stop, StopWish},
 };
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -330,7 +330,7 @@ impl Tx {
     }
 
     /// Notes the wish that a job ends before its time; the history gets a row `stop_requested`. A job that has ended or was
-    /// asked before stays as it is.
+    /// asked before stays as it is, but for one that may finish what runs: any other wish outdoes that one.
     pub async fn request_job_stop(
         &mut self,
         job: &Job,
@@ -338,7 +338,11 @@ impl Tx {
         actor: &str,
         now: DateTime<Utc>,
     ) -> Result<Job> {
-        if job.stop.is_some() || job.state.phase().is_terminal() {
+        let asked = job
+            .stop
+            .as_ref()
+            .is_some_and(|before| before.wish != StopWish::Finish || stop.wish == StopWish::Finish);
+        if asked || job.state.phase().is_terminal() {
             return Ok(job.clone());
         }
         let (version, failure) = (int(job.version)?, json(&stop.failure)?);

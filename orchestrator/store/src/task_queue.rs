@@ -23,7 +23,7 @@ const NO_WAVE: i64 = -1;
 
 statements! {
     TALLY = {
-        "SELECT state, skip_reason, CAST(CASE WHEN wave = $2 THEN 1 ELSE 0 END AS BIGINT), COUNT(*), MAX(finished_at) ",
+        "SELECT state, skip_reason, CAST(CASE WHEN wave = $2 THEN 1 ELSE 0 END AS BIGINT), COUNT(*), MAX(finished_at), MAX(started_at) ",
         "FROM tasks WHERE job_id = $1 GROUP BY 1, 2, 3"
     };
     FIRST_FAILURE = {
@@ -39,6 +39,9 @@ statements! {
     };
     SUCCEEDED_OF_WAVE = {
         "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 AND state = 'succeeded' AND wave = $2 ORDER BY target"
+    };
+    BETWEEN_ATTEMPTS = {
+        "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 AND step = 'retry_wait' LIMIT $2"
     };
     UNDATED = {
         "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 AND step = 'retry_wait' AND retry_at IS NULL LIMIT $2"
@@ -62,12 +65,21 @@ pub struct JobTally {
     pub wave: Tally,
     /// When the newest success of that wave was.
     pub last_success: Option<DateTime<Utc>>,
+    /// When the newest first order of that wave was made.
+    pub last_begun: Option<DateTime<Utc>>,
 }
 
 impl Tx {
     /// Counts the tasks of a job, and those of one of its waves.
     pub async fn tally_tasks(&mut self, job: JobId, wave: Option<u32>) -> Result<JobTally> {
-        type Row = (String, Option<String>, i64, i64, Option<DateTime<Utc>>);
+        type Row = (
+            String,
+            Option<String>,
+            i64,
+            i64,
+            Option<DateTime<Utc>>,
+            Option<DateTime<Utc>>,
+        );
         let rows: Vec<Row> = on!(self, |conn| sqlx::query_as(TALLY)
             .bind(job.uuid())
             .bind(wave.map_or(NO_WAVE, i64::from))
@@ -75,12 +87,13 @@ impl Tx {
             .await)?;
         let at = At::new("tasks", job);
         let mut tally = JobTally::default();
-        for (state, reason, here, tasks, finished_at) in rows {
+        for (state, reason, here, tasks, finished_at, started_at) in rows {
             let phase: TaskPhase = at.parse("state", &state)?;
             let reason: Option<SkipReason> = at.parse_opt("skip_reason", reason.as_deref())?;
             tally.all.add(phase, reason, count(tasks));
             if here == 1 {
                 tally.wave.add(phase, reason, count(tasks));
+                tally.last_begun = tally.last_begun.max(started_at);
                 if phase == TaskPhase::Succeeded {
                     tally.last_success = tally.last_success.max(finished_at);
                 }
@@ -129,6 +142,11 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         all(rows)
+    }
+
+    /// Tasks of a job that wait for another attempt, without orders.
+    pub async fn tasks_between_attempts(&mut self, job: JobId, limit: u32) -> Result<Vec<Task>> {
+        self.first_tasks(BETWEEN_ATTEMPTS, job, limit).await
     }
 
     /// Tasks of a job whose attempt failed and whose next one has no time yet, without orders.

@@ -5,14 +5,14 @@ use sealift_common::{
     error::Reason,
     failure::FailureCode,
     id::ReplicaId,
-    job::JobPhase,
+    job::{JobPhase, StopWish},
     promotion::PromotionState,
     strategy::Limits,
     task::{TaskPhase, Wanted},
     time::Clock as _,
 };
 use sealift_orchestrator::{
-    app::abandon_task::abandon_task,
+    app::{abandon_task::abandon_task, cancel_promotion::Running::Finish},
     loops::{
         driver::{Activity as _, Outcome},
         lease_reaper::LeaseReaper,
@@ -67,6 +67,93 @@ async fn r14_cancel_while_running_withdraws_what_waits_and_stops_what_runs() {
     assert_eq!(promotion.state, PromotionState::Cancelled);
     assert_eq!(promotion.failure.unwrap().code, FailureCode::Cancelled);
     assert!(world.active().await.is_empty());
+}
+
+#[tokio::test]
+async fn r14_a_cancel_may_let_what_runs_finish_and_can_still_be_made_to_stop_it() {
+    use TaskPhase::{Cancelled, Running, Succeeded};
+    for changes_mind in [false, true] {
+        let world = World::new(5).await;
+        let release = world.release("v1").await;
+        let job = world
+            .request(&world.wish(&release, World::rolling(2)))
+            .await
+            .job
+            .unwrap()
+            .id;
+        world.settle().await;
+        world.act(Act::Succeed).await;
+        world.settle().await;
+        world.act(Act::Begin).await;
+        world.cancel_and(job, Finish).await.unwrap();
+        world.cancel_and(job, Finish).await.unwrap();
+        world.settle().await;
+        assert_eq!(
+            world.phases(job).await,
+            [Succeeded, Succeeded, Running, Running, Cancelled]
+        );
+        let live = world.live().await;
+        assert!(
+            live.iter().all(|task| task.wanted == Wanted::Run),
+            "nobody is asked to stop"
+        );
+        world.act_on(&live[0], Act::Succeed).await;
+        if changes_mind {
+            world.cancel(job).await.unwrap();
+            world.settle().await;
+            assert_eq!(world.live().await[0].wanted, Wanted::Stop);
+            // It is not undone: whoever wants less than that is too late.
+            world.cancel_and(job, Finish).await.unwrap();
+            assert_eq!(world.job(job).await.stop.unwrap().wish, StopWish::Cancel);
+            world.act_on(&live[1], Act::Stop).await;
+        } else {
+            world.act_on(&live[1], Act::Succeed).await;
+        }
+        world.settle().await;
+        assert_eq!(world.phase(job).await, JobPhase::Cancelled);
+        assert_eq!(world.phases(job).await[4], Cancelled);
+        let promotion = world.promotion(job).await;
+        assert_eq!(promotion.state, PromotionState::Cancelled);
+        assert_eq!(promotion.failure.unwrap().code, FailureCode::Cancelled);
+        assert!(world.active().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn r14_what_may_finish_gets_no_further_attempt_and_no_more_time_than_its_limits() {
+    let mut world = World::new(2).await;
+    world.limits = Limits {
+        max_attempts: 3,
+        progress_deadline_ms: 400_000,
+        ..Limits::default()
+    };
+    let release = world.release("v1").await;
+    let job = world.promote(&release).await;
+    world.settle().await;
+    let live = world.live().await;
+    world.act_on(&live[1], Act::Begin).await;
+    world.cancel_and(job, Finish).await.unwrap();
+    let flaky = Act::Fail(FailureCode::RegistryUnavailable);
+    world.act_on(&live[0], flaky).await;
+    world.settle().await;
+    world.clock.advance(TimeDelta::seconds(300));
+    world.settle().await;
+    assert_eq!(
+        world.phases(job).await,
+        [TaskPhase::Cancelled, TaskPhase::Running]
+    );
+    world.clock.advance(TimeDelta::seconds(100));
+    world.settle().await;
+    assert_eq!(world.live().await[0].wanted, Wanted::Stop);
+    world.act(Act::Stop).await;
+    world.settle().await;
+    assert_eq!(world.phase(job).await, JobPhase::Cancelled);
+    let failure = world.promotion(job).await.failure.unwrap();
+    assert_eq!(
+        failure.code,
+        FailureCode::Cancelled,
+        "and not that it took too long"
+    );
 }
 
 #[tokio::test]

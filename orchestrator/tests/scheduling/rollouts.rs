@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use sealift_common::{
     failure::FailureCode,
-    id::{JobId, ReplicaId},
+    id::{HoldId, JobId, ReplicaId},
     job::{JobPhase, JobState, PauseReason},
     observation::ContainerState,
     promotion::PromotionState,
@@ -17,7 +17,7 @@ use sealift_orchestrator::{
     app::steer_job::{abort_job, pause_job, resume_job, skip_task},
     loops::{catch_up::CatchUp, driver::Activity as _},
 };
-use sealift_store::{By, EntityKind, Transition};
+use sealift_store::{By, EntityKind, Hold, Transition};
 
 use crate::world::{Act, World};
 
@@ -338,6 +338,134 @@ async fn a_target_that_returns_gets_what_is_active_by_then() {
     catch_up.activate().await.unwrap();
     world.settle().await;
     assert_eq!(world.live().await.len(), 0, "it has caught up");
+}
+
+#[tokio::test]
+async fn a_target_that_returns_late_has_the_whole_progress_deadline() {
+    let world = World::new(2).await;
+    let release = world.release("v1").await;
+    let away = world.targets[1].agent_id.unwrap();
+    world.offline.lock().unwrap().insert(away);
+    let recipe = Recipe {
+        offline: OfflinePolicy::Wait { ms: 7_200_000 },
+        limits: Limits {
+            progress_deadline_ms: 400_000,
+            ..Limits::default()
+        },
+        ..Recipe::default()
+    };
+    let job = start(&world, &release, recipe).await;
+    world.act(Act::Succeed).await;
+    world.settle().await;
+    world.clock.advance(TimeDelta::hours(1));
+    world.settle().await;
+    world.offline.lock().unwrap().clear();
+    world.settle().await;
+    world.act(Act::Begin).await;
+    world.clock.advance(TimeDelta::seconds(399));
+    world.settle().await;
+    assert_eq!(
+        world.job(job).await.stop,
+        None,
+        "the hour of waiting does not count"
+    );
+    world.clock.advance(TimeDelta::seconds(1));
+    world.settle().await;
+    let stop = world.job(job).await.stop.unwrap();
+    assert_eq!(stop.failure.code, FailureCode::ProgressDeadline);
+}
+
+#[tokio::test]
+async fn who_returns_while_the_project_is_held_catches_up_when_the_hold_is_lifted() {
+    let world = World::new(2).await;
+    let away = world.targets[0].agent_id.unwrap();
+    world.offline.lock().unwrap().insert(away);
+    let release = world.release("v1").await;
+    let skip = Recipe {
+        offline: OfflinePolicy::Skip {},
+        ..Recipe::default()
+    };
+    let job = start(&world, &release, skip).await;
+    assert_eq!(world.finish(job).await, JobPhase::Succeeded);
+    let now = world.clock.now();
+    let hold = Hold {
+        id: HoldId::new(now),
+        tenant_id: world.tenant,
+        environment_id: world.environment.id,
+        environment: world.environment.name.clone(),
+        project_id: release.project_id,
+        project: release.source.project.clone(),
+        reason: "nobody touches it".to_owned(),
+        placed_by: ALICE.to_owned(),
+        placed_at: now,
+        lifted: None,
+    };
+    let mut tx = world.core.db.write().await.unwrap();
+    tx.place_hold(&hold).await.unwrap();
+    tx.commit().await.unwrap();
+    world.offline.lock().unwrap().clear();
+    let mut catch_up = CatchUp::new(world.core.clone(), ReplicaId::new(now));
+    for _ in 0..3 {
+        world.clock.advance(TimeDelta::minutes(11));
+        catch_up.activate().await.unwrap();
+        world.settle().await;
+        assert_eq!(world.live().await.len(), 0, "a hold is a hold");
+    }
+    let mut tx = world.core.db.write().await.unwrap();
+    tx.lift_hold(&hold, ALICE, world.clock.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    world.clock.advance(TimeDelta::minutes(11));
+    catch_up.activate().await.unwrap();
+    world.settle().await;
+    let live = world.live().await;
+    assert_eq!(live.len(), 1);
+    assert_eq!(world.finish(live[0].job_id).await, JobPhase::Succeeded);
+}
+
+#[tokio::test]
+async fn failures_keep_nothing_else_from_being_worked_on_when_the_recipe_says_so() {
+    let world = World::new(4).await;
+    let release = world.release("v1").await;
+    let recipe = Recipe {
+        strategy: World::rolling(2),
+        failures: FailurePolicy {
+            tolerated: Share::NONE,
+            on_failure: OnFailure::Continue,
+        },
+        ..Recipe::default()
+    };
+    let job = start(&world, &release, recipe).await;
+    world.act(Act::Fail(FailureCode::Unhealthy)).await;
+    world.settle().await;
+    assert_eq!(world.live().await.len(), 2, "the next wave begins");
+    world.act(Act::Succeed).await;
+    world.settle().await;
+    assert!(
+        matches!(world.job(job).await.state, JobState::Failed { failure } if failure.code == FailureCode::Unhealthy),
+        "it tells the truth at the end"
+    );
+    assert!(world.active().await.is_empty());
+}
+
+#[tokio::test]
+async fn all_waves_and_tasks_are_there_before_the_first_order() {
+    let world = World::new(5).await;
+    let release = world.release("v1").await;
+    let wish = world.wish(&release, World::rolling(2));
+    let job = world.request(&wish).await.job.unwrap().id;
+    world.step().await;
+    assert_eq!(world.phase(job).await, JobPhase::Running);
+    let tasks = world.tasks(job).await;
+    let waves: Vec<_> = tasks.iter().map(|task| task.wave).collect();
+    assert_eq!(waves, [0, 0, 1, 1, 2]);
+    let mut tx = world.core.db.read().await.unwrap();
+    let stored = tx.waves_of_job(job).await.unwrap();
+    assert_eq!(stored.len(), 3);
+    assert!(stored.iter().all(|wave| wave.opened_at.is_none()));
+    for task in tasks {
+        assert_eq!(task.state.phase(), TaskPhase::Pending);
+        assert!(tx.attempts(task.id).await.unwrap().is_empty(), "no order yet");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,6 @@ use std::{
 
 use chrono::{DateTime, TimeDelta};
 use sealift_common::{
-    any_manifest::Described as _,
     decision::Requester,
     digest::Digest,
     failure::{Failure, FailureCode},
@@ -35,6 +34,7 @@ use sealift_common::{
 use sealift_orchestrator::{
     app::{
         Core, Rules, attempts,
+        cancel_promotion::Running,
         create_promotion::{NewPromotion, Requested, create_promotion},
         create_release::{Draft, create_release},
         turn,
@@ -528,6 +528,15 @@ impl World {
 
     /// Cancels as alice.
     pub async fn cancel(&self, id: JobId) -> Result<Promotion, sealift_orchestrator::status::ApiError> {
+        self.cancel_and(id, Running::Restore).await
+    }
+
+    /// The same, with a word about what runs.
+    pub async fn cancel_and(
+        &self,
+        id: JobId,
+        running: Running,
+    ) -> Result<Promotion, sealift_orchestrator::status::ApiError> {
         let promotion = self.promotion(id).await;
         let mut tx = self.core.db.write().await.unwrap();
         let now = self.clock.now();
@@ -535,6 +544,7 @@ impl World {
             &self.core,
             &mut tx,
             promotion,
+            running,
             "",
             "user/alice",
             now,

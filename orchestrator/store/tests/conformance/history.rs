@@ -1,7 +1,7 @@
 //! R7: history replayed through the state machines ends in the stored state, and cannot be changed.
 
 use sealift_common::{
-    failure::Failure,
+    failure::{Failure, FailureCode},
     job::{JobEvent, JobState, Stop, StopWish},
     promotion::{PromotionEvent, PromotionState},
     task::{TaskEvent, TaskState, TaskStep},
@@ -14,6 +14,7 @@ use crate::{
 };
 
 conformance![
+    a_wish_to_let_finish_is_outdone_by_any_other_and_outdoes_none,
     r7_the_history_of_a_task_replays_to_its_state,
     r7_the_history_of_a_job_and_promotion_replays_to_their_states,
     r7_history_cannot_be_changed,
@@ -158,5 +159,34 @@ async fn r7_history_cannot_be_changed(world: World) {
     ] {
         let refused = raw.run(sql).await.unwrap_err().to_string();
         assert!(refused.contains("insert-only"), "{sql}: {refused}");
+    }
+}
+
+async fn a_wish_to_let_finish_is_outdone_by_any_other_and_outdoes_none(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let mut tx = world.db.write().await.unwrap();
+    let release = seed
+        .release(&mut tx, "github.com/acme/shop/api", at(0))
+        .await
+        .unwrap();
+    for (seconds, wish) in (1..).zip([StopWish::Cancel, StopWish::RollBack, StopWish::Fail]) {
+        let promotion = seed.promotion(&mut tx, &release, at(seconds)).await;
+        let mut job = seed.job(&mut tx, &promotion, at(seconds)).await.unwrap();
+        let wishes = [StopWish::Finish, StopWish::Finish, wish, StopWish::Finish];
+        for (number, wish) in wishes.into_iter().enumerate() {
+            let stop = Stop {
+                wish,
+                failure: Failure::new(FailureCode::Cancelled, format!("wish {number}")),
+            };
+            job = tx
+                .request_job_stop(&job, &stop, "user/alice", at(9))
+                .await
+                .unwrap();
+        }
+        let kept = job.stop.unwrap();
+        assert_eq!((kept.wish, kept.failure.summary.as_str()), (wish, "wish 2"));
+        let history = tx.transitions(EntityKind::Job, job.id.uuid()).await.unwrap();
+        let told: Vec<_> = history.iter().map(|row| row.detail.as_str()).collect();
+        assert_eq!(told, ["wish 0", "wish 2"]);
     }
 }
