@@ -18,7 +18,7 @@ use crate::{
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
-        text::{clean, leaf, or_dash, short_digest, short_target},
+        text::{clean, leaf, or_dash, short_digest, short_target, span},
     },
     progress::{Progress, failure_line, failure_text},
     recipe::RecipeArgs,
@@ -313,9 +313,22 @@ fn describe(promotion: &Promotion) -> String {
     let state = promotion::state(promotion.state());
     match (&promotion.failure, promotion.lane_position) {
         (Some(failure), _) => format!("{state}: {}; {}", failure_line(failure), clean(&failure.advice)),
-        (None, position) if position > 0 => format!("{state}, number {position} in the lane"),
+        (None, position) if position > 0 => {
+            format!("{state}, number {position} in the lane{}", estimate(promotion))
+        }
         (None, _) => state.to_owned(),
     }
+}
+
+/// `, some 40s to go (by the last 12 jobs)`; empty without experience.
+fn estimate(promotion: &Promotion) -> String {
+    let Some(wait) = promotion.estimated_wait else {
+        return String::new();
+    };
+    let samples = promotion.estimated_wait_samples;
+    let jobs = if samples == 1 { "job" } else { "jobs" };
+    let wait = span(chrono::TimeDelta::seconds(wait.seconds.max(1)));
+    format!(", some {wait} to go (by the last {samples} {jobs})")
 }
 
 fn ended(promotion: &Promotion) -> Option<Exit> {

@@ -274,7 +274,7 @@ async fn look(app: &App, tenant: TenantId, id: PromotionId, seen: &mut Seen) -> 
     let mut tx = app.db.read().await?;
     let found = find(&mut tx, tenant, id).await?;
     let job = tx.job_of_promotion(id).await?;
-    let (position, _) = wait(&mut tx, job.as_ref()).await?;
+    let position = wait(&mut tx, job.as_ref()).await?.position;
     let mut promotion = None;
     let now = Some((found.version, position));
     if seen.promotion != now {

@@ -13,7 +13,7 @@ use crate::{
     app::resolve_release::release_of,
     convert::{
         job::{self, JobExtras},
-        promotion::{PromotionView, promotion},
+        promotion::{Estimate, PromotionView, Waits, promotion},
     },
     names,
     status::ApiError,
@@ -42,7 +42,7 @@ pub async fn promotion_message(
     let release = release_of(tx, item.tenant_id, item.release_id).await?;
     let decision = tx.latest_decision(item.id).await?;
     let job = tx.job_of_promotion(item.id).await?;
-    let (lane_position, estimated_wait) = wait(tx, job.as_ref()).await?;
+    let waits = wait(tx, job.as_ref()).await?;
     let transitions = match detail {
         Detail::History => tx.transitions(EntityKind::Promotion, item.id.uuid()).await?,
         Detail::Listed | Detail::Whole => Vec::new(),
@@ -52,23 +52,24 @@ pub async fn promotion_message(
         release: &release,
         decision: decision.as_ref(),
         job: job.as_ref(),
-        lane_position,
-        estimated_wait,
+        waits,
         transitions: &transitions,
         whole: detail != Detail::Listed,
     })
 }
 
 /// Place in the lane and the estimate of the wait.
-pub async fn wait(tx: &mut Tx, job: Option<&Job>) -> Result<(u32, Option<Duration>), ApiError> {
+pub async fn wait(tx: &mut Tx, job: Option<&Job>) -> Result<Waits, ApiError> {
     let Some(job) = job.filter(|job| job.state.phase() == JobPhase::Queued) else {
-        return Ok((0, None));
+        return Ok(Waits::default());
     };
     let position = tx.lane_position(job).await?;
     let recent = tx.recent_job_seconds(job.environment_id, RECENT_JOBS).await?;
-    let estimate =
-        median(recent).and_then(|seconds| Duration::try_from_secs_f64(seconds * f64::from(position)).ok());
-    Ok((position, estimate))
+    let samples = recent.len();
+    let estimate = median(recent)
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds * f64::from(position)).ok())
+        .map(|wait| Estimate { wait, samples });
+    Ok(Waits { position, estimate })
 }
 
 /// The middle one; `None` without experience.

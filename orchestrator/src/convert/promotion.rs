@@ -20,6 +20,24 @@ use crate::{
     status::ApiError,
 };
 
+/// How a promotion waits in its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waits {
+    /// Place in the lane, 1 is next; 0 when it does not wait.
+    pub position: u32,
+    /// How long that may take; `None` without experience.
+    pub estimate: Option<Estimate>,
+}
+
+/// An estimate of a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// How long.
+    pub wait: Duration,
+    /// From how many jobs.
+    pub samples: usize,
+}
+
 /// Everything that a promotion's message is made of.
 #[derive(Debug)]
 pub struct PromotionView<'a> {
@@ -31,10 +49,8 @@ pub struct PromotionView<'a> {
     pub decision: Option<&'a DecisionRow>,
     /// Its job.
     pub job: Option<&'a Job>,
-    /// Place in the lane, 1 is next; 0 when it does not wait.
-    pub lane_position: u32,
-    /// Estimate of the wait.
-    pub estimated_wait: Option<Duration>,
+    /// How it waits in its lane.
+    pub waits: Waits,
     /// Its history; empty in lists.
     pub transitions: &'a [Transition],
     /// With what plan and gates say (not in lists).
@@ -71,8 +87,12 @@ pub fn promotion(view: &PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
         change_summary: promotion.change_summary.clone(),
         requested_by: promotion.requested_by.clone(),
         failure: promotion.failure.as_ref().map(failure::failure),
-        lane_position: i32::try_from(view.lane_position).unwrap_or(i32::MAX),
-        estimated_wait: view.estimated_wait.map(time::duration),
+        lane_position: i32::try_from(view.waits.position).unwrap_or(i32::MAX),
+        estimated_wait: view.waits.estimate.map(|estimate| time::duration(estimate.wait)),
+        estimated_wait_samples: view
+            .waits
+            .estimate
+            .map_or(0, |estimate| i32::try_from(estimate.samples).unwrap_or(i32::MAX)),
         etag: names::etag(promotion.version),
         create_time: Some(time::timestamp(promotion.created_at)),
         finish_time: promotion.finished_at.map(time::timestamp),
