@@ -99,3 +99,56 @@ impl Recipe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategy::CanaryPromotion;
+
+    #[test]
+    fn a_rollback_takes_the_fast_way_whatever_the_strategy_within_the_same_limits() {
+        let canary = Strategy::Canary {
+            first: Share::Count(1),
+            bake_ms: 60_000,
+            promote: CanaryPromotion::Manual,
+            max_parallel: Share::Count(1),
+        };
+        let rolling = Strategy::Rolling {
+            max_parallel: Share::Count(1),
+            by: None,
+            pause_ms: 60_000,
+        };
+        for strategy in [
+            Strategy::AllAtOnce {},
+            rolling,
+            canary,
+            Strategy::BlueGreen { bake_ms: 60_000 },
+        ] {
+            for on_failure in OnFailure::ALL {
+                let recipe = Recipe {
+                    strategy: strategy.clone(),
+                    limits: Limits {
+                        min_healthy_ms: 7_000,
+                        ..Limits::default()
+                    },
+                    failures: FailurePolicy {
+                        tolerated: Share::ALL,
+                        on_failure: *on_failure,
+                    },
+                    offline: OfflinePolicy::Skip {},
+                };
+                let back = recipe.for_rollback();
+                assert_eq!(back.strategy, Strategy::AllAtOnce {});
+                assert_eq!((back.limits, back.offline), (recipe.limits, recipe.offline));
+                let wanted = FailurePolicy {
+                    tolerated: Share::NONE,
+                    on_failure: OnFailure::Continue,
+                };
+                assert_eq!(
+                    back.failures, wanted,
+                    "all targets are tried, and none may fail unseen"
+                );
+            }
+        }
+    }
+}

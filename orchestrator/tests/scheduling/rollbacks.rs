@@ -6,12 +6,14 @@ use sealift_common::{
     failure::FailureCode,
     id::JobId,
     job::{JobPhase, JobState},
+    keys::SigningKey,
+    order::open_order,
     promotion::{PromotionKind, PromotionState},
     recipe::{FailurePolicy, OnFailure, Recipe},
     release::Release,
     role::Role,
     rollback::{QualityMark, Wish},
-    strategy::Share,
+    strategy::{CanaryPromotion, Limits, Share, Strategy},
     task::TaskPhase,
     time::Clock as _,
 };
@@ -276,6 +278,48 @@ async fn a_target_that_runs_the_wanted_set_is_left_alone_by_a_rollback() {
         world.phases(rollback).await,
         [TaskPhase::Skipped, TaskPhase::Succeeded]
     );
+}
+
+#[tokio::test]
+async fn a_rollback_takes_the_fast_way_to_all_targets_and_still_waits_for_health() {
+    let world = World::new(4).await;
+    let (good, bad) = (world.release("v1").await, world.release("v2").await);
+    let first = world.promote(&good).await;
+    world.finish(first).await;
+    // A slow way there: a canary, then one after the other.
+    let limits = Limits {
+        min_healthy_ms: 7_000,
+        ..Limits::default()
+    };
+    let recipe = Recipe {
+        strategy: Strategy::Canary {
+            first: Share::Count(3),
+            bake_ms: 600_000,
+            promote: CanaryPromotion::Manual,
+            max_parallel: Share::Count(1),
+        },
+        limits,
+        ..Recipe::default()
+    };
+    let mut wish = world.wish(&bad, World::rolling(1));
+    wish.recipe = recipe;
+    let job = world.request(&wish).await.job.unwrap().id;
+    world.settle().await;
+    assert_eq!(world.act(Act::Succeed).await, 3);
+    world.settle().await;
+    let mut tx = world.core.db.write().await.unwrap();
+    let canary = tx.job_by_id(job).await.unwrap().unwrap();
+    abort_job(&mut tx, &canary, "", "user/alice", world.clock.now())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    world.settle().await;
+    let rollback = rollback_of(&world, job).await;
+    assert_eq!(world.live().await.len(), 3, "all at once, without a canary");
+    let order = world.live().await[0].order.clone().unwrap();
+    let order = open_order(&order, &[SigningKey::from_seed(&[7; 32]).public()]).unwrap();
+    assert_eq!(order.limits, limits, "with the same limits on health");
+    assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);
 }
 
 #[tokio::test]

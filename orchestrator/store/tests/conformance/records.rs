@@ -145,8 +145,27 @@ async fn r2_one_active_release_per_component(world: World) {
     assert_eq!((active[0].number, &active[0].component), (2, &seed.component));
     assert_eq!(active[0].project, new.release.source.project);
     tx.commit().await.unwrap();
-    // Not even by hand.
     let mut raw = Raw::open(&world.config.url).await;
+    // What was replaced names what replaced it, and when.
+    let chain = match &raw {
+        Raw::Sqlite(_) => {
+            "SELECT hex(release_id), COALESCE(hex(superseded_by), ''), \
+             CASE WHEN superseded_at IS NULL THEN 'active' ELSE 'superseded' END FROM active_components ORDER BY since"
+        }
+        Raw::Postgres(_) => {
+            "SELECT UPPER(REPLACE(release_id::text, '-', '')), COALESCE(UPPER(REPLACE(superseded_by::text, '-', '')), ''), \
+             CASE WHEN superseded_at IS NULL THEN 'active' ELSE 'superseded' END FROM active_components ORDER BY since"
+        }
+    };
+    let id = |release: &sealift_common::release::Release| format!("{:X}", release.id.uuid().simple());
+    assert_eq!(
+        raw.texts(chain).await,
+        [
+            (id(&old.release), id(&new.release), "superseded".to_owned()),
+            (id(&new.release), String::new(), "active".to_owned())
+        ]
+    );
+    // Not even by hand.
     let refused = raw
         .run(
             "INSERT INTO active_components (environment_id, component_id, project_id, digest, release_id, job_id, since) \

@@ -10,6 +10,7 @@ conformance![
     every_statement_can_be_prepared,
     migrations_run_twice_change_nothing,
     an_interrupted_migration_leaves_nothing,
+    what_history_hangs_on_cannot_be_taken_away,
 ];
 
 fn all() -> impl Iterator<Item = &'static Statement> {
@@ -118,6 +119,59 @@ async fn columns(raw: &mut Raw) -> BTreeSet<(String, String, String)> {
         }
     };
     raw.texts(sql).await.into_iter().collect()
+}
+
+/// What every reference does when the row that it names is deleted or renamed: table, `on delete`, `on update`.
+async fn references(raw: &mut Raw) -> Vec<(String, String, String)> {
+    let sql = match raw {
+        Raw::Sqlite(_) => {
+            "SELECT m.name, f.on_delete, f.on_update FROM sqlite_master m JOIN pragma_foreign_key_list(m.name) f \
+             WHERE m.type = 'table' AND f.seq = 0"
+        }
+        Raw::Postgres(_) => {
+            "SELECT conrelid::regclass::text, \
+             CASE confdeltype WHEN 'r' THEN 'RESTRICT' ELSE confdeltype::text END, \
+             CASE confupdtype WHEN 'r' THEN 'RESTRICT' ELSE confupdtype::text END \
+             FROM pg_constraint WHERE contype = 'f' AND connamespace = 'public'::regnamespace"
+        }
+    };
+    raw.texts(sql).await
+}
+
+async fn what_history_hangs_on_cannot_be_taken_away(world: World) {
+    let seed = crate::seed::Seed::sow(&world.db, "acme", 1).await;
+    seed.deployment(&world.db, crate::harness::at(0)).await;
+    world.db.close().await;
+    let mut raw = Raw::open(&world.config.url).await;
+    let references = references(&mut raw).await;
+    assert!(references.len() > 60, "{}", references.len());
+    for (table, on_delete, on_update) in references {
+        assert_eq!(
+            (on_delete.as_str(), on_update.as_str()),
+            ("RESTRICT", "RESTRICT"),
+            "a reference of {table}"
+        );
+    }
+    for delete in [
+        "DELETE FROM tenants",
+        "DELETE FROM environments",
+        "DELETE FROM targets",
+        "DELETE FROM agents",
+        "DELETE FROM components",
+        "DELETE FROM projects",
+        "DELETE FROM releases",
+        "DELETE FROM promotions",
+        "DELETE FROM jobs",
+    ] {
+        let refused = raw.run(delete).await.unwrap_err();
+        let refused = refused.as_database_error().unwrap();
+        // Releases refuse by themselves, before anything that names them is asked.
+        let by_trigger = refused.message().contains("releases");
+        assert!(
+            refused.is_foreign_key_violation() || by_trigger,
+            "{delete}: {refused}"
+        );
+    }
 }
 
 /// Table and name of every index that is not a constraint's, and whether it is unique.

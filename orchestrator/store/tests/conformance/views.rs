@@ -27,6 +27,7 @@ use crate::{
 conformance![
     the_board_counts_what_there_is,
     a_history_is_newest_first_with_derived_outcomes,
+    a_success_that_was_undone_is_rolled_back_in_the_history,
     pages_of_a_history_are_the_whole_history,
     releases_since_are_those_of_the_project,
     sticker_chains_are_paged_with_their_links,
@@ -135,6 +136,44 @@ async fn a_history_is_newest_first_with_derived_outcomes(world: World) {
     assert_eq!(rows[0].requested_by, "user/alice");
     // What is stored of the first one is still how it ended.
     assert_eq!(rows[3].fate.phase, JobPhase::Succeeded);
+}
+
+async fn a_success_that_was_undone_is_rolled_back_in_the_history(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    succeed(&mut tx, &seed, &made, 0).await;
+    let mut rollbacks = Vec::new();
+    // The first is cancelled and undoes nothing.
+    for seconds in [10, 20] {
+        let promotion = seed.promotion(&mut tx, &made.release, at(seconds)).await;
+        let job = seed
+            .rollback_job(&mut tx, &promotion, made.job.id, at(seconds))
+            .await
+            .unwrap();
+        rollbacks.push(job);
+    }
+    let (environment, mut outcomes) = (seed.environment.id, Vec::new());
+    for (job, events) in [
+        (&rollbacks[0], &[JobEvent::Cancelled][..]),
+        (&rollbacks[1], &[JobEvent::Started, JobEvent::Completed][..]),
+    ] {
+        let mut job = job.clone();
+        for event in events {
+            job = tx
+                .apply_job_event(&job, event, "orchestrator", at(30))
+                .await
+                .unwrap();
+        }
+        let rows = whole(&mut tx, environment, HistoryScope::All).await;
+        let undone = rows.last().unwrap();
+        assert_eq!(
+            (undone.job, undone.fate.phase),
+            (made.job.id, JobPhase::Succeeded)
+        );
+        outcomes.push(undone.fate.outcome());
+    }
+    assert_eq!(outcomes, [Some(Outcome::Succeeded), Some(Outcome::RolledBack)]);
 }
 
 async fn pages_of_a_history_are_the_whole_history(world: World) {
