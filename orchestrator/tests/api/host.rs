@@ -130,6 +130,11 @@ impl<'w> Host<'w> {
 
     /// A release of so many services whose images have the digest of `content`.
     pub async fn release_of(&self, content: &str, services: usize) -> Release {
+        self.release_in(PROJECT, content, services).await
+    }
+
+    /// The same of another project.
+    pub async fn release_in(&self, project: &str, content: &str, services: usize) -> Release {
         let image = PinnedImage {
             repository: "registry.example.com/shop/api".to_owned(),
             tag: None,
@@ -154,7 +159,7 @@ impl<'w> Host<'w> {
         };
         let commit = &Digest::of(content.as_bytes()).to_hex()[..40];
         let draft = Draft {
-            source: format!("{PROJECT}@{commit}").parse().unwrap(),
+            source: format!("{project}@{commit}").parse().unwrap(),
             content: manifest.content_digest().unwrap(),
             manifest: manifest.into(),
             platforms: Platforms::new(),
@@ -306,7 +311,7 @@ impl<'w> Host<'w> {
             target_id: self.target,
             observed_at: now,
             busy: false,
-            projects: [(PROJECT.to_owned(), project)].into(),
+            projects: [(release.source.project.to_string(), project)].into(),
             events: events.to_vec(),
         };
         let mut tx = self.write().await;

@@ -8,17 +8,13 @@ use sealift_proto::v1::{
     UpdateEnvironmentRequest, UpdateTargetRequest, agent_service_client::AgentServiceClient,
     audit_service_client::AuditServiceClient, environment::Class,
     environment_service_client::EnvironmentServiceClient, evidence_service_client::EvidenceServiceClient,
-    promotion_service_client::PromotionServiceClient, target::Kind,
-    target_service_client::TargetServiceClient, user_service_client::UserServiceClient,
+    target::Kind, target_service_client::TargetServiceClient, user_service_client::UserServiceClient,
 };
 use sealift_store::PageRequest;
 use tonic::{Code, transport::Channel};
 use uuid::Uuid;
 
-use crate::{
-    host::Host,
-    support::{World, call_empty, reason},
-};
+use crate::support::{World, call_empty, reason};
 
 fn environment(name: &str, position: i32, request_id: &str) -> CreateEnvironmentRequest {
     CreateEnvironmentRequest {
@@ -485,38 +481,5 @@ async fn r16_a_repeated_release_is_answered_without_asking_registries() {
     };
     let status = releases.create_release(other).await.unwrap_err();
     assert_eq!(reason(&status), "REQUEST_ID_REUSED");
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn names_of_targets_are_never_matched_by_prefix() {
-    let world = World::start().await;
-    let ada = world.user("default", "ada", Role::Admin).await;
-    let class = sealift_common::inventory::EnvironmentClass::NonProduction;
-    let web = Host::new(&world, "default", &ada, "prod", "web", class).await;
-    Host::new(&world, "default", &ada, "prod", "web-1", class).await;
-    let release = web.release("one").await;
-    let mut client = PromotionServiceClient::new(ada.clone());
-    let mut plan = async |target: &str| {
-        let request = v1::PlanPromotionRequest {
-            release: format!("releases/{}", release.id),
-            environment: "environments/prod".to_owned(),
-            targets: vec![format!("environments/prod/targets/{target}")],
-            ..v1::PlanPromotionRequest::default()
-        };
-        client.plan_promotion(request).await
-    };
-    let planned = plan("web").await.unwrap().into_inner().targets;
-    let planned: Vec<_> = planned.iter().map(|one| one.target.as_str()).collect();
-    assert_eq!(planned, [web.name.as_str()]);
-    assert_eq!(plan("we").await.unwrap_err().code(), Code::NotFound);
-    let mut targets = TargetServiceClient::new(ada);
-    let request = GetTargetRequest {
-        name: "environments/prod/targets/we".to_owned(),
-    };
-    assert_eq!(
-        targets.get_target(request).await.unwrap_err().code(),
-        Code::NotFound
-    );
     world.stop().await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sealift_common::{
-    digest::Digest, error::Reason, inventory::EnvironmentClass, observation::ContainerState,
+    digest::Digest, error::Reason, id::SessionId, inventory::EnvironmentClass, observation::ContainerState,
     order::open_order, role::Role, sticker::Sticker, task::TaskEvent,
 };
 use sealift_proto::v1::{
@@ -251,6 +251,16 @@ async fn a_target_shows_record_and_host_side_by_side_and_its_checked_stickers() 
         found.current[0].behind, 1,
         "{} is not recorded here",
         release.number
+    );
+    assert!(!found.silent);
+    // Its host is cut off: what is said of it is as old as its last word, and it is still known by how much it is behind.
+    let session = SessionId::new(world.running.app.clock.now());
+    drop(world.running.app.presence.open(host.agent, session));
+    let found = target(&ada, &host.name).await;
+    assert!(found.silent && found.agent_seen_time.is_some());
+    assert_eq!(
+        (found.agent_status.as_str(), found.current[0].behind),
+        ("offline", 1)
     );
 
     let request = ListStickersRequest {
