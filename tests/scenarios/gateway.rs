@@ -9,10 +9,8 @@ use sealift_common::{
     bounds::REPORT_BATCH, digest::Digest, error::Reason, failure::FailureCode, id::TaskId, job::JobPhase,
     keys::SigningKey, order::open_order, task::TaskState,
 };
-use sealift_e2e::{
-    fleet::{FakeAgent, Fleet, PATIENCE, engine, facts},
-    packets::{refused, succeeded},
-};
+use sealift_e2e::fleet::{FakeAgent, Fleet, PATIENCE, engine, facts};
+use sealift_e2e::packets::{refused, succeeded};
 use sealift_proto::agent::v1::{
     Accepted, ConnectRequest, ConnectResponse, Finished, Heartbeat, Hello, LogBatch, LogLine, Progressed,
     Report, ReportBatch, TargetFence, connect_request::Message as Up, connect_response::Message as Down,
@@ -445,15 +443,14 @@ async fn r3_r12_a_report_without_proof_fails_the_attempt_and_is_acknowledged() {
         "success without",
         "right",
     ];
+    let other_key = SigningKey::from_seed(&[9; 32]);
     for (number, case) in (1..).zip(cases) {
         let job = fleet.promote(case).await.unwrap();
         let bytes = raw.order().await;
         let order = open_order(&bytes, &[fleet.running.app.identity.keys.order.public()]).unwrap();
         let right = refused(&bytes, &order, order.agent_id, &raw.key).unwrap();
         let said = match case {
-            "another key" => {
-                refused(&bytes, &order, order.agent_id, &SigningKey::from_seed(&[9; 32])).unwrap()
-            }
+            "another key" => refused(&bytes, &order, order.agent_id, &other_key).unwrap(),
             "another result" => Finished {
                 result: finished::Result::Failed.into(),
                 ..right

@@ -26,7 +26,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Longest rest after an activation.
-const LONGEST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_millis(200);
 
 /// A loop over much work takes at most a fifth of the time, so that bursts of changes are handled together.
 fn rest_after(took: Duration) -> Duration {

@@ -20,6 +20,7 @@ mod releases;
 mod remedies;
 mod schema;
 mod seed;
+mod task_queue;
 mod tasks;
 mod tenancy;
 mod trail;
