@@ -1,5 +1,6 @@
 -- First schema. The same tables, columns and nullability as for SQLite; a test compares the two folders.
 -- Columns that lists are ordered by compare bytewise. What hosts send is text, not JSONB, which refuses \u0000.
+-- What may be large stands last in its row, as for SQLite.
 
 -- Inventory: who owns what there is to deploy to.
 
@@ -114,7 +115,7 @@ CREATE TABLE certificates (
     FOREIGN KEY (tenant_id, user_id) REFERENCES users (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     FOREIGN KEY (tenant_id, agent_id) REFERENCES agents (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
 );
-CREATE INDEX certificates_of_agent ON certificates (agent_id, not_before, serial) WHERE agent_id IS NOT NULL;
+CREATE INDEX certificates_of_agent ON certificates (agent_id, not_before, serial) WHERE agent_id IS NOT NULL AND revoked_at IS NULL;
 CREATE INDEX certificates_of_user ON certificates (user_id) WHERE user_id IS NOT NULL;
 
 CREATE TABLE join_tokens (
@@ -178,9 +179,9 @@ CREATE TABLE releases (
     number BIGINT NOT NULL CHECK (number > 0),
     state TEXT NOT NULL CHECK (state IN ('draft', 'ready')),
     content TEXT NOT NULL,
-    manifest TEXT NOT NULL,
     created_by TEXT NOT NULL,
     created_at TIMESTAMPTZ NOT NULL,
+    manifest TEXT NOT NULL,
     CONSTRAINT release_number UNIQUE (project_id, number),
     CONSTRAINT release_commit UNIQUE (project_id, commit_id),
     CONSTRAINT release_tenant UNIQUE (tenant_id, id),
@@ -197,7 +198,6 @@ CREATE TABLE release_components (
     platforms TEXT NOT NULL,
     PRIMARY KEY (release_id, service)
 );
-CREATE INDEX release_components_of_component ON release_components (component_id);
 
 -- What people think of a release: the newest mark counts.
 CREATE TABLE quality_marks (
@@ -219,7 +219,6 @@ CREATE TABLE promotions (
     environment TEXT COLLATE "C" NOT NULL,
     release_id UUID NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('pending_gate', 'approved', 'deploying', 'deployed', 'rejected', 'cancelled', 'failed', 'rolled_back')),
-    plan_json TEXT NOT NULL,
     plan_digest TEXT NOT NULL,
     recipe JSONB NOT NULL,
     -- The targets that it is restricted to; null is all of the environment.
@@ -234,6 +233,7 @@ CREATE TABLE promotions (
     version BIGINT NOT NULL CHECK (version >= 0),
     created_at TIMESTAMPTZ NOT NULL,
     finished_at TIMESTAMPTZ,
+    plan_json TEXT NOT NULL,
     CHECK ((finished_at IS NOT NULL) = (state IN ('deployed', 'rejected', 'cancelled', 'failed', 'rolled_back'))),
     CHECK (rollback_of IS NULL OR rerun_of IS NULL),
     CONSTRAINT promotion_tenant UNIQUE (tenant_id, id),
@@ -241,15 +241,14 @@ CREATE TABLE promotions (
     FOREIGN KEY (tenant_id, release_id) REFERENCES releases (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
 );
 CREATE INDEX promotions_of_environment ON promotions (environment_id, id);
-CREATE INDEX promotions_open ON promotions (state, id) WHERE finished_at IS NULL;
 
 CREATE TABLE decisions (
     id UUID NOT NULL PRIMARY KEY,
     promotion_id UUID NOT NULL REFERENCES promotions (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     digest TEXT NOT NULL,
-    record BYTEA NOT NULL,
     passed BOOLEAN NOT NULL,
-    created_at TIMESTAMPTZ NOT NULL
+    created_at TIMESTAMPTZ NOT NULL,
+    record BYTEA NOT NULL
 );
 CREATE INDEX decisions_of_promotion ON decisions (promotion_id, created_at, id);
 
@@ -290,11 +289,12 @@ CREATE TABLE jobs (
     FOREIGN KEY (tenant_id, environment_id, environment) REFERENCES environments (tenant_id, id, name) ON DELETE RESTRICT ON UPDATE RESTRICT,
     FOREIGN KEY (tenant_id, release_id) REFERENCES releases (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
 );
-CREATE INDEX jobs_queued ON jobs (environment_id, ticket) WHERE state = 'queued';
-CREATE INDEX jobs_in_motion ON jobs (environment_id, ticket) WHERE state IN ('running', 'paused');
 CREATE INDEX jobs_rolling_back ON jobs (environment_id) WHERE state = 'rolling_back';
 CREATE INDEX jobs_of_rollback ON jobs (rollback_of) WHERE rollback_of IS NOT NULL;
 CREATE INDEX jobs_of_environment ON jobs (environment_id, id);
+-- With the state, so that they are never worse than an index with all of an environment's history.
+CREATE INDEX jobs_queued ON jobs (environment_id, state, ticket) WHERE state = 'queued';
+CREATE INDEX jobs_in_motion ON jobs (environment_id, state, ticket) WHERE state IN ('running', 'paused');
 CREATE INDEX jobs_finished ON jobs (environment_id, finished_at) WHERE state = 'succeeded';
 
 -- Written with the tasks, before the first order; only the three times change.
@@ -366,7 +366,6 @@ CREATE TABLE task_attempts (
     number BIGINT NOT NULL CHECK (number > 0),
     fence BIGINT NOT NULL CHECK (fence > 0),
     agent_id UUID NOT NULL REFERENCES agents (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
-    order_envelope BYTEA NOT NULL,
     order_digest TEXT NOT NULL,
     result TEXT NOT NULL DEFAULT '',
     packet_id UUID,
@@ -374,6 +373,7 @@ CREATE TABLE task_attempts (
     -- After this moment nothing more is expected of it.
     due_at TIMESTAMPTZ NOT NULL,
     finished_at TIMESTAMPTZ,
+    order_envelope BYTEA NOT NULL,
     PRIMARY KEY (task_id, number)
 );
 CREATE INDEX attempts_by_due_time ON task_attempts (due_at) WHERE finished_at IS NULL;
@@ -409,6 +409,7 @@ CREATE TABLE holds (
 );
 CREATE UNIQUE INDEX one_open_hold ON holds (environment_id, project_id) WHERE lifted_at IS NULL;
 CREATE INDEX holds_of_tenant ON holds (tenant_id, id);
+CREATE INDEX holds_open_of_tenant ON holds (tenant_id, id) WHERE lifted_at IS NULL;
 
 -- What runs where.
 
@@ -427,10 +428,10 @@ CREATE TABLE active_components (
     CHECK ((superseded_at IS NULL) = (superseded_by IS NULL))
 );
 CREATE INDEX active_components_of_job ON active_components (job_id);
-CREATE INDEX active_components_since ON active_components (environment_id, since);
+CREATE INDEX active_components_of_project ON active_components (project_id, environment_id, id);
+CREATE INDEX active_components_since ON active_components (environment_id, project_id, since);
 CREATE UNIQUE INDEX one_active_release_per_component ON active_components (environment_id, project_id, component_id)
     WHERE superseded_at IS NULL;
-CREATE INDEX active_components_of_project ON active_components (project_id, environment_id, id);
 
 CREATE TABLE target_current (
     target_id UUID NOT NULL REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
@@ -470,8 +471,8 @@ CREATE TABLE stickers (
     task_id UUID NOT NULL REFERENCES tasks (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     digest TEXT NOT NULL,
     previous TEXT,
-    content BYTEA NOT NULL,
-    created_at TIMESTAMPTZ NOT NULL
+    created_at TIMESTAMPTZ NOT NULL,
+    content BYTEA NOT NULL
 );
 CREATE INDEX stickers_newest ON stickers (target_id, project, id);
 
@@ -536,8 +537,8 @@ CREATE TABLE packets (
     agent_id UUID NOT NULL,
     result TEXT NOT NULL,
     digest TEXT NOT NULL,
-    envelope BYTEA NOT NULL,
     created_at TIMESTAMPTZ NOT NULL,
+    envelope BYTEA NOT NULL,
     CONSTRAINT packet_of_attempt UNIQUE (task_id, attempt),
     FOREIGN KEY (task_id, attempt) REFERENCES task_attempts (task_id, number) ON DELETE RESTRICT ON UPDATE RESTRICT,
     FOREIGN KEY (tenant_id, job_id) REFERENCES jobs (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT,

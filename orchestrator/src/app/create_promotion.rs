@@ -167,6 +167,7 @@ pub fn decision_row(
         digest: survey.record_digest(),
         record: survey.record_bytes.clone(),
         passed: survey.record.passed(),
-        created_at: now,
+        // When the gates were asked: what the record says.
+        created_at: survey.record.inputs.at,
     }
 }

@@ -42,16 +42,16 @@ pub async fn projects(
         let mut behind = 0;
         if let Some(recorded) = recorded {
             let release = release_of(tx, target.tenant_id, recorded.release).await?;
+            let (environment, since) = (target.environment_id, recorded.since);
+            behind = tx
+                .releases_since(environment, release.project_id, recorded.release, since)
+                .await?;
             components.extend(
                 release
                     .components
                     .into_iter()
                     .map(|(service, component)| (service, component.component)),
             );
-            let (environment, since) = (target.environment_id, recorded.since);
-            behind = tx
-                .releases_since(environment, &recorded.project, recorded.release, since)
-                .await?;
         }
         projects.push(CurrentProject {
             project: name.clone(),

@@ -131,7 +131,7 @@ impl EvidenceService for Evidence {
         // Envelopes vary in size: a page that would not fit into a message is asked for again with fewer packets.
         let found = loop {
             let found = tx
-                .list_packets(tenant, filter, &page)
+                .list_packets(tenant, filter, request.include_envelopes, &page)
                 .await
                 .map_err(ApiError::from)?;
             let bytes: usize = found.items.iter().map(|row| row.envelope.len()).sum();

@@ -19,13 +19,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    app::{Core, resolve_release::release_of},
+    app::Core,
     caller::Caller,
     control::{
         news::{self, Told, spread},
-        views::{environment_filter, find_job, find_task, job_message, task_message},
+        views::{environment_filter, find_job, find_task, job_message, job_messages, task_message},
     },
-    convert::job::{self, JobExtras},
+    convert::job,
     names,
     paging::{next_token, page_request},
     state::App,
@@ -74,14 +74,8 @@ impl Jobs {
         let mut tx = self.app.db.read().await?;
         let environment = environment_filter(&mut tx, tenant, &request.environment).await?;
         let found = tx.list_jobs(tenant, environment, &page).await?;
-        let mut jobs = Vec::with_capacity(found.items.len());
-        for item in &found.items {
-            let release = release_of(&mut tx, tenant, item.release_id).await?;
-            // Without counts: they would be read from all tasks of all these jobs.
-            jobs.push(job::job(item, &release, &JobExtras::default()));
-        }
         Ok(ListJobsResponse {
-            jobs,
+            jobs: job_messages(&mut tx, &found.items).await?,
             next_page_token: next_token(found.next, &bound),
         })
     }

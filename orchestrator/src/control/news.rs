@@ -8,7 +8,7 @@ use sealift_proto::v1 as pb;
 use sealift_store::{Job, Task, Tx};
 
 use crate::{
-    app::resolve_release::release_of,
+    control::views::release_called,
     convert::job::{self, JobExtras},
     status::ApiError,
 };
@@ -46,13 +46,13 @@ impl Told {
             let count = counts.entry(task.state.phase()).or_default();
             *count = count.saturating_add(1);
         }
-        let release = release_of(tx, item.tenant_id, item.release_id).await?;
+        let called = release_called(tx, item.release_id).await?;
         let extras = JobExtras {
             task_counts: Some(counts),
             ..JobExtras::default()
         };
         Ok(News {
-            job: Some(job::job(item, &release, &extras)),
+            job: Some(job::job(item, &called, &extras)),
             tasks: changed,
         })
     }

@@ -33,7 +33,7 @@ use crate::{
         news::{News, Told, spread},
         steer::requester,
         text,
-        views::{Detail, promotion_message, wait},
+        views::{Detail, promotion_message, promotion_messages, wait},
     },
     convert::{promotion::to_plan_digest, recipe::to_recipe},
     mutate::mutate,
@@ -125,12 +125,8 @@ impl Promotions {
         let environment =
             crate::control::views::environment_filter(&mut tx, tenant, &request.environment).await?;
         let found = tx.list_promotions(tenant, environment, &page).await?;
-        let mut promotions = Vec::with_capacity(found.items.len());
-        for item in &found.items {
-            promotions.push(promotion_message(&mut tx, item, Detail::Listed).await?);
-        }
         Ok(ListPromotionsResponse {
-            promotions,
+            promotions: promotion_messages(&mut tx, &found.items).await?,
             next_page_token: next_token(found.next, &bound),
         })
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sealift_common::{
     error::Reason,
-    id::{ProjectId, TenantId},
+    id::{ProjectId, ReleaseId, TenantId},
     inventory::Environment,
     name::ComponentName,
     rollback::{Candidate, Wish},
@@ -26,7 +26,7 @@ use crate::{
     control::{
         find_environment, needed, reason,
         steer::requester,
-        views::{Detail, promotion_message},
+        views::{Detail, called_of, promotion_message, releases_called},
     },
     convert::{recipe::to_recipe, time},
     mutate::mutate,
@@ -58,20 +58,18 @@ impl Rollbacks {
         let mut tx = self.app.db.read().await?;
         let (_, explained) = look(&mut tx, tenant, wish).await?;
         let choice = &explained.choice;
-        let mut answer = ExplainRollbackResponse::default();
-        if let Some(from) = &choice.from {
-            answer.from = Some(candidate(&mut tx, tenant, from, "").await?);
-        }
-        if let Some(to) = &choice.to {
-            answer.to = Some(candidate(&mut tx, tenant, to, "").await?);
-        }
-        for rejected in &choice.rejected {
-            let why = rejected.why.as_str();
-            answer
-                .rejected
-                .push(candidate(&mut tx, tenant, &rejected.candidate, why).await?);
-        }
-        Ok(answer)
+        let rejected = || choice.rejected.iter();
+        let all = rejected().map(|rejected| &rejected.candidate);
+        let all = all.chain(&choice.from).chain(&choice.to);
+        let called = releases_called(&mut tx, all.map(|candidate| candidate.release)).await?;
+        let message = |one: &Candidate| candidate(&called, one, "");
+        Ok(ExplainRollbackResponse {
+            from: choice.from.as_ref().map(message).transpose()?,
+            to: choice.to.as_ref().map(message).transpose()?,
+            rejected: rejected()
+                .map(|rejected| candidate(&called, &rejected.candidate, rejected.why.as_str()))
+                .collect::<Result<_, _>>()?,
+        })
     }
 
     async fn create(
@@ -201,16 +199,14 @@ async fn project(
     }
 }
 
-async fn candidate(
-    tx: &mut Tx,
-    tenant: TenantId,
+fn candidate(
+    called: &BTreeMap<ReleaseId, String>,
     candidate: &Candidate,
     rejection: &str,
 ) -> Result<RollbackCandidate, ApiError> {
-    let release = release_of(tx, tenant, candidate.release).await?;
     Ok(RollbackCandidate {
         release: names::of_release(candidate.release),
-        release_display: release.reference().to_string(),
+        release_display: called_of(called, candidate.release)?.to_owned(),
         mark: candidate
             .mark
             .map(|mark| mark.as_str().to_owned())

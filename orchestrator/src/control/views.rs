@@ -1,19 +1,23 @@
 //! Reads from one transaction everything that a message of a promotion or a job is made of.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sealift_common::{
-    id::{EnvironmentId, JobId, TaskId, TenantId},
+    id::{EnvironmentId, JobId, ReleaseId, TaskId, TenantId},
     job::JobPhase,
 };
 use sealift_proto::v1 as pb;
 use sealift_store::{EntityKind, Job, Promotion, Task, Tx};
 
 use crate::{
-    app::resolve_release::release_of,
     convert::{
+        decision,
         job::{self, JobExtras},
         promotion::{Estimate, PromotionView, Waits, promotion},
+        state::release_display,
     },
     names,
     status::ApiError,
@@ -22,11 +26,9 @@ use crate::{
 /// Jobs from whose times a wait is estimated.
 const RECENT_JOBS: u32 = 20;
 
-/// How much of a promotion a message says.
+/// How much the message of one promotion says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
-    /// One of many.
-    Listed,
     /// With what plan and gates say.
     Whole,
     /// With its history, too.
@@ -39,23 +41,80 @@ pub async fn promotion_message(
     item: &Promotion,
     detail: Detail,
 ) -> Result<pb::Promotion, ApiError> {
-    let release = release_of(tx, item.tenant_id, item.release_id).await?;
-    let decision = tx.latest_decision(item.id).await?;
+    let called = release_called(tx, item.release_id).await?;
+    let decided = tx.latest_decision(item.id).await?;
+    let decided = decided.map(|row| decision::decision(&row.record));
     let job = tx.job_of_promotion(item.id).await?;
     let waits = wait(tx, job.as_ref()).await?;
     let transitions = match detail {
         Detail::History => tx.transitions(EntityKind::Promotion, item.id.uuid()).await?,
-        Detail::Listed | Detail::Whole => Vec::new(),
+        Detail::Whole => Vec::new(),
     };
-    promotion(&PromotionView {
+    promotion(PromotionView {
         promotion: item,
-        release: &release,
-        decision: decision.as_ref(),
+        release: &called,
+        decision: decided.transpose().map_err(ApiError::internal)?,
         job: job.as_ref(),
         waits,
         transitions: &transitions,
-        whole: detail != Detail::Listed,
+        whole: true,
     })
+}
+
+/// The messages of a page of promotions, without what plans and gates say. What belongs to them is read for all at once.
+pub async fn promotion_messages(tx: &mut Tx, items: &[Promotion]) -> Result<Vec<pb::Promotion>, ApiError> {
+    let ids: Vec<_> = items.iter().map(|item| item.id).collect();
+    let called = releases_called(tx, items.iter().map(|item| item.release_id)).await?;
+    let decisions = tx.decision_heads(&ids).await?;
+    let jobs = tx.jobs_of_promotions(&ids).await?;
+    let mut messages = Vec::with_capacity(items.len());
+    for item in items {
+        let job = jobs.get(&item.id);
+        let waits = wait(tx, job).await?;
+        messages.push(promotion(PromotionView {
+            promotion: item,
+            release: called_of(&called, item.release_id)?,
+            decision: decisions.get(&item.id).map(decision::head),
+            job,
+            waits,
+            transitions: &[],
+            whole: false,
+        })?);
+    }
+    Ok(messages)
+}
+
+/// The messages of a page of jobs.
+pub async fn job_messages(tx: &mut Tx, items: &[Job]) -> Result<Vec<pb::Job>, ApiError> {
+    let called = releases_called(tx, items.iter().map(|item| item.release_id)).await?;
+    // Without counts: they would be read from all tasks of all these jobs.
+    let extras = JobExtras::default();
+    let message = |item: &Job| Ok(job::job(item, called_of(&called, item.release_id)?, &extras));
+    items.iter().map(message).collect()
+}
+
+/// What a release that another row names is called.
+pub async fn release_called(tx: &mut Tx, id: ReleaseId) -> Result<String, ApiError> {
+    let called = releases_called(tx, [id]).await?;
+    called_of(&called, id).map(str::to_owned)
+}
+
+/// What releases are called, read for all at once.
+pub async fn releases_called(
+    tx: &mut Tx,
+    ids: impl IntoIterator<Item = ReleaseId>,
+) -> Result<BTreeMap<ReleaseId, String>, ApiError> {
+    let ids: BTreeSet<ReleaseId> = ids.into_iter().collect();
+    let ids: Vec<ReleaseId> = ids.into_iter().collect();
+    let names = tx.release_names(&ids).await?.into_iter();
+    let called = names.map(|(id, name)| (id, release_display(&name.project, name.number)));
+    Ok(called.collect())
+}
+
+/// What one of them is called. A release is never taken away, so its absence is a defect.
+pub fn called_of(called: &BTreeMap<ReleaseId, String>, id: ReleaseId) -> Result<&str, ApiError> {
+    let found = called.get(&id).map(String::as_str);
+    found.ok_or_else(|| ApiError::internal(format!("release {id} is named and not there")))
 }
 
 /// Place in the lane and the estimate of the wait.
@@ -80,7 +139,7 @@ fn median(mut seconds: Vec<f64>) -> Option<f64> {
 
 /// The message of a job; with its history if that is wanted.
 pub async fn job_message(tx: &mut Tx, item: &Job, history: bool) -> Result<pb::Job, ApiError> {
-    let release = release_of(tx, item.tenant_id, item.release_id).await?;
+    let called = release_called(tx, item.release_id).await?;
     let mut extras = JobExtras {
         task_counts: Some(tx.count_tasks(item.id).await?),
         waves: tx.waves_of_job(item.id).await?,
@@ -90,7 +149,7 @@ pub async fn job_message(tx: &mut Tx, item: &Job, history: bool) -> Result<pb::J
     if history {
         extras.transitions = tx.transitions(EntityKind::Job, item.id.uuid()).await?;
     }
-    Ok(job::job(item, &release, &extras))
+    Ok(job::job(item, &called, &extras))
 }
 
 /// The message of a task with its history.

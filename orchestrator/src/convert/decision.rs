@@ -6,6 +6,7 @@ use sealift_common::{
     digest::Digest,
 };
 use sealift_proto::v1::{self as pb, gate_answer::Verdict as Wire};
+use sealift_store::DecisionHead;
 
 use crate::convert::time;
 
@@ -18,6 +19,16 @@ pub fn decision(bytes: &[u8]) -> Result<pb::Decision, CanonicalError> {
         gates: record.gates.iter().map(gate).collect(),
         time: Some(time::timestamp(record.inputs.at)),
     })
+}
+
+/// Writes what lists show of a decision.
+pub fn head(head: &DecisionHead) -> pb::Decision {
+    pb::Decision {
+        digest: head.digest.to_string(),
+        passed: head.passed,
+        gates: Vec::new(),
+        time: Some(time::timestamp(head.created_at)),
+    }
 }
 
 fn gate(answer: &GateAnswer) -> pb::GateAnswer {

@@ -7,7 +7,6 @@ use sealift_common::{
     failure::{Failure, FailureCode},
     id::{JobId, PacketId},
     job::JobPhase,
-    release::Release,
     strategy::Then,
     task::{TaskPhase, TaskState},
 };
@@ -33,14 +32,14 @@ pub struct JobExtras {
     pub rollback: Option<JobId>,
 }
 
-/// Writes a job.
-pub fn job(job: &Job, release: &Release, extras: &JobExtras) -> pb::Job {
+/// Writes a job; `release` is what its release is called.
+pub fn job(job: &Job, release: &str, extras: &JobExtras) -> pb::Job {
     pb::Job {
         name: names::of_job(job.id),
         uid: job.id.to_string(),
         promotion: names::of_promotion(job.promotion_id),
         release: names::of_release(job.release_id),
-        release_display: release.reference().to_string(),
+        release_display: release.to_owned(),
         environment: names::of_environment(&job.environment),
         state: job_state(job.state.phase()).into(),
         stopping: job.stop.is_some() && !job.state.phase().is_terminal(),

@@ -6,16 +6,15 @@ use sealift_common::{
     digest::Digest,
     plan::Plan,
     promotion::{PromotionKind, PromotionState},
-    release::Release,
 };
 use sealift_proto::v1::{
     self as pb,
     promotion::{Kind as WireKind, State as Wire},
 };
-use sealift_store::{DecisionRow, Job, Promotion, Transition};
+use sealift_store::{Job, Promotion, Transition};
 
 use crate::{
-    convert::{decision, failure, plan, recipe, time, transition},
+    convert::{failure, plan, recipe, time, transition},
     names,
     status::ApiError,
 };
@@ -43,40 +42,32 @@ pub struct Estimate {
 pub struct PromotionView<'a> {
     /// The promotion.
     pub promotion: &'a Promotion,
-    /// Its release.
-    pub release: &'a Release,
-    /// The newest decision.
-    pub decision: Option<&'a DecisionRow>,
+    /// What its release is called.
+    pub release: &'a str,
+    /// The newest decision; in lists without the gates' answers.
+    pub decision: Option<pb::Decision>,
     /// Its job.
     pub job: Option<&'a Job>,
     /// How it waits in its lane.
     pub waits: Waits,
     /// Its history; empty in lists.
     pub transitions: &'a [Transition],
-    /// With what plan and gates say (not in lists).
+    /// With what the plan says (not in lists).
     pub whole: bool,
 }
 
 /// Writes a promotion.
-pub fn promotion(view: &PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
+pub fn promotion(view: PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
     let promotion = view.promotion;
-    let mut decided = view
-        .decision
-        .map(|row| decision::decision(&row.record))
-        .transpose()
-        .map_err(ApiError::internal)?;
-    if let Some(decided) = decided.as_mut().filter(|_| !view.whole) {
-        decided.gates.clear();
-    }
     Ok(pb::Promotion {
         name: names::of_promotion(promotion.id),
         uid: promotion.id.to_string(),
         release: names::of_release(promotion.release_id),
-        release_display: view.release.reference().to_string(),
+        release_display: view.release.to_owned(),
         environment: names::of_environment(&promotion.environment),
         state: state(promotion.state).into(),
         plan: planned(promotion, view.whole)?,
-        decision: decided,
+        decision: view.decision,
         job: view.job.map(|job| names::of_job(job.id)).unwrap_or_default(),
         recipe: Some(recipe::recipe(&promotion.recipe)),
         kind: match promotion.kind() {

@@ -1,7 +1,8 @@
 //! The two database engines. The only file that knows there are two; what they differ in beyond this is in the migrations.
 //!
 //! SQLite: one writer connection with `BEGIN IMMEDIATE` (a deferred transaction that upgrades fails at once), several
-//! read-only connections, a lock file held for life. PostgreSQL: read committed for writes (every update checks a version),
+//! read-only connections, a lock file held for life. Nobody runs ANALYZE there: without statistics the schema alone decides how a
+//! statement is carried out, so it is the same on the first day and after years, and a test can read it (P7). PostgreSQL: read committed for writes (every update checks a version),
 //! a read-only snapshot for reads.
 
 use std::{

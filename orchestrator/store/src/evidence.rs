@@ -18,26 +18,30 @@ macro_rules! columns {
     };
 }
 
+// With envelopes if the first parameter says so: they are most of a packet.
+macro_rules! listed {
+    () => {
+        "SELECT id, tenant_id, environment_id, target_id, job_id, task_id, attempt, agent_id, result, digest, \
+         CASE WHEN $1 THEN envelope END AS envelope, created_at FROM packets WHERE tenant_id = $2 AND id < $3 "
+    };
+}
+
 statements! {
     INSERT = {
         "INSERT INTO packets (", columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
     };
     BY_ID = { "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id = $2" };
     OF_ATTEMPT = { "SELECT ", columns!(), " FROM packets WHERE task_id = $1 AND attempt = $2" };
-    LIST = { "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3" };
     AFTER = { "SELECT ", columns!(), " FROM packets WHERE id > $1 ORDER BY id LIMIT $2" };
+    LIST = { listed!(), "ORDER BY id DESC LIMIT $4" };
     LIST_OF_JOB = {
-        "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id < $2 AND job_id = $4 ",
-        "AND (target_id = $5 OR $5 IS NULL) AND (environment_id = $6 OR $6 IS NULL) ORDER BY id DESC LIMIT $3"
+        listed!(), "AND job_id = $5 AND (target_id = $6 OR $6 IS NULL) AND (environment_id = $7 OR $7 IS NULL) ",
+        "ORDER BY id DESC LIMIT $4"
     };
     LIST_OF_TARGET = {
-        "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id < $2 AND target_id = $4 ",
-        "AND (environment_id = $5 OR $5 IS NULL) ORDER BY id DESC LIMIT $3"
+        listed!(), "AND target_id = $5 AND (environment_id = $6 OR $6 IS NULL) ORDER BY id DESC LIMIT $4"
     };
-    LIST_OF_ENVIRONMENT = {
-        "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id < $2 AND environment_id = $4 ",
-        "ORDER BY id DESC LIMIT $3"
-    };
+    LIST_OF_ENVIRONMENT = { listed!(), "AND environment_id = $5 ORDER BY id DESC LIMIT $4" };
 }
 
 #[derive(FromRow)]
@@ -52,7 +56,7 @@ struct PacketColumns {
     agent_id: Uuid,
     result: String,
     digest: String,
-    envelope: Vec<u8>,
+    envelope: Option<Vec<u8>>,
     created_at: DateTime<Utc>,
 }
 
@@ -72,7 +76,7 @@ impl TryFrom<PacketColumns> for PacketRow {
             agent_id: row.agent_id.into(),
             result: row.result,
             digest: at.parse("digest", &row.digest)?,
-            envelope: row.envelope,
+            envelope: row.envelope.unwrap_or_default(),
             created_at: row.created_at,
         })
     }
@@ -131,11 +135,12 @@ impl Tx {
         one(row)
     }
 
-    /// Packets newest first.
+    /// Packets newest first; without their envelopes (which are empty then) unless those are wanted.
     pub async fn list_packets(
         &mut self,
         tenant: TenantId,
         filter: PacketFilter,
+        envelopes: bool,
         page: &PageRequest,
     ) -> Result<Page<PacketRow>> {
         let below = page.below_id()?;
@@ -146,6 +151,7 @@ impl Tx {
         // One statement per leading column, so that each has its index.
         let rows: Vec<PacketColumns> = if job.is_some() {
             on!(self, |conn| sqlx::query_as(LIST_OF_JOB)
+                .bind(envelopes)
                 .bind(tenant)
                 .bind(below)
                 .bind(limit)
@@ -156,6 +162,7 @@ impl Tx {
                 .await)?
         } else if target.is_some() {
             on!(self, |conn| sqlx::query_as(LIST_OF_TARGET)
+                .bind(envelopes)
                 .bind(tenant)
                 .bind(below)
                 .bind(limit)
@@ -165,6 +172,7 @@ impl Tx {
                 .await)?
         } else if environment.is_some() {
             on!(self, |conn| sqlx::query_as(LIST_OF_ENVIRONMENT)
+                .bind(envelopes)
                 .bind(tenant)
                 .bind(below)
                 .bind(limit)
@@ -173,6 +181,7 @@ impl Tx {
                 .await)?
         } else {
             on!(self, |conn| sqlx::query_as(LIST)
+                .bind(envelopes)
                 .bind(tenant)
                 .bind(below)
                 .bind(limit)

@@ -51,9 +51,8 @@ statements! {
         "WHERE t.target_id = $1 AND t.job_id < $2 ORDER BY t.job_id DESC LIMIT $3"
     };
     RELEASES_SINCE = {
-        "SELECT COUNT(DISTINCT a.release_id) FROM active_components a JOIN releases r ON r.id = a.release_id ",
-        "WHERE a.environment_id = $1 AND a.since > $2 AND r.repository = $3 AND r.project = $4 ",
-        "AND a.release_id <> $5"
+        "SELECT COUNT(DISTINCT release_id) FROM active_components ",
+        "WHERE environment_id = $1 AND project_id = $2 AND since > $3 AND release_id <> $4"
     };
 }
 
@@ -193,15 +192,14 @@ impl Tx {
     pub async fn releases_since(
         &mut self,
         environment: EnvironmentId,
-        project: &ProjectRef,
+        project: ProjectId,
         release: ReleaseId,
         since: DateTime<Utc>,
     ) -> Result<u32> {
         let found: i64 = on!(self, |conn| sqlx::query_scalar(RELEASES_SINCE)
             .bind(environment.uuid())
+            .bind(project.uuid())
             .bind(since)
-            .bind(project.repository.as_str())
-            .bind(project.project.as_str())
             .bind(release.uuid())
             .fetch_one(conn)
             .await)?;

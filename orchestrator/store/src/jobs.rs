@@ -1,11 +1,13 @@
 //! Jobs and their lanes. Their state is written by [`Tx::apply_job_event`] and nothing else.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use sealift_common::{
     id::{EnvironmentId, JobId, ProjectId, PromotionId, TenantId},
     job::{JobEvent, JobPhase, JobState, PauseReason, Stop, StopWish},
 };
-use sqlx::FromRow;
+use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
@@ -68,7 +70,7 @@ statements! {
     };
     IN_MOTION = {
         "SELECT ", columns!(), " FROM jobs WHERE state IN ('running', 'paused') ",
-        "ORDER BY environment_id, ticket LIMIT $1"
+        "ORDER BY environment_id, state, ticket LIMIT $1"
     };
     LANES_WITH_QUEUED = { "SELECT DISTINCT environment_id FROM jobs WHERE state = 'queued'" };
     LANE_HEAD = {
@@ -99,6 +101,8 @@ statements! {
         "AND started_at IS NOT NULL AND finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT $2"
     };
 }
+
+const OF_PROMOTIONS: &str = concat!("SELECT ", columns!(), " FROM jobs WHERE promotion_id IN (");
 
 #[derive(FromRow)]
 struct JobRow {
@@ -246,6 +250,27 @@ impl Tx {
             .fetch_optional(conn)
             .await)?;
         one(row)
+    }
+
+    /// The jobs that carry out these promotions. Of a page of what a tenant has.
+    pub async fn jobs_of_promotions(
+        &mut self,
+        promotions: &[PromotionId],
+    ) -> Result<BTreeMap<PromotionId, Job>> {
+        if promotions.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let rows: Vec<JobRow> = on!(self, |conn| {
+            let mut query = QueryBuilder::new(OF_PROMOTIONS);
+            let mut ids = query.separated(", ");
+            for promotion in promotions {
+                ids.push_bind(promotion.uuid());
+            }
+            ids.push_unseparated(")");
+            query.build_query_as().fetch_all(conn).await
+        })?;
+        let jobs: Vec<Job> = all(rows)?;
+        Ok(jobs.into_iter().map(|job| (job.promotion_id, job)).collect())
     }
 
     /// Jobs newest first, of one environment (by ticket) or of all.

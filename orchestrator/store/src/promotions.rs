@@ -25,6 +25,14 @@ macro_rules! columns {
     };
 }
 
+// Lists show no plans, and a plan grows with the fleet.
+macro_rules! listed_columns {
+    () => {
+        "id, tenant_id, environment_id, environment, release_id, state, '' AS plan_json, plan_digest, recipe, scope, \
+         rollback_of, rerun_of, change_summary, requested_by, requester_role, failure, version, created_at, finished_at"
+    };
+}
+
 macro_rules! decision_columns {
     () => {
         "id, promotion_id, digest, record, passed, created_at"
@@ -38,9 +46,11 @@ statements! {
     };
     BY_ID = { "SELECT ", columns!(), " FROM promotions WHERE tenant_id = $1 AND id = $2" };
     RECIPE = { "SELECT recipe FROM promotions WHERE id = $1" };
-    LIST = { "SELECT ", columns!(), " FROM promotions WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3" };
+    LIST = {
+        "SELECT ", listed_columns!(), " FROM promotions WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3"
+    };
     LIST_OF_ENVIRONMENT = {
-        "SELECT ", columns!(), " FROM promotions WHERE tenant_id = $1 AND environment_id = $2 AND id < $3 ",
+        "SELECT ", listed_columns!(), " FROM promotions WHERE tenant_id = $1 AND environment_id = $2 AND id < $3 ",
         "ORDER BY id DESC LIMIT $4"
     };
     SET_STATE = {
@@ -186,7 +196,7 @@ impl Tx {
         Ok(recipe.map(|recipe| recipe.0))
     }
 
-    /// Promotions newest first, of one environment or of all.
+    /// Promotions newest first, of one environment or of all; without their plans (`plan_json` is empty).
     pub async fn list_promotions(
         &mut self,
         tenant: TenantId,

@@ -238,7 +238,7 @@ pub struct Promotion {
     pub release_id: ReleaseId,
     /// State.
     pub state: PromotionState,
-    /// The plan as canonical JSON, byte for byte.
+    /// The plan as canonical JSON, byte for byte; empty in lists.
     pub plan_json: String,
     /// Its digest.
     pub plan_digest: Digest,

@@ -61,8 +61,8 @@ statements! {
         "ORDER BY lease_until LIMIT $2"
     };
     LIVE_OF_REVOKED = {
-        "SELECT ", columns!("t."), " FROM agents g JOIN tasks t ON t.agent_id = g.id AND t.", live!(),
-        " WHERE g.intent = 'revoked' ORDER BY t.id LIMIT $1"
+        "SELECT ", columns!(""), " FROM tasks WHERE ", live!(),
+        " AND agent_id IN (SELECT id FROM agents WHERE intent = 'revoked') ORDER BY agent_id LIMIT $1"
     };
     OVERDUE = {
         "SELECT ", columns!("t."), " FROM task_attempts a JOIN tasks t ON t.id = a.task_id AND t.attempt = a.number ",

@@ -1,7 +1,5 @@
 //! Drift observations: opened, touched, explained, acknowledged, resolved; lists that run along an index.
 
-use std::collections::BTreeSet;
-
 use chrono::DateTime;
 use sealift_common::{
     drift::{DriftKind, Finding, Severity},
@@ -10,11 +8,11 @@ use sealift_common::{
     observation::{EngineAction, EngineEvent},
 };
 use sealift_store::{
-    Acknowledgement, DriftChange, DriftFilter, DriftRow, Found, PageRequest, STATEMENTS, StoreError, Tx,
+    Acknowledgement, DriftChange, DriftFilter, DriftRow, Found, PageRequest, StoreError, Tx,
 };
 
 use crate::{
-    harness::{Raw, World, at, conformance, on_sqlite},
+    harness::{World, at, conformance},
     seed::Seed,
 };
 
@@ -314,36 +312,4 @@ async fn pages_of_drift_are_the_whole_list(world: World) {
             assert!(counts.windows(2).all(|pair| pair[0] >= pair[1]), "{counts:?}");
         }
     }
-}
-
-/// Lists of what grows for ever must not read it all.
-#[tokio::test]
-async fn lists_run_along_an_index() {
-    on_sqlite(async |world: World| {
-        let mut raw = Raw::open(&world.config.url).await;
-        let lists = ["ALL_OF_", "OPEN_OF_"];
-        let mut seen = BTreeSet::new();
-        let statements = STATEMENTS.iter().copied().flatten();
-        for statement in statements.filter(|one| one.file.ends_with("::drift")) {
-            if !lists.iter().any(|list| statement.name.starts_with(list)) {
-                continue;
-            }
-            seen.insert(statement.name);
-            let plan = raw.plan(statement.sql).await.join("\n");
-            let index = format!("drift_{}", statement.name.to_lowercase());
-            let index = index.replace("drift_all_", "drift_");
-            assert!(
-                plan.contains(&format!("SEARCH d USING INDEX {index} ")),
-                "{}:\n{plan}",
-                statement.name
-            );
-            assert!(
-                !plan.contains("SCAN") && !plan.contains("TEMP"),
-                "{}:\n{plan}",
-                statement.name
-            );
-        }
-        assert_eq!(seen.len(), 6);
-    })
-    .await;
 }

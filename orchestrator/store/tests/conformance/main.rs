@@ -15,6 +15,7 @@ mod inventory;
 mod jobs;
 mod lanes;
 mod maintenance;
+mod plans;
 mod records;
 mod releases;
 mod remedies;

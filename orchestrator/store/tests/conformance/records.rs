@@ -335,7 +335,7 @@ async fn packets_are_filtered_and_paged(world: World) {
         },
     ] {
         let first = tx
-            .list_packets(seed.tenant.id, filter, &PageRequest::first(2))
+            .list_packets(seed.tenant.id, filter, true, &PageRequest::first(2))
             .await
             .unwrap();
         assert_eq!(first.items, packets[..2]);
@@ -343,7 +343,10 @@ async fn packets_are_filtered_and_paged(world: World) {
             size: 2,
             after: first.next,
         };
-        let rest = tx.list_packets(seed.tenant.id, filter, &request).await.unwrap();
+        let rest = tx
+            .list_packets(seed.tenant.id, filter, true, &request)
+            .await
+            .unwrap();
         assert_eq!((rest.items, rest.next), (packets[2..].to_vec(), None));
     }
     let target = Some(seed.targets[0].id);
@@ -356,10 +359,19 @@ async fn packets_are_filtered_and_paged(world: World) {
         },
     ] {
         let found = tx
-            .list_packets(seed.tenant.id, filter, &PageRequest::first(9))
+            .list_packets(seed.tenant.id, filter, true, &PageRequest::first(9))
             .await
             .unwrap();
         assert_eq!(found.items, packets[2..]);
+        let without = tx
+            .list_packets(seed.tenant.id, filter, false, &PageRequest::first(9))
+            .await
+            .unwrap();
+        let packet = PacketRow {
+            envelope: Vec::new(),
+            ..packets[2].clone()
+        };
+        assert_eq!(without.items, [packet]);
     }
 }
 

@@ -101,7 +101,7 @@ async fn r12_rows_of_another_tenant_are_never_returned(world: World) {
             ..PacketFilter::default()
         };
         assert!(
-            tx.list_packets(other, filter, &page)
+            tx.list_packets(other, filter, true, &page)
                 .await
                 .unwrap()
                 .items
