@@ -8,7 +8,10 @@ use std::{
 };
 
 use sealift_common::{spiffe::SpiffeId, time::Clock};
-use tokio::time::{interval, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, interval, sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -20,6 +23,7 @@ use crate::{
     enrol,
     host::Host,
     identity::{IdentityError, IdentityStore},
+    program::{Link, ProgramParts, launcher::Launched},
     work::Feeds,
     workshop::{AgentIdentity, Workshop, WorkshopParts},
 };
@@ -29,6 +33,8 @@ const STOPPING: Duration = Duration::from_secs(30);
 /// How long work that is under way may go on after the orchestrator has dismissed the agent.
 const FINISHING: Duration = Duration::from_hours(1);
 
+/// How long an agent before this one may take to be gone.
+const GOING_DOWN: Duration = Duration::from_secs(2);
 /// How long an agent whose journal failed stays to say so, before it ends to be started again.
 const FAILED_STAY: Duration = Duration::from_mins(5);
 
@@ -42,6 +48,8 @@ pub struct AgentOptions<H> {
     pub clock: Arc<dyn Clock>,
     /// Random numbers from 0 up to 1.
     pub dice: Dice,
+    /// How this process came to run.
+    pub launched: Launched,
     /// Name of the host, for people.
     pub hostname: String,
     /// Told how the agent is.
@@ -86,6 +94,17 @@ pub struct StateLock {
 }
 
 impl StateLock {
+    /// Takes the lock as soon as the process that has it is gone, which may be going down right now.
+    pub async fn await_free(state_dir: &Path) -> Result<Self, AgentError> {
+        let give_up = Instant::now() + GOING_DOWN;
+        loop {
+            match Self::take(state_dir) {
+                Err(AgentError::InUse(_)) if Instant::now() < give_up => sleep(GOING_DOWN / 40).await,
+                other => return other,
+            }
+        }
+    }
+
     /// Takes the lock or says that another process has it.
     pub fn take(state_dir: &Path) -> Result<Self, AgentError> {
         let path = state_dir.join("lock");
@@ -114,12 +133,15 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
         host,
         clock,
         dice,
+        launched,
         hostname,
         notices,
         shutdown,
     } = options;
+    let (link, notices) = linked(notices);
+    let hand_over = CancellationToken::new();
     let store = IdentityStore::open(config.state_dir.clone())?;
-    let _lock = StateLock::take(&config.state_dir)?;
+    let _lock = StateLock::await_free(&config.state_dir).await?;
     let enrolled = store.load()?.ok_or(AgentError::NotEnrolled)?;
     let endpoint = config
         .orchestrator
@@ -153,6 +175,12 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
         compose,
         policy: config.policy,
         prune: config.prune,
+        program: ProgramParts {
+            policy: config.update,
+            launched,
+            link,
+            hand_over: hand_over.clone(),
+        },
         hostname,
         shutdown: work_stop.clone(),
         tracker: tracker.clone(),
@@ -173,6 +201,7 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
             tokio::select! {
                 finish = line.run(&*workshop, &mut feeds) => Ok(finish),
                 () = failed_for_long(&workshop) => Err(AgentError::Journal),
+                () = hand_over.cancelled() => Ok(Finish::HandedOver),
             }
         }
         // A workshop that was just made has both.
@@ -193,6 +222,28 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
         );
     }
     finish
+}
+
+/// Since when the orchestrator answers, found out from what is told anyway.
+fn linked(notices: Notices) -> (watch::Receiver<Link>, Notices) {
+    let (sender, link) = watch::channel(None);
+    let told = move |notice| {
+        match notice {
+            Notice::Answered => {
+                sender.send_if_modified(|since| {
+                    let is_new = since.is_none();
+                    since.get_or_insert_with(Instant::now);
+                    is_new
+                });
+            }
+            Notice::Connected | Notice::Away => {
+                sender.send_if_modified(|since| since.take().is_some());
+            }
+            Notice::Ready => {}
+        }
+        notices(notice);
+    };
+    (link, Arc::new(told))
 }
 
 /// Returns when the journal failed a while ago and nothing is under way: the disk may be well again, and only a new process can

@@ -6,13 +6,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use sealift_common::name::Name;
+use sealift_common::{name::Name, program};
 use serde::Deserialize;
 
 use crate::{
     compose::ComposeConfig,
     identity::OrchestratorEndpoint,
     policy::{AllowHooks, HostPolicy, capability},
+    program::UpdatePolicy,
     prune::PrunePolicy,
 };
 
@@ -20,6 +21,8 @@ use crate::{
 const FILE_BYTES: u64 = 64 * 1024;
 /// Bytes of the unit in which space is set.
 const MIB: u64 = 1024 * 1024;
+/// Most publishers of programs.
+const PUBLISHERS: usize = 8;
 
 /// Settings as files, variables and flags give them; what is missing gets its default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -39,6 +42,19 @@ pub struct Settings {
     pub prune: PruneSettings,
     /// The host's Compose.
     pub compose: ComposeSettings,
+    /// The agent's own program.
+    pub update: UpdateSettings,
+}
+
+/// Section `[update]`. Only the file has it: it belongs to whoever runs the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateSettings {
+    /// Public keys of those who may sign programs of the agent, `ed25519:` and 64 hex digits each. Default: none, and no order
+    /// exchanges the agent's program.
+    pub publishers: Option<Vec<String>>,
+    /// No program before this version. Default: that of the packaged program.
+    pub oldest: Option<String>,
 }
 
 /// Section `[compose]`. Only the file has it: it belongs to whoever runs the host.
@@ -141,6 +157,8 @@ pub struct Config {
     pub prune: PrunePolicy,
     /// The host's Compose.
     pub compose: ComposeConfig,
+    /// Who may exchange the agent's own program.
+    pub update: UpdatePolicy,
 }
 
 /// Why settings cannot be used.
@@ -232,6 +250,10 @@ impl Settings {
                 keep_days: self.prune.keep_days.or(below.prune.keep_days),
                 min_free_mib: self.prune.min_free_mib.or(below.prune.min_free_mib),
             },
+            update: UpdateSettings {
+                publishers: self.update.publishers.or(below.update.publishers),
+                oldest: self.update.oldest.or(below.update.oldest),
+            },
         }
     }
 
@@ -281,7 +303,9 @@ impl Settings {
             return Err(invalid("prune.keep_last", problem));
         }
         let compose = self.compose.check(&state_dir)?;
+        let update = self.update.check()?;
         Ok(Config {
+            update,
             compose,
             policy,
             prune,
@@ -318,6 +342,28 @@ impl ComposeSettings {
             program: self.program,
             files_dir: self.files_dir,
             env_file: self.env_file,
+        })
+    }
+}
+
+impl UpdateSettings {
+    fn check(self) -> Result<UpdatePolicy, ConfigError> {
+        let invalid = |name, problem: String| ConfigError::Invalid { name, problem };
+        let given = self.publishers.unwrap_or_default();
+        if given.len() > PUBLISHERS {
+            let problem = format!("must hold at most {PUBLISHERS} keys");
+            return Err(invalid("update.publishers", problem));
+        }
+        let read = |text: &String| {
+            program::publisher(text).map_err(|_| {
+                let problem = "must hold public keys as `sealift agent sign-program` prints them: ed25519: and 64 hex digits";
+                invalid("update.publishers", problem.to_owned())
+            })
+        };
+        let oldest = self.oldest.map(|text| text.parse()).transpose();
+        Ok(UpdatePolicy {
+            publishers: given.iter().map(read).collect::<Result<_, _>>()?,
+            oldest: oldest.map_err(|error| invalid("update.oldest", format!("is no version: {error}")))?,
         })
     }
 }
@@ -489,6 +535,22 @@ mod tests {
     }
 
     #[test]
+    fn no_publisher_is_trusted_by_default() {
+        assert_eq!(
+            parse("").unwrap().check().unwrap().update,
+            UpdatePolicy::default()
+        );
+        let key = sealift_common::keys::SigningKey::from_seed(&[7; 32]).public();
+        let text = format!(
+            "[update]\npublishers = ['{}']\noldest = '1.2.0'",
+            program::publisher_text(&key)
+        );
+        let update = parse(&text).unwrap().check().unwrap().update;
+        assert_eq!(update.publishers, [key]);
+        assert_eq!(update.oldest, Some("1.2.0".parse().unwrap()));
+    }
+
+    #[test]
     fn values_are_checked() {
         for text in [
             "state_dir = 'relative'",
@@ -504,6 +566,8 @@ mod tests {
             "[policy.environments.prod]\nallowed_host_paths = ['data']",
             "[policy.environments.prod.environments.prod]",
             "[prune]\nkeep_last = 0",
+            "[update]\npublishers = ['00']",
+            "[update]\noldest = '1'",
         ] {
             assert!(parse(text).unwrap().check().is_err(), "{text}");
         }

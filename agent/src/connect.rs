@@ -40,6 +40,8 @@ pub enum Notice {
     Ready,
     /// The orchestrator has welcomed this agent.
     Connected,
+    /// The orchestrator has answered a heartbeat.
+    Answered,
     /// There is no session; the next one is tried by itself.
     Away,
 }
@@ -52,6 +54,8 @@ pub type Notices = Arc<dyn Fn(Notice) + Send + Sync>;
 pub enum Finish {
     /// This process was asked to stop.
     Stopped,
+    /// Another program is to take this process's place.
+    HandedOver,
     /// The orchestrator does not want this agent any more.
     Dismissed {
         /// Its reason.
@@ -152,6 +156,7 @@ impl Line {
                 );
             }
         };
+        let on_answer = || (self.notices)(Notice::Answered);
         let session = Session {
             work,
             feeds,
@@ -161,6 +166,7 @@ impl Line {
             stop: &self.stop,
             renewed,
             on_welcome: &on_welcome,
+            on_answer: &on_answer,
         };
         tokio::select! {
             ended = Box::pin(session.run(channel.clone())) => Ok(ended?),

@@ -2,7 +2,7 @@
 
 mod channel;
 mod credential;
-mod files;
+pub(crate) mod files;
 mod pin;
 mod store;
 

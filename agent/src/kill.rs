@@ -80,6 +80,29 @@ pub const COMPOSE_KILL_POINTS: &[&str] = &["lock_kept", "lock_journalled", "lock
 /// Points that only a restore on a compose host passes.
 pub const COMPOSE_RESTORE_KILL_POINTS: &[&str] = &["return.before", "return"];
 
+/// Points of an exchange of the agent's own program; those of [`KILL_POINTS`] that it passes, too, are not repeated. The last ones are
+/// passed by the launcher or by the new program.
+pub const PROGRAM_KILL_POINTS: &[&str] = &[
+    "program_copied",
+    "program_verified",
+    "program_installed",
+    "trial_marked.before",
+    "trial_marked",
+    "handed_over.before",
+    "launch_counted",
+    "launched",
+    "program_confirmed.before",
+    "program_confirmed",
+];
+
+/// Points that only the way back to the program before passes.
+pub const PROGRAM_RESTORE_KILL_POINTS: &[&str] = &[
+    "given_up.before",
+    "given_up",
+    "program_withdrawn.before",
+    "program_withdrawn",
+];
+
 /// Points of the session: the acknowledgement of an accepted order arrived; a batch with the end of an attempt was handed to
 /// the stream; its acknowledgement was taken.
 pub const SESSION_KILL_POINTS: &[&str] = &["acked", "evidence_sent", "evidence_acked"];

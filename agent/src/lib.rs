@@ -25,6 +25,7 @@ pub mod logs;
 pub mod observe;
 pub mod outbox;
 pub mod policy;
+pub mod program;
 pub mod proof;
 pub mod prune;
 pub mod purge;

@@ -15,21 +15,22 @@ use sealift_agent::{
     agent::{self, AgentOptions, StateLock, hostname},
     config::{
         ComposeSettings, Config, EngineSettings, LogFormat, LogSettings, PolicySettings, PruneSettings,
-        Settings,
+        Settings, UpdateSettings,
     },
     connect::Finish,
     doctor::{self, Verdict},
     enrol,
     host::{Host as _, docker::DockerHost},
     identity::IdentityStore,
+    program::{
+        files::Files,
+        launcher::{self, DISMISSED, Launched, Launcher, Start, own_version},
+    },
 };
 use sealift_common::{inventory::AgentFacts, join_token::JoinToken, time::SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Exit code when the orchestrator does not want this agent any more. Restarting does not help: do not (systemd:
-/// `RestartPreventExitStatus=3`).
-const DISMISSED: u8 = 3;
 /// Name of the credential of the systemd unit that holds the registries' credentials.
 const REGISTRIES: &str = "sealift-agent.docker-config";
 /// Largest token file.
@@ -73,12 +74,26 @@ struct Flags {
     log_format: Option<LogFormat>,
 }
 
+/// What the launcher tells a program that it starts.
+#[derive(Debug, Args)]
+struct LaunchFlags {
+    /// The packaged program.
+    #[arg(long, env = launcher::LAUNCHER, hide = true)]
+    launcher: Option<PathBuf>,
+    /// Its version.
+    #[arg(long, env = launcher::PACKAGED, hide = true)]
+    packaged: Option<semver::Version>,
+    /// Process id of the parent that supervises this program.
+    #[arg(long, env = launcher::SUPERVISOR, hide = true)]
+    supervisor: Option<i32>,
+}
+
 #[derive(Debug, Subcommand)]
 enum What {
     /// Enrol this host with a join token (from `sealift target token`).
     Join(JoinArgs),
     /// Run the agent.
-    Run,
+    Run(LaunchFlags),
     /// Examine this host: engine, disk, identity, orchestrator.
     Doctor,
     /// Take away every container and network that this agent made; named volumes stay. The agent must not be running.
@@ -114,20 +129,105 @@ struct JoinArgs {
     add_target: bool,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match start(Cli::parse()).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    begin(Cli::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+fn begin(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = settings(cli.settings)?;
-    match cli.command {
+    let What::Run(flags) = cli.command else {
+        return runtime()?.block_on(start(config, cli.command));
+    };
+    log(&config)?;
+    let launched = match launched(&config, flags)? {
+        Start::Here(launched) => launched,
+        Start::Ended(code) => return Ok(ExitCode::from(code)),
+    };
+    let finish = runtime()?.block_on(run(config, launched.clone()))?;
+    Ok(match finish {
+        Finish::Stopped => ExitCode::SUCCESS,
+        Finish::HandedOver => {
+            let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+            let code = launched.hand_over(&arguments);
+            ExitCode::from(code.context("the other program cannot be started")?)
+        }
+        Finish::Dismissed { reason } => {
+            eprintln!(
+                "error: the orchestrator has revoked this agent ({reason}); to serve again, enrol the host anew with a new state directory"
+            );
+            ExitCode::from(DISMISSED)
+        }
+    })
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime cannot start")
+}
+
+/// How this process is to run: as the agent, because it was started to be, or as the launcher finds.
+fn launched(config: &Config, flags: LaunchFlags) -> anyhow::Result<Start> {
+    if let Some(launcher) = flags.launcher {
+        if let Some(parent) = flags.supervisor {
+            end_with(parent)?;
+        }
+        return Ok(Start::Here(Launched {
+            launcher: Some(launcher),
+            packaged: flags.packaged.unwrap_or_else(own_version),
+            is_supervised: flags.supervisor.is_some(),
+            ..Launched::default()
+        }));
+    }
+    // One thread: the programs that it starts end with the thread that started them.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime cannot start")?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let launcher = Launcher {
+            files: Files::new(&config.state_dir),
+            program: std::env::current_exe().context("this program's own path is not known")?,
+            version: own_version(),
+            arguments: std::env::args_os().skip(1).collect(),
+            beat: &supervisor::on_trial,
+            stop: stop.clone(),
+        };
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let signals = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stop.cancel();
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        tokio::select! {
+            start = launcher.launch() => Ok(start),
+            never = signals => match never {},
+        }
+    })
+}
+
+/// Ends this process with its parent, so that never two programs of one agent run.
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .context("the end of the launcher would not be noticed")?;
+    let now = rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero);
+    if now.is_none_or(|now| now.get() != parent) {
+        bail!("the launcher is gone");
+    }
+    Ok(())
+}
+
+async fn start(config: Config, command: What) -> anyhow::Result<ExitCode> {
+    match command {
         What::Version => println!("sealift-agent {}", env!("CARGO_PKG_VERSION")),
         What::Join(JoinArgs {
             from,
@@ -135,7 +235,7 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         }) => add_target(&config, &from).await?,
         What::Join(JoinArgs { from, .. }) => join(&config, &from).await?,
         What::Doctor => return Ok(examine(&config).await),
-        What::Run => return run(config).await,
+        What::Run(_) => bail!("an agent is begun elsewhere"),
         What::Purge { yes } => purge(&config, yes).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -162,6 +262,7 @@ fn settings(flags: Flags) -> anyhow::Result<Config> {
         compose: ComposeSettings::default(),
         policy: PolicySettings::default(),
         prune: PruneSettings::default(),
+        update: UpdateSettings::default(),
     };
     let around = Settings::of_docker_host(std::env::var("DOCKER_HOST").ok());
     let mut settings = given.over(file).over(around);
@@ -265,7 +366,7 @@ async fn examine(config: &Config) -> ExitCode {
 
 async fn purge(config: &Config, yes: bool) -> anyhow::Result<()> {
     let store = IdentityStore::open(config.state_dir.clone())?;
-    let _lock = StateLock::take(&config.state_dir)?;
+    let _lock = StateLock::await_free(&config.state_dir).await?;
     let Some(enrolled) = store.load()? else {
         println!(
             "{} holds no enrolled agent, so there is nothing to take away",
@@ -291,8 +392,7 @@ async fn purge(config: &Config, yes: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    log(&config)?;
+async fn run(config: Config, launched: Launched) -> anyhow::Result<Finish> {
     let host = docker(&config)?;
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -302,6 +402,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         host,
         clock: Arc::new(SystemClock),
         dice: Arc::new(rand::random::<f64>),
+        launched,
         hostname: hostname(),
         notices: Arc::new(supervisor::tell),
         shutdown: shutdown.clone(),
@@ -316,20 +417,11 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         shutdown.cancel();
         std::future::pending::<std::convert::Infallible>().await
     };
-    let finish = tokio::select! {
-        finish = agent => finish?,
+    tokio::select! {
+        finish = agent => Ok(finish?),
         never = signals => match never {},
         never = supervisor::watchdog() => match never {},
-    };
-    Ok(match finish {
-        Finish::Stopped => ExitCode::SUCCESS,
-        Finish::Dismissed { reason } => {
-            eprintln!(
-                "error: the orchestrator has revoked this agent ({reason}); to serve again, enrol the host anew with a new state directory"
-            );
-            ExitCode::from(DISMISSED)
-        }
-    })
+    }
 }
 
 fn log(config: &Config) -> anyhow::Result<()> {

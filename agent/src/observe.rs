@@ -13,7 +13,10 @@ use sealift_common::{
     digest::Digest,
     id::TargetId,
     name::ProjectRef,
-    observation::{ContainerObservation, EngineEvent, ProjectObservation, TargetObservation},
+    observation::{
+        ContainerHealth, ContainerObservation, ContainerState, EngineEvent, ProjectObservation,
+        TargetObservation,
+    },
     order::TargetBinding,
 };
 use tokio::{
@@ -26,6 +29,7 @@ use crate::{
     host::{Host, HostError, HostEvent, Listed},
     journal::Baseline,
     labels::{self, Labels, Ours},
+    runner::program::process,
     stickers::Stickers,
     workshop::Shared,
 };
@@ -302,6 +306,7 @@ impl Memory {
             let seen = self.container(shared, listed, ours, baseline).await?;
             containers.entry(project).or_default().extend(seen);
         }
+        self_seen(shared, &baselines, &mut containers).await;
         let stickers = read_stickers(shared.stickers.clone(), binding.clone(), projects).await;
         let projects = stickers
             .into_iter()
@@ -372,6 +377,41 @@ impl Memory {
             state: listed.state,
             health: listed.health,
         }))
+    }
+}
+
+/// Adds the agent's own program where one was found good, as the container that it stands for.
+async fn self_seen<H: Host>(
+    shared: &Shared<H>,
+    baselines: &BTreeMap<String, (ProjectRef, Baseline)>,
+    containers: &mut BTreeMap<String, Vec<ContainerObservation>>,
+) {
+    for (name, (_, baseline)) in baselines {
+        let (Some(wanted), Some(service)) = (baseline.program, baseline.services.first()) else {
+            continue;
+        };
+        let seen = shared.program.seen().await;
+        let (running, known) = match seen {
+            Ok(seen) => seen,
+            Err(error) => {
+                tracing::warn!(%error, "the agent's own program cannot be seen");
+                continue;
+            }
+        };
+        containers
+            .entry(name.clone())
+            .or_default()
+            .push(ContainerObservation {
+                id: process(running),
+                service: service.service.clone(),
+                fence: baseline.fence,
+                image_id: running.to_string(),
+                digest: known.map(|known| known.image.digest),
+                config: service.config,
+                unchanged: running == wanted,
+                state: ContainerState::Running,
+                health: ContainerHealth::Healthy,
+            });
     }
 }
 

@@ -172,6 +172,8 @@ pub struct Session<'a, W> {
     pub renewed: watch::Receiver<u64>,
     /// Called when the orchestrator has welcomed this agent.
     pub on_welcome: &'a (dyn Fn() + Send + Sync),
+    /// Called when the orchestrator has answered a heartbeat.
+    pub on_answer: &'a (dyn Fn() + Send + Sync),
 }
 
 /// The open stream and where it stands.
@@ -391,6 +393,7 @@ impl<W: Work> Session<'_, W> {
             .take()
             .ok_or_else(|| SessionError::Protocol("the time, without having been asked for it".to_owned()))?;
         let theirs = convert::time("server_time.time", answer.time.as_ref())?;
+        (self.on_answer)();
         Ok(self
             .memory
             .learn(clock_offset::measure(theirs, self.clock.now(), asked.elapsed())))

@@ -5,6 +5,7 @@
 
 pub mod compose;
 pub mod hooks;
+pub mod program;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -10,6 +10,7 @@ pub fn tell(notice: Notice) {
     let status = match notice {
         Notice::Ready => return send(&[NotifyState::Ready, NotifyState::Status("not connected yet")]),
         Notice::Connected => "connected",
+        Notice::Answered => return,
         Notice::Away => "not connected: tries again by itself; what runs on the host goes on",
     };
     send(&[NotifyState::Status(status)]);
@@ -30,6 +31,15 @@ pub async fn watchdog() -> Infallible {
         ticks.tick().await;
         send(&[NotifyState::Watchdog]);
     }
+}
+
+/// All is well while another program is on trial: the process that systemd knows only watches it.
+pub fn on_trial() {
+    send(&[
+        NotifyState::Ready,
+        NotifyState::Status("a new program is on trial"),
+        NotifyState::Watchdog,
+    ]);
 }
 
 fn send(states: &[NotifyState]) {

@@ -7,7 +7,7 @@ mod identity;
 mod known;
 mod work;
 
-use carry::{capabilities, run_to_end};
+use carry::{capabilities, is_exchange, run_to_end};
 use check::Checked;
 pub use identity::AgentIdentity;
 use known::{Known, look};
@@ -47,6 +47,7 @@ use crate::{
     observe::{self, Observer},
     outbox::Outbox,
     policy::HostPolicy,
+    program::{Program, ProgramParts, files::Files},
     proof,
     prune::{self, PrunePolicy},
     stickers::Stickers,
@@ -84,6 +85,8 @@ pub struct WorkshopParts<H> {
     pub policy: HostPolicy,
     /// When images are taken away.
     pub prune: PrunePolicy,
+    /// The agent's own program, and who may exchange it.
+    pub program: ProgramParts,
     /// Name of the host, for people.
     pub hostname: String,
     /// Ends all work; what is under way goes on when the agent is started again.
@@ -102,6 +105,7 @@ pub(crate) struct Shared<H> {
     pub(crate) compose: Option<Arc<Compose>>,
     pub(crate) policy: HostPolicy,
     pub(crate) prune: PrunePolicy,
+    pub(crate) program: Program,
     pub(crate) state_dir: PathBuf,
     pub(crate) shutdown: CancellationToken,
     pub(crate) observer: Observer,
@@ -205,9 +209,10 @@ impl<H: Host> Workshop<H> {
         };
         let (log_sender, log_feed) = mpsc::channel(logs::QUEUE);
         let (observation_sender, observation_feed) = mpsc::channel(OBSERVATIONS);
+        let program = Program::new(Files::new(&parts.state_dir), parts.program);
         let facts = AgentFacts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: capabilities(parts.compose.as_ref()),
+            capabilities: capabilities(parts.compose.as_ref(), &program),
             hostname: parts.hostname,
             ..AgentFacts::default()
         };
@@ -219,6 +224,7 @@ impl<H: Host> Workshop<H> {
             compose: parts.compose.map(Arc::new),
             policy: parts.policy,
             prune: parts.prune,
+            program,
             state_dir: parts.state_dir,
             shutdown: parts.shutdown,
             observer: Observer::default(),
@@ -240,7 +246,9 @@ impl<H: Host> Workshop<H> {
             observation_feed: Mutex::new(Some(observation_feed)),
         });
         workshop.note_journal();
+        workshop.note_program();
         facts::refresh(&shared, true).await;
+        workshop.keep_turn(&stored).await;
         for attempt in stored {
             if let Err(error) = workshop.resume(attempt).await {
                 workshop.journal_failed(&error);
@@ -256,6 +264,27 @@ impl<H: Host> Workshop<H> {
         let failure = self.shared.journal.failure();
         self.shared
             .set_condition(ConditionCode::AgentState, "journal", failure);
+    }
+
+    /// What kept another program from running in this one's place.
+    fn note_program(&self) {
+        let problem = self.shared.program.launched.problem.as_deref();
+        self.shared
+            .set_condition(ConditionCode::AgentState, "program", problem);
+    }
+
+    /// An exchange of the program that is under way goes on before anything else.
+    async fn keep_turn(&self, stored: &[StoredAttempt]) {
+        let under_way = stored.iter().any(|attempt| {
+            check::trusted(&attempt.order).is_ok_and(|order| is_exchange(&order, &attempt.records))
+        });
+        let program = &self.shared.program;
+        // Whether it is on trial can only matter to a program that another one started.
+        let on_trial = program.launched.is_supervised
+            && program.marker().await.is_ok_and(|marker| marker.trial.is_some());
+        if under_way || on_trial {
+            program.keep_turn();
+        }
     }
 
     fn journal_failed(&self, error: &JournalError) {

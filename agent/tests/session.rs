@@ -238,6 +238,7 @@ impl Stage {
                 stop: &stop,
                 renewed,
                 on_welcome: &|| {},
+                on_answer: &|| {},
             };
             let ended = session.run(channel).await;
             (ended, memory)

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    agent_manifest::AgentManifest,
     canonical::{self, CanonicalError},
     compose_manifest::{ComposeManifest, Lifetime},
     digest::Digest,
@@ -96,12 +97,39 @@ impl Described for ComposeManifest {
     }
 }
 
-/// The content of a release. In JSON a compose content says its kind; the other kind is older and says nothing.
+impl Described for AgentManifest {
+    fn kind(&self) -> TargetKind {
+        TargetKind::AgentHost
+    }
+
+    fn images(&self) -> BTreeMap<&ServiceName, &PinnedImage> {
+        self.services.iter().collect()
+    }
+
+    fn hooks(&self) -> &[HookSpec] {
+        &[]
+    }
+
+    fn config_of(&self, service: &ServiceName) -> Result<Option<Digest>, CanonicalError> {
+        self.services
+            .get(service)
+            .map(|_| Self::config_digest())
+            .transpose()
+    }
+
+    fn lifetime_of(&self, _: &ServiceName) -> Lifetime {
+        Lifetime::Lasting
+    }
+}
+
+/// The content of a release. In JSON it says its kind but for `docker_host`, which is older and says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum AnyManifest {
     /// For `compose_host`.
     ComposeHost(ComposeManifest),
+    /// For `agent_host`.
+    AgentHost(AgentManifest),
     /// For `docker_host`.
     DockerHost(Manifest),
 }
@@ -110,6 +138,7 @@ impl Described for AnyManifest {
     fn kind(&self) -> TargetKind {
         match self {
             Self::ComposeHost(manifest) => manifest.kind(),
+            Self::AgentHost(manifest) => manifest.kind(),
             Self::DockerHost(manifest) => manifest.kind(),
         }
     }
@@ -117,6 +146,7 @@ impl Described for AnyManifest {
     fn images(&self) -> BTreeMap<&ServiceName, &PinnedImage> {
         match self {
             Self::ComposeHost(manifest) => manifest.images(),
+            Self::AgentHost(manifest) => manifest.images(),
             Self::DockerHost(manifest) => manifest.images(),
         }
     }
@@ -124,6 +154,7 @@ impl Described for AnyManifest {
     fn hooks(&self) -> &[HookSpec] {
         match self {
             Self::ComposeHost(manifest) => manifest.hooks(),
+            Self::AgentHost(manifest) => manifest.hooks(),
             Self::DockerHost(manifest) => manifest.hooks(),
         }
     }
@@ -131,6 +162,7 @@ impl Described for AnyManifest {
     fn config_of(&self, service: &ServiceName) -> Result<Option<Digest>, CanonicalError> {
         match self {
             Self::ComposeHost(manifest) => manifest.config_of(service),
+            Self::AgentHost(manifest) => manifest.config_of(service),
             Self::DockerHost(manifest) => manifest.config_of(service),
         }
     }
@@ -138,6 +170,7 @@ impl Described for AnyManifest {
     fn lifetime_of(&self, service: &ServiceName) -> Lifetime {
         match self {
             Self::ComposeHost(manifest) => manifest.lifetime_of(service),
+            Self::AgentHost(manifest) => manifest.lifetime_of(service),
             Self::DockerHost(manifest) => manifest.lifetime_of(service),
         }
     }
@@ -148,7 +181,7 @@ impl AnyManifest {
     pub fn docker(self) -> Option<Manifest> {
         match self {
             Self::DockerHost(manifest) => Some(manifest),
-            Self::ComposeHost(_) => None,
+            Self::ComposeHost(_) | Self::AgentHost(_) => None,
         }
     }
 
@@ -156,7 +189,15 @@ impl AnyManifest {
     pub fn compose(self) -> Option<ComposeManifest> {
         match self {
             Self::ComposeHost(manifest) => Some(manifest),
-            Self::DockerHost(_) => None,
+            Self::DockerHost(_) | Self::AgentHost(_) => None,
+        }
+    }
+
+    /// The content for `agent_host`, if it is one.
+    pub fn agent(self) -> Option<AgentManifest> {
+        match self {
+            Self::AgentHost(manifest) => Some(manifest),
+            Self::DockerHost(_) | Self::ComposeHost(_) => None,
         }
     }
 }
@@ -173,10 +214,19 @@ impl From<ComposeManifest> for AnyManifest {
     }
 }
 
+impl From<AgentManifest> for AnyManifest {
+    fn from(manifest: AgentManifest) -> Self {
+        Self::AgentHost(manifest)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compose_manifest::{ComposeKind, ComposeServicePin};
+    use crate::{
+        agent_manifest::AgentKind,
+        compose_manifest::{ComposeKind, ComposeServicePin},
+    };
 
     fn compose() -> ComposeManifest {
         let image = PinnedImage {
@@ -199,8 +249,17 @@ mod tests {
     }
 
     #[test]
-    fn both_kinds_are_read_back_as_what_they_are() {
-        for content in [AnyManifest::from(compose()), Manifest::default().into()] {
+    fn all_kinds_are_read_back_as_what_they_are() {
+        let pins = compose().services;
+        let agent = AgentManifest {
+            kind: AgentKind::AgentHost,
+            services: pins.into_iter().map(|(name, pin)| (name, pin.image)).collect(),
+        };
+        for content in [
+            AnyManifest::from(compose()),
+            agent.into(),
+            Manifest::default().into(),
+        ] {
             let bytes = canonical::to_vec(&content).unwrap();
             assert_eq!(canonical::from_slice::<AnyManifest>(&bytes).unwrap(), content);
         }

@@ -2,6 +2,8 @@
 
 /// Largest message that either end of a gRPC connection accepts or sends.
 pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Largest program of an agent.
+pub const PROGRAM_BYTES: u64 = 512 * 1024 * 1024;
 /// Largest compose manifest.
 pub const MANIFEST_BYTES: usize = 1024 * 1024;
 /// Most services in one release.

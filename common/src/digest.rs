@@ -1,6 +1,10 @@
 //! SHA-256 digests in the one spelling that registries use: `sha256:` and 64 lower-case hex digits.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    io::{self, Read},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -18,6 +22,24 @@ impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest of all that a reader gives, and how much that is. For files that are too large to be held in memory.
+    pub fn read(mut reader: impl Read) -> io::Result<(Self, u64)> {
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 64 * 1024];
+        let mut bytes = 0;
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok((Self(hash.finalize().into()), bytes)),
+                Ok(count) => {
+                    hash.update(&buffer[..count]);
+                    bytes += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The bare 64 hex digits, as in-toto subjects want them.

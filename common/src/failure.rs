@@ -130,6 +130,12 @@ failure_codes! {
     RollbackFailed = "ROLLBACK_FAILED", Infrastructure, false, "look at the targets of the rollback's job (sealift job get): some run what was to be undone";
     /// A gate that passed at approval no longer passes.
     GateClosed = "GATE_CLOSED", Policy, false, "see the newest decision of the promotion, mend what it names, then promote again";
+    /// A new program of the agent was refused: by whom it is signed, what it is for, how old it is, or what it is.
+    AgentUpdateRefused = "AGENT_UPDATE_REFUSED", Trust, false, "see what the summary names; which publishers a host trusts stands in section [update] of its agent's settings";
+    /// A new program of the agent did not work; the one before runs again.
+    AgentUpdateNotHealthy = "AGENT_UPDATE_NOT_HEALTHY", Workload, false, "nothing has to be mended on the host: read the detail and the agent's log, correct the program, sign and release it again";
+    /// Other tasks of the agent did not end in time, so its program was not exchanged.
+    AgentBusy = "AGENT_BUSY", Timeout, true, "wait until the agent's other tasks have ended (sealift job list), then promote again";
     /// The agent's own state cannot be trusted (journal damaged, restored from a copy).
     AgentState = "AGENT_STATE", Trust, false, "read the agent's log on the host; re-enrol the host if its state directory was restored or damaged";
     /// A defect of Sealift.

@@ -78,7 +78,7 @@ pub struct Environment {
 
 phases! {
     /// What kind of place a target is.
-    TargetKind { DockerHost = "docker_host", ComposeHost = "compose_host" }
+    TargetKind { DockerHost = "docker_host", ComposeHost = "compose_host", AgentHost = "agent_host" }
 }
 
 /// One deployable place on one host.

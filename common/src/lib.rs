@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws random numbers; nothing here knows gRPC, SQL or the Docker API. The words are
 //! those of the product page: one meaning each.
 
+pub mod agent_manifest;
 pub mod any_manifest;
 pub mod audit;
 pub mod bounds;
@@ -33,6 +34,7 @@ pub mod order;
 pub mod outcome;
 pub mod phases;
 pub mod plan;
+pub mod program;
 pub mod promotion;
 pub mod recipe;
 pub mod release;

@@ -119,7 +119,7 @@ impl Plan {
     ) -> Self {
         let variables = match release.manifest.kind() {
             TargetKind::ComposeHost => variables.clone(),
-            TargetKind::DockerHost => Variables::default(),
+            TargetKind::DockerHost | TargetKind::AgentHost => Variables::default(),
         };
         // Without it nothing is taken for running already.
         let inputs = order::inputs(release.content, &variables).ok();

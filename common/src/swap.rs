@@ -44,7 +44,11 @@ impl Swap {
     pub fn unfit_for(&self, content: &AnyManifest) -> Vec<Unfit> {
         match content {
             AnyManifest::DockerHost(manifest) => self.unfit(manifest),
-            AnyManifest::ComposeHost(_) if self.is_in_place() => Vec::new(),
+            AnyManifest::ComposeHost(_) | AnyManifest::AgentHost(_) if self.is_in_place() => Vec::new(),
+            AnyManifest::AgentHost(_) => vec![Unfit::of_all(
+                "an agent cannot run as two programs beside each other",
+                "promote it without --blue-green; --canary and --rolling do it host by host",
+            )],
             AnyManifest::ComposeHost(_) => vec![Unfit::of_all(
                 "a compose host cannot run two sets beside each other",
                 "promote it without --blue-green",

@@ -87,7 +87,7 @@ CREATE TABLE targets (
     environment_id UUID NOT NULL,
     environment TEXT COLLATE "C" NOT NULL,
     name TEXT COLLATE "C" NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('docker_host', 'compose_host')),
+    kind TEXT NOT NULL CHECK (kind IN ('docker_host', 'compose_host', 'agent_host')),
     labels JSONB NOT NULL,
     agent_id UUID,
     fence BIGINT NOT NULL CHECK (fence >= 0),

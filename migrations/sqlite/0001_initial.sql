@@ -87,7 +87,7 @@ CREATE TABLE targets (
     environment_id BLOB NOT NULL,
     environment TEXT NOT NULL,
     name TEXT NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('docker_host', 'compose_host')),
+    kind TEXT NOT NULL CHECK (kind IN ('docker_host', 'compose_host', 'agent_host')),
     labels TEXT NOT NULL,
     agent_id BLOB,
     fence INTEGER NOT NULL CHECK (fence >= 0),

@@ -13,6 +13,7 @@ use sealift_agent::{
     enrol,
     host::fake::{Behaviour, FakeHost},
     identity::{Credential, IdentityStore, OrchestratorEndpoint, connect_mtls},
+    program::launcher::Launched,
 };
 use sealift_common::{
     decision::Requester,
@@ -207,6 +208,7 @@ impl Fleet {
             host: host.clone(),
             clock: Arc::clone(&self.running.app.clock),
             dice: Arc::new(|| 0.5),
+            launched: Launched::default(),
             hostname: "fake".to_owned(),
             notices: Arc::new(|_| {}),
             shutdown: stop.clone(),

@@ -10,6 +10,7 @@ use sealift_agent::{
     connect::Finish,
     enrol,
     host::fake::{Behaviour, FakeHost},
+    program::launcher::Launched,
 };
 use sealift_common::{digest::Digest, time::SystemClock};
 use tokio::{
@@ -53,6 +54,7 @@ impl Agents {
             host,
             clock: Arc::new(SystemClock),
             dice: Arc::new(move || luck),
+            launched: Launched::default(),
             hostname: "fake".to_owned(),
             notices: Arc::new(|_| {}),
             shutdown: CancellationToken::new(),

@@ -1,6 +1,7 @@
 //! A container engine in memory, for tests and simulation: behaves like the real one as far as the agent can see, fails and
 //! hangs on command.
 
+mod contents;
 mod upkeep;
 
 use std::{
@@ -81,6 +82,7 @@ struct Inner {
     volumes: BTreeSet<String>,
     images: BTreeSet<Digest>,
     registry: BTreeMap<Digest, Behaviour>,
+    files: BTreeMap<(Digest, String), Vec<u8>>,
     faults: Vec<Fault>,
     defects: BTreeMap<&'static str, u32>,
     hang: Option<Hang>,

@@ -1,6 +1,7 @@
 //! Host: the container engine as the agent needs it. Plain data in and out; every call has its own deadline and is safe to
 //! repeat (a container that is already there, started, stopped or gone is not an error).
 
+pub mod contents;
 pub mod docker;
 pub mod fake;
 pub mod upkeep;
@@ -152,7 +153,7 @@ pub struct HostEvent {
 }
 
 /// A container engine.
-pub trait Host: upkeep::Upkeep + Send + Sync + 'static {
+pub trait Host: contents::Contents + upkeep::Upkeep + Send + Sync + 'static {
     /// What the engine is.
     fn engine(&self) -> impl Future<Output = Result<EngineInfo, HostError>> + Send;
 

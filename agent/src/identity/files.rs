@@ -66,10 +66,11 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, IdentityError> {
 
 /// Writes a private file: temporary file, fsync, rename, fsync of the directory.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
-    at(path, try_write(path, bytes))
+    at(path, replace(path, bytes))
 }
 
-fn try_write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// As [`write`], for files that are none of the identity's.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,

@@ -111,6 +111,9 @@ pub struct Baseline {
     /// The lock that was brought up, on a compose host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockRef>,
+    /// The program that was found good, on a target that is an agent's own program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Digest>,
 }
 
 /// One service of a [`Baseline`].

@@ -7,10 +7,11 @@ use std::{
 };
 
 use sealift_common::{
+    any_manifest::Described,
     digest::Digest,
     evidence::EngineInfo,
     failure::{Failure, FailureCode},
-    order::Fence,
+    order::{Fence, Order},
     sticker::Sticker,
 };
 
@@ -22,6 +23,7 @@ use crate::{
     proof::{self, End, Running},
     step::hooks,
     stickers::Stickers,
+    workshop::Shared,
 };
 
 /// How a restore ends, and why.
@@ -47,6 +49,39 @@ pub(super) fn put_back(path: &Path, fence: Fence, before: Option<&str>) -> io::R
         (true, Some(text)) => Stickers::write(path, text.as_bytes()),
         (true, None) => Stickers::remove(path),
     }
+}
+
+/// Writes the sticker of an order, or finds it written by this very attempt before a crash. `before` is what the file held before.
+pub(super) async fn settle_sticker<H: Host, M: Described>(
+    shared: &Shared<H>,
+    order: &Order<M>,
+    before: Option<&str>,
+    compose_lock: Option<Digest>,
+) -> Result<Vec<u8>, Failure> {
+    let path = shared
+        .stickers
+        .path(&order.target, &order.environment, &order.release.project);
+    let previous = before.map(|text| Stickers::digest(text.as_bytes()));
+    let sticker = Sticker::of(order, compose_lock, shared.clock.now(), previous).map_err(internal)?;
+    let bytes = sticker.to_file().map_err(internal)?;
+    let write = move || {
+        let there = Stickers::read(&path)?;
+        // Written before a crash: the same but for its time.
+        let ours = there.filter(|there| {
+            Sticker::from_file(there).is_ok_and(|there| {
+                let same_time = Sticker {
+                    written_at: there.written_at,
+                    ..sticker
+                };
+                there == same_time
+            })
+        });
+        match ours {
+            Some(there) => Ok(there),
+            None => Stickers::write(&path, &bytes).map(|()| bytes),
+        }
+    };
+    aside(write).await
 }
 
 impl<H: Host> Runner<H> {
@@ -128,6 +163,7 @@ impl<H: Host> Runner<H> {
             fence: self.order.fence,
             services: services.collect(),
             lock: None,
+            program: None,
         }
     }
 

@@ -7,6 +7,7 @@ mod effects;
 mod finish;
 mod hooks;
 mod own_hooks;
+pub(crate) mod program;
 mod prove;
 mod pull;
 mod switch;

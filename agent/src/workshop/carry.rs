@@ -15,15 +15,19 @@ use crate::{
     journal::{
         AttemptKey, AttemptState, JournalError, MOST_RESTORE_STARTS, MOST_STARTS, Phase, Record, Write,
     },
-    runner::{Runner, compose::ComposeRunner},
+    program::Program,
+    runner::{Runner, compose::ComposeRunner, program::ProgramRunner},
 };
 
 /// What an agent can do: kinds of targets, and with which Compose.
-pub(super) fn capabilities(compose: Option<&Compose>) -> Vec<String> {
+pub(super) fn capabilities(compose: Option<&Compose>, program: &Program) -> Vec<String> {
     let mut capabilities = vec![TargetKind::DockerHost.to_string()];
     if let Some(compose) = compose {
         capabilities.push(TargetKind::ComposeHost.to_string());
         capabilities.push(format!("compose-{}", compose.version()));
+    }
+    if program.is_enabled() {
+        capabilities.push(TargetKind::AgentHost.to_string());
     }
     capabilities
 }
@@ -37,6 +41,16 @@ async fn carry<H: Host>(
     digest: Digest,
     stop: &CancellationToken,
 ) -> Result<(), JournalError> {
+    if let Some(order) = order.clone().narrow(AnyManifest::agent) {
+        return ProgramRunner::new(shared.clone(), key, order, digest, records, stop.clone())
+            .run()
+            .await;
+    }
+    // While the agent's program is exchanged nothing else begins; what is under way is waited for.
+    let _turn = tokio::select! {
+        turn = shared.program.share() => turn,
+        () = shared.shutdown.cancelled() => return rest(shared, key, records).await,
+    };
     if let Some(order) = order.clone().narrow(AnyManifest::docker) {
         return Runner::new(shared.clone(), key, order, digest, records, stop.clone())
             .run()
@@ -51,6 +65,24 @@ async fn carry<H: Host>(
     let lost = "an attempt under way needs Compose, which this host has no more: install it, then start the agent again";
     shared.set_condition(ConditionCode::AgentState, "attempt", Some(lost));
     Ok(())
+}
+
+/// Leaves an attempt that did nothing in this run of the agent, so that the next start is none of its making.
+async fn rest<H: Host>(shared: &Shared<H>, key: AttemptKey, records: &[Record]) -> Result<(), JournalError> {
+    if matches!(AttemptState::fold(records).phase, Phase::Ended(_) | Phase::Done) {
+        return Ok(());
+    }
+    let record = Record::Rested {
+        at: shared.clock.now(),
+    };
+    shared.journal.commit(vec![Write::Record(key, record)]).await
+}
+
+/// Whether an attempt has begun to exchange the agent's program and is not at its end: nothing else may come before it.
+pub(super) fn is_exchange(order: &Order, records: &[Record]) -> bool {
+    let phase = AttemptState::fold(records).phase;
+    matches!(order.manifest, AnyManifest::AgentHost(_))
+        && !matches!(phase, Phase::Preparing | Phase::Ended(_) | Phase::Done)
 }
 
 /// Runs an attempt. A defect that ends the runner is treated as the death of the agent: it goes on from the journal, which counts

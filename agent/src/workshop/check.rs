@@ -3,12 +3,14 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sealift_common::{
+    agent_manifest::AgentManifest,
     any_manifest::{AnyManifest, Described as _},
     canonical,
     digest::Digest,
     evidence::{Allowance, EngineInfo},
     failure::{Failure, FailureCode},
     order::{Order, OrderContext, OrderRefusal, open_order},
+    program::{ProgramRefusal, SERVICE},
 };
 use serde::Deserialize;
 
@@ -103,6 +105,14 @@ pub(super) fn check<H: Host>(
             failure,
         }));
     }
+    if let AnyManifest::AgentHost(manifest) = &order.manifest
+        && let Some(failure) = program_refused(shared, manifest)
+    {
+        return Ok(Err(Refusal {
+            order: Some(Box::new(order)),
+            failure,
+        }));
+    }
     let policy = shared.policy.of(&order.environment);
     let allowed = match &order.manifest {
         AnyManifest::DockerHost(manifest) => {
@@ -115,6 +125,8 @@ pub(super) fn check<H: Host>(
         }
         // Its policy is for the file as Compose resolves it, which is the first step of the attempt.
         AnyManifest::ComposeHost(_) if shared.compose.is_some() => Ok(Vec::new()),
+        // What it asks for is checked above; whether its program may run shows in the image.
+        AnyManifest::AgentHost(_) => Ok(Vec::new()),
         AnyManifest::ComposeHost(_) => Err("this host has no Compose".to_owned()),
     };
     // A gate has asked the same, of what the orchestrator knew.
@@ -132,6 +144,20 @@ pub(super) fn check<H: Host>(
             failure: Failure::new(FailureCode::OrderRefused, forbidden),
         }),
     })
+}
+
+/// Why no order may exchange this agent's program, if so.
+fn program_refused<H: Host>(shared: &Shared<H>, manifest: &AgentManifest) -> Option<Failure> {
+    if !shared.program.is_enabled() {
+        let summary = ProgramRefusal::NoPublisher.to_string();
+        let detail = "name the publisher's key in section [update] of the agent's settings, then start the agent again";
+        return Some(Failure::new(FailureCode::AgentUpdateRefused, summary).with_detail(detail));
+    }
+    let summary = format!("the order holds something else than one service {SERVICE}");
+    manifest
+        .program()
+        .is_none()
+        .then(|| Failure::new(FailureCode::OrderRefused, summary))
 }
 
 /// Reports a refusal. Nothing was touched, so the packet says only that.

@@ -173,6 +173,7 @@ impl Place {
             compose,
             policy: HostPolicy::default(),
             prune,
+            program: ProgramParts::default(),
             hostname: "host".to_owned(),
             shutdown: shutdown.clone(),
             tracker: tracker.clone(),

@@ -31,6 +31,7 @@ mod crashes;
 mod hooks;
 mod images;
 mod offers;
+mod program;
 mod swaps;
 
 const EVIDENCE_SEED: [u8; 32] = [9; 32];
@@ -57,6 +58,7 @@ impl Agent {
             compose: None,
             policy,
             prune: PrunePolicy::default(),
+            program: ProgramParts::default(),
             hostname: "host".to_owned(),
             shutdown: shutdown.clone(),
             tracker: tracker.clone(),

@@ -1,5 +1,7 @@
 //! `sealift agent`: the programs on hosts, as operators see them.
 
+mod program;
+
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -64,6 +66,8 @@ pub enum AgentCommand {
         #[arg(long, requires = "wait", default_value = "15m", value_parser = humantime::parse_duration)]
         timeout: Duration,
     },
+    /// Sign a program for agents, offline, so that hosts that trust the key let a release exchange theirs.
+    SignProgram(program::SignProgramArgs),
     /// End one for good: its session ends within seconds, its targets become free for a new agent.
     Revoke {
         /// Its identifier.
@@ -75,8 +79,12 @@ pub enum AgentCommand {
 }
 
 pub async fn run(global: &Global, command: AgentCommand) -> Result<Exit, CliError> {
+    if let AgentCommand::SignProgram(args) = &command {
+        return program::sign(args);
+    }
     let mut client = client!(agent_service_client, AgentServiceClient, connect(global).await?);
     let agent = match command {
+        AgentCommand::SignProgram(args) => return program::sign(&args),
         AgentCommand::List(args) => {
             let agents = pages(args.limit, async |page_size, page_token| {
                 let request = ListAgentsRequest {

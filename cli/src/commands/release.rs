@@ -6,10 +6,10 @@ use std::{
 };
 
 use clap::Subcommand;
-use sealift_common::{bounds, name::SourceRef};
+use sealift_common::{bounds, compose::agents, name::SourceRef};
 use sealift_proto::v1::{
     CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, ListReleasesResponse, MarkReleaseRequest,
-    Release, ReleaseHook, Source, quality_mark::Mark, target,
+    Release, ReleaseHook, Source, Variables, quality_mark::Mark, target,
 };
 
 use crate::{
@@ -31,8 +31,11 @@ pub enum ReleaseCommand {
     /// Make a release from a compose file: every tag is resolved to a digest, then it is numbered and frozen.
     Create {
         /// The compose file.
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
+        #[arg(short, long, value_name = "FILE", required_unless_present = "agent_image")]
+        file: Option<PathBuf>,
+        /// In place of a compose file: the image that holds the signed program of agents (see `sealift agent sign-program`).
+        #[arg(long, value_name = "IMAGE", conflicts_with_all = ["file", "kind", "profiles"])]
+        agent_image: Option<String>,
         /// Where it came from: REPOSITORY/PROJECT@COMMIT.
         #[arg(long)]
         source: String,
@@ -94,12 +97,25 @@ pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliEr
     match command {
         ReleaseCommand::Create {
             file,
+            agent_image,
             source,
             kind,
             profiles,
             dry_run,
             request,
-        } => create(global, &file, &source, kind, profiles, dry_run, request).await,
+        } => {
+            let content = match (agent_image, &file) {
+                (Some(image), _) => Content::agents(&image),
+                (None, Some(file)) => Content::read(file, kind, profiles)?,
+                (None, None) => {
+                    return Err(CliError::usage(
+                        "there is no compose file",
+                        "name one with --file",
+                    ));
+                }
+            };
+            create(global, content, &source, dry_run, request).await
+        }
         ReleaseCommand::Get { release } => {
             let mut client = client!(
                 release_service_client,
@@ -168,12 +184,44 @@ pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliEr
     }
 }
 
-async fn create(
-    global: &Global,
-    file: &Path,
-    source: &str,
+/// What a release is made from.
+struct Content {
+    compose: Vec<u8>,
+    env_files: HashMap<String, Variables>,
     kind: KindArg,
     profiles: Vec<String>,
+}
+
+impl Content {
+    fn read(file: &Path, kind: KindArg, profiles: Vec<String>) -> Result<Self, CliError> {
+        let compose = read_bounded(file, bounds::MANIFEST_BYTES)?;
+        let env_files = match kind {
+            KindArg::DockerHost => env_files::read(&compose, file.parent().unwrap_or(Path::new(".")))?,
+            // Each host has its own; their values never leave it. Agents have none.
+            KindArg::ComposeHost | KindArg::AgentHost => HashMap::new(),
+        };
+        Ok(Self {
+            compose,
+            env_files,
+            kind,
+            profiles,
+        })
+    }
+
+    fn agents(image: &str) -> Self {
+        Self {
+            compose: agents::document(image).into_bytes(),
+            env_files: HashMap::new(),
+            kind: KindArg::AgentHost,
+            profiles: Vec::new(),
+        }
+    }
+}
+
+async fn create(
+    global: &Global,
+    content: Content,
+    source: &str,
     dry_run: bool,
     request: RequestArgs,
 ) -> Result<Exit, CliError> {
@@ -185,12 +233,6 @@ async fn create(
                 "for example --source github.com/acme/shop/api@$(git rev-parse HEAD)",
             )
         })?;
-    let compose = read_bounded(file, bounds::MANIFEST_BYTES)?;
-    let env_files = match kind {
-        KindArg::DockerHost => env_files::read(&compose, file.parent().unwrap_or(Path::new(".")))?,
-        // Each host has its own; their values never leave it.
-        KindArg::ComposeHost => HashMap::new(),
-    };
     let mut client = client!(
         release_service_client,
         ReleaseServiceClient,
@@ -203,11 +245,11 @@ async fn create(
             project: source.project.project,
             commit: source.commit,
         }),
-        compose,
-        env_files,
+        compose: content.compose,
+        env_files: content.env_files,
         validate_only: dry_run,
-        kind: target::Kind::from(kind).into(),
-        profiles,
+        kind: target::Kind::from(content.kind).into(),
+        profiles: content.profiles,
     };
     let mut request = tonic::Request::new(request);
     // Resolving many tags at a slow registry takes its time; the orchestrator has its own deadline for each.

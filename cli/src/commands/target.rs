@@ -30,6 +30,8 @@ pub enum KindArg {
     DockerHost,
     /// The agent drives the host's Compose.
     ComposeHost,
+    /// The agent's own program, which it exchanges itself.
+    AgentHost,
 }
 
 impl From<KindArg> for Kind {
@@ -37,6 +39,7 @@ impl From<KindArg> for Kind {
         match kind {
             KindArg::DockerHost => Self::DockerHost,
             KindArg::ComposeHost => Self::ComposeHost,
+            KindArg::AgentHost => Self::AgentHost,
         }
     }
 }
@@ -241,6 +244,7 @@ fn kind(target: &Target) -> &'static str {
     match target.kind() {
         Kind::DockerHost => "docker-host",
         Kind::ComposeHost => "compose-host",
+        Kind::AgentHost => "agent-host",
         Kind::Unspecified => "-",
     }
 }

@@ -4,6 +4,7 @@
 //! a [`Manifest`] of it when a registry has said which digests they are. No key is ever dropped silently: what is not
 //! supported is refused with its path. Reading is bounded in size, depth, nodes and alias expansion before anything is built.
 
+pub mod agents;
 mod check;
 mod cx;
 mod error;

@@ -336,9 +336,11 @@ impl Predicate {
     /// A compose host that succeeded has locked the file; nobody else has.
     fn lock_fits(&self, kind: TargetKind) -> bool {
         match (kind, self.compose_lock) {
-            (TargetKind::ComposeHost, Some(_)) | (TargetKind::DockerHost, None) => true,
+            (TargetKind::ComposeHost, Some(_)) | (TargetKind::DockerHost | TargetKind::AgentHost, None) => {
+                true
+            }
             (TargetKind::ComposeHost, None) => self.result != EvidenceResult::Succeeded,
-            (TargetKind::DockerHost, Some(_)) => false,
+            (TargetKind::DockerHost | TargetKind::AgentHost, Some(_)) => false,
         }
     }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use sealift_common::{
     any_manifest::{AnyManifest, Described},
     bounds, canonical,
-    compose::{self, ComposeErrors, EnvFiles, hosted},
+    compose::{self, ComposeErrors, EnvFiles, agents, hosted},
     digest::Digest,
     error::Reason,
     id::{ComponentId, ProjectId, ReleaseId, TenantId},
@@ -43,6 +43,8 @@ pub enum Reading {
     DockerHost(EnvFiles),
     /// By the host's Compose, with these profiles switched on.
     ComposeHost(BTreeSet<String>),
+    /// By us, for the one image that holds the program of agents.
+    AgentHost,
 }
 
 /// Reads a compose file and resolves its images.
@@ -71,6 +73,12 @@ pub async fn prepare(
             let manifest = file
                 .pin(&images.services, &images.hooks)
                 .map_err(ApiError::internal)?;
+            (manifest.into(), images.platforms)
+        }
+        Reading::AgentHost => {
+            let file = agents::parse(text).map_err(|errors| refused(&errors))?;
+            let images = resolve(registry, &file.images(), &BTreeMap::new()).await?;
+            let manifest = file.pin(&images.services).map_err(ApiError::internal)?;
             (manifest.into(), images.platforms)
         }
     };

@@ -214,6 +214,15 @@ fn to_reading(request: &CreateReleaseRequest) -> Result<Reading, ApiError> {
             }
             Ok(Reading::ComposeHost(to_profiles(&request.profiles)?))
         }
+        Ok(pb::target::Kind::AgentHost) => {
+            if !request.env_files.is_empty() || !request.profiles.is_empty() {
+                return Err(ApiError::invalid(
+                    "env_files",
+                    "must be empty, and so must profiles: a release for agents is one image and nothing else",
+                ));
+            }
+            Ok(Reading::AgentHost)
+        }
         Err(_) => Err(ApiError::invalid("kind", "is not a kind that this version knows")),
     }
 }

@@ -65,6 +65,7 @@ fn encode(target: &Target) -> v1::Target {
         current: Vec::new(),
         agent_seen_time: None,
         silent: false,
+        agent_version: String::new(),
     }
 }
 
@@ -79,9 +80,10 @@ fn kind(value: i32) -> Result<TargetKind, ApiError> {
     match Kind::try_from(value) {
         Ok(Kind::DockerHost) => Ok(TargetKind::DockerHost),
         Ok(Kind::ComposeHost) => Ok(TargetKind::ComposeHost),
+        Ok(Kind::AgentHost) => Ok(TargetKind::AgentHost),
         Ok(Kind::Unspecified) => Err(ApiError::invalid(
             "target.kind",
-            "is missing: KIND_DOCKER_HOST or KIND_COMPOSE_HOST",
+            "is missing: KIND_DOCKER_HOST, KIND_COMPOSE_HOST or KIND_AGENT_HOST",
         )),
         Err(_) => Err(ApiError::invalid(
             "target.kind",
@@ -104,6 +106,7 @@ impl Targets {
             && let Some(found) = tx.agent(target.tenant_id, id).await?
         {
             encoded.agent_status = agent::status(&self.app, &found).to_string();
+            encoded.agent_version = found.facts.version;
         }
         Ok(encoded)
     }
@@ -122,6 +125,10 @@ impl Targets {
             observe_time: seen.as_ref().and_then(|seen| timestamp(seen.observed_at)),
             drift: open_drift(tx, target).await?,
             current: current::projects(tx, target, seen.as_ref()).await?,
+            agent_version: served_by
+                .as_ref()
+                .map(|found| found.facts.version.clone())
+                .unwrap_or_default(),
             agent_seen_time: served_by.and_then(|found| found.last_seen_at).and_then(timestamp),
             silent: status.is_none_or(|status| status == AgentStatus::Offline),
             ..encode(target)

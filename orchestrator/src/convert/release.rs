@@ -146,13 +146,14 @@ pub const fn kind(kind: TargetKind) -> Kind {
     match kind {
         TargetKind::DockerHost => Kind::DockerHost,
         TargetKind::ComposeHost => Kind::ComposeHost,
+        TargetKind::AgentHost => Kind::AgentHost,
     }
 }
 
 fn profiles(release: &Release) -> Vec<String> {
     match &release.manifest {
         AnyManifest::ComposeHost(manifest) => manifest.profiles.iter().cloned().collect(),
-        AnyManifest::DockerHost(_) => Vec::new(),
+        AnyManifest::DockerHost(_) | AnyManifest::AgentHost(_) => Vec::new(),
     }
 }
 

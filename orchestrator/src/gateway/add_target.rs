@@ -5,6 +5,7 @@
 use sealift_common::{
     error::Reason,
     id::{AgentId, TenantId},
+    inventory::{Target, TargetKind},
     join_token::JoinToken,
     name::Name,
 };
@@ -64,7 +65,9 @@ async fn attempt(
     }
     check_counts(app, caller, &row)?;
     check_free(&mut tx, &target).await?;
-    if tx.targets_of_agent(agent).await?.len() >= TARGETS {
+    let served = tx.targets_of_agent(agent).await?;
+    one_program(&target, &served)?;
+    if served.len() >= TARGETS {
         return Err(ApiError::new(
             Reason::Overloaded,
             format!("one agent serves at most {TARGETS} targets"),
@@ -81,4 +84,20 @@ async fn attempt(
     caller.set_recorded();
     tracing::info!(agent.id = %agent, target.id = %target.id, "target added");
     Ok(answer)
+}
+
+/// An agent has one program, so at most one target may say what it is: two would exchange it in turn for ever.
+fn one_program(target: &Target, served: &[Target]) -> Result<(), ApiError> {
+    let is_program = |target: &&Target| target.kind == TargetKind::AgentHost;
+    match served.iter().find(is_program) {
+        Some(other) if is_program(&target) && other.id != target.id => Err(ApiError::new(
+            Reason::WrongState,
+            format!(
+                "the agent's program is the target {} in {} already",
+                other.name, other.environment
+            ),
+            "promote to that target, or archive it first (sealift target archive)",
+        )),
+        _ => Ok(()),
+    }
 }

@@ -2,6 +2,7 @@
 //! bollard. Engines differ in what they answer, so every field counts as optional.
 
 pub mod auth;
+mod contents;
 mod errors;
 mod events;
 mod inspected;

@@ -6,7 +6,6 @@ use sealift_common::{
     evidence::EngineInfo,
     failure::{Failure, FailureCode},
     observation::{ContainerHealth, ContainerState},
-    sticker::Sticker,
 };
 
 use super::{ComposeRunner, Trouble, patiently};
@@ -19,7 +18,7 @@ use crate::{
     proof::{self, End, Running},
     runner::{
         Done,
-        finish::{end_of, put_back},
+        finish::{end_of, put_back, settle_sticker},
         internal,
         prove::aside,
     },
@@ -42,7 +41,8 @@ impl<H: Host> ComposeRunner<H> {
             }
         }
         let lock = self.locked()?.lock;
-        let sticker = self.write_sticker(lock).await?;
+        let before = self.state.sticker_before.as_ref().and_then(Option::as_deref);
+        let sticker = settle_sticker(&self.shared, &self.order, before, Some(lock)).await?;
         let digest = Stickers::digest(&sticker);
         let packet = self.packet(Ending::Succeeded, None, &set, Some(digest)).await?;
         kill::at("evidence_signed");
@@ -117,6 +117,7 @@ impl<H: Host> ComposeRunner<H> {
                 digest: lock,
                 profiles: self.order.manifest.profiles.clone(),
             }),
+            program: None,
         })
     }
 
@@ -143,33 +144,6 @@ impl<H: Host> ComposeRunner<H> {
             project,
             baseline,
         })
-    }
-
-    /// Writes the sticker, or finds it written by this very attempt before a crash.
-    async fn write_sticker(&self, lock: Digest) -> Result<Vec<u8>, Failure> {
-        let path = self.sticker_path();
-        let before = self.state.sticker_before.as_ref().and_then(Option::as_deref);
-        let previous = before.map(|text| Stickers::digest(text.as_bytes()));
-        let sticker = Sticker::of(&self.order, Some(lock), self.now(), previous).map_err(internal)?;
-        let bytes = sticker.to_file().map_err(internal)?;
-        let write = move || {
-            let there = Stickers::read(&path)?;
-            // Written before a crash: the same but for its time.
-            let ours = there.filter(|there| {
-                Sticker::from_file(there).is_ok_and(|there| {
-                    let same_time = Sticker {
-                        written_at: there.written_at,
-                        ..sticker
-                    };
-                    there == same_time
-                })
-            });
-            match ours {
-                Some(there) => Ok(there),
-                None => Stickers::write(&path, &bytes).map(|()| bytes),
-            }
-        };
-        aside(write).await
     }
 
     /// The old set is back (or as far back as could be): prove it and end.

@@ -57,10 +57,14 @@ fn word(target: &Target) -> String {
     let now = output::now();
     let heard = age(target.agent_seen_time.as_ref(), now);
     let seen = age(target.observe_time.as_ref(), now);
-    match (target.silent, &target.agent_seen_time) {
+    let word = match (target.silent, &target.agent_seen_time) {
         (true, None) => "no agent has ever spoken for it".to_owned(),
         (true, Some(_)) => format!("SILENT for {heard}: what follows is {seen} old"),
         (false, _) => format!("heard {heard} ago, looked at {seen} ago"),
+    };
+    match target.agent_version.as_str() {
+        "" => word,
+        version => format!("{word}; its agent is version {}", clean(version)),
     }
 }
 

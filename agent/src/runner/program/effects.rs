@@ -1,0 +1,384 @@
+//! What each step does about the agent's program, up to its proof, and on the way back.
+
+use std::{fs::File, io::Read as _, time::Duration};
+
+use sealift_common::{
+    bounds,
+    failure::{Failure, FailureCode},
+    manifest::RestartPolicy,
+    program::{PROGRAM_PATH, ProgramRefusal, ProgramStatement, SIGNATURE_PATH},
+};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::{ProgramRunner, unreadable};
+use crate::{
+    host::{Host, contents::CopyOut},
+    journal::{Cause, OldContainer, Phase, Record, Write},
+    kill, labels,
+    program::{
+        Program,
+        files::{Files, digest_of},
+        launcher::own_version,
+        marker::{Installed, Marker},
+    },
+    runner::{Done, internal, patiently, prove::aside, pull::bring},
+    step::program::Step,
+    stickers::Stickers,
+};
+
+/// Largest signature.
+const SIGNATURE_BYTES: u64 = 64 * 1024;
+/// How long copying out of an image may take.
+const COPY: Duration = Duration::from_mins(5);
+
+impl<H: Host> ProgramRunner<H> {
+    /// Does one step and updates what is known.
+    pub(super) async fn perform(&mut self, step: &Step) -> Done {
+        match step {
+            Step::Pull => self.pull().await,
+            Step::Fetch => self.fetch().await,
+            Step::AwaitTurn => self.await_turn().await,
+            Step::Prepare => self.prepare().await,
+            Step::Switch => self.switch().await,
+            Step::HandOver => self.hand_over().await,
+            Step::NoteStarted => self.note_started().await,
+            Step::AwaitHealth => self.await_health().await,
+            Step::Confirm => self.confirm().await,
+            Step::Commit => self.finish_well().await,
+            Step::Restore(cause) => Ok(self.begin_restore(Cause::clone(cause)).await?),
+            Step::Withdraw => self.withdraw().await,
+            Step::Conclude(cause) => self.finish_restored(cause).await,
+            Step::Clean => self.clean().await,
+            Step::Done => Ok(()),
+        }
+    }
+
+    async fn pull(&mut self) -> Done {
+        let shared = &self.shared;
+        let engine = patiently(Self::patience(), || shared.engine()).await?;
+        let deadline = Instant::now() + Duration::from_millis(self.order.limits.pull_deadline_ms.into());
+        let (_, image) = self.ordered()?;
+        kill::at("pull_begun");
+        let (_, pulled) = bring(
+            shared,
+            &self.log,
+            image,
+            &engine.platform,
+            Self::patience(),
+            deadline,
+        )
+        .await?;
+        kill::at("digest_compared");
+        self.world.image = true;
+        if pulled && !self.state.pulled {
+            let at = self.now();
+            self.write(Record::Pulled { at }, Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing but a folder for what comes in is touched before every check has passed.
+    async fn fetch(&mut self) -> Done {
+        let shared = self.shared.clone();
+        let (_, image) = self.ordered()?;
+        let files = shared.program.files.clone();
+        let (program, signature) = files.incoming();
+        let copies = [
+            CopyOut {
+                path: SIGNATURE_PATH.to_owned(),
+                to: signature,
+                most_bytes: SIGNATURE_BYTES,
+            },
+            CopyOut {
+                path: PROGRAM_PATH.to_owned(),
+                to: program,
+                most_bytes: bounds::PROGRAM_BYTES,
+            },
+        ];
+        let cleared = files.clone();
+        aside(move || cleared.make().and_then(|()| cleared.drop_incoming()))
+            .await
+            .map_err(named)?;
+        let name = format!(
+            "{}program-{}",
+            labels::NAME_PREFIX,
+            labels::short_target(self.order.target_id)
+        );
+        let ours = [(labels::TARGET_ID.to_owned(), self.order.target_id.to_string())].into();
+        let copied = patiently(Self::patience(), || {
+            shared.host.copy_out(image, &copies, &name, &ours, COPY)
+        });
+        copied.await?;
+        kill::at("program_copied");
+        let statement = self.verified(files.clone()).await?;
+        kill::at("program_verified");
+        let digest = statement.program;
+        aside(move || files.install(digest)).await.map_err(named)?;
+        kill::at("program_installed");
+        self.log.say(format!(
+            "program {} (version {}, {}) is signed by a trusted publisher and ready",
+            digest.short(),
+            statement.version,
+            statement.platform
+        ));
+        self.installed = Some(Installed {
+            program: digest,
+            version: statement.version,
+            image: image_of(self)?,
+            task: self.key.task,
+            attempt: self.key.attempt,
+        });
+        self.world.staged = Some(digest);
+        Ok(())
+    }
+
+    /// The statement about the program that came in, which is the one that it is about and may run here.
+    async fn verified(&self, files: Files) -> Result<ProgramStatement, Failure> {
+        let shared = self.shared.clone();
+        let judge = move || {
+            let program = &shared.program;
+            let (path, signature) = files.incoming();
+            let mut bytes = Vec::new();
+            File::open(signature)?
+                .take(SIGNATURE_BYTES)
+                .read_to_end(&mut bytes)?;
+            let statement = match ProgramStatement::open(&bytes, &program.policy.publishers) {
+                Ok(statement) => statement,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            if let Err(refusal) = statement.fits(&Program::platform(), program.oldest()) {
+                return Ok(Err(refusal));
+            }
+            let (digest, bytes) = digest_of(&path)?;
+            Ok(statement.is_about(bytes, digest).map(|()| statement))
+        };
+        let judged = aside(judge).await.map_err(named)?;
+        match judged {
+            Ok(statement) => Ok(statement),
+            Err(refusal) => {
+                let files = self.shared.program.files.clone();
+                if let Err(failure) = aside(move || files.drop_incoming()).await {
+                    self.log
+                        .say(format!("what was refused was not removed: {failure}"));
+                }
+                Err(refused(&refusal))
+            }
+        }
+    }
+
+    async fn await_turn(&mut self) -> Done {
+        let limit = Duration::from_millis(self.order.limits.progress_deadline_ms.into());
+        self.log
+            .say("waiting until nothing else is under way on this agent");
+        let Ok(turn) = timeout(limit, self.shared.program.exchange()).await else {
+            let summary = format!(
+                "other tasks of this agent did not end within {} s, and none is cut",
+                limit.as_secs()
+            );
+            return Err(Failure::new(FailureCode::AgentBusy, summary).into());
+        };
+        self.turn = Some(turn);
+        self.world.turn = true;
+        Ok(())
+    }
+
+    async fn prepare(&mut self) -> Done {
+        let (service, _) = self.ordered()?;
+        let service = service.clone();
+        let (running, known) = self
+            .shared
+            .program
+            .seen()
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let old = OldContainer {
+            id: running.to_string(),
+            service,
+            running: true,
+            restart: RestartPolicy::No,
+            grace_ms: 0,
+            digest: known.map(|known| known.image.digest),
+            aliases: std::collections::BTreeMap::new(),
+        };
+        let at = self.now();
+        kill::at("switch_journalled.before");
+        self.write(Record::Prepared { at, old: vec![old] }, Vec::new())
+            .await?;
+        kill::at("switch_journalled");
+        Ok(())
+    }
+
+    async fn change_marker(&mut self, change: impl FnOnce(Marker) -> Marker + Send) -> Done {
+        let program = &self.shared.program;
+        let marker = program.marker().await.map_err(|error| unreadable(&error))?;
+        let changed = change(marker);
+        program
+            .set_marker(changed)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        self.looked = false;
+        Ok(())
+    }
+
+    async fn switch(&mut self) -> Done {
+        let installed = self
+            .installed
+            .clone()
+            .ok_or_else(|| internal("an update went on without a program"))?;
+        let packaged = self.shared.program.packaged().await;
+        let is_same = installed.program == self.world.running;
+        let patience = u64::from(self.order.limits.healthy_deadline_ms);
+        kill::at("trial_marked.before");
+        self.change_marker(|marker| {
+            if is_same {
+                marker.install(installed, packaged)
+            } else {
+                marker.try_out(installed, patience)
+            }
+        })
+        .await?;
+        kill::at("trial_marked");
+        Ok(())
+    }
+
+    /// Comes back never: the process ends, and the next one goes on from the journal.
+    async fn hand_over(&mut self) -> Done {
+        self.log.say("handing over to the other program");
+        self.shared.program.hand_over();
+        std::future::pending().await
+    }
+
+    async fn note_started(&mut self) -> Done {
+        let at = self.now();
+        self.write(Record::Started { starting_at: at, at }, Vec::new())
+            .await?;
+        kill::at("health_wait");
+        self.log.say("the new program runs");
+        Ok(())
+    }
+
+    /// Healthy is a program that the orchestrator has answered to without a break for as long as it must be (R15).
+    async fn await_health(&mut self) -> Done {
+        let deadline = self.health_deadline();
+        let wanted = Duration::from_millis(self.order.limits.min_healthy_ms.into());
+        if let Some(installed) = &self.installed
+            && installed.version != own_version()
+        {
+            let summary = format!(
+                "the new program says that it is version {}, it was signed as {}",
+                own_version(),
+                installed.version
+            );
+            return Err(Failure::new(FailureCode::AgentUpdateNotHealthy, summary).into());
+        }
+        let mut link = self.shared.program.link.clone();
+        let steady = async {
+            loop {
+                let since = *link.borrow_and_update();
+                let changed = async {
+                    if link.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                match since {
+                    None => changed.await,
+                    Some(since) => tokio::select! {
+                        () = changed => {}
+                        () = sleep_until(since + wanted) => return,
+                    },
+                }
+            }
+        };
+        if timeout_at(deadline, steady).await.is_err() {
+            let summary = format!(
+                "the orchestrator did not answer the new program for {} ms without a break, within {} ms",
+                wanted.as_millis(),
+                self.order.limits.healthy_deadline_ms
+            );
+            return Err(Failure::new(FailureCode::AgentUpdateNotHealthy, summary).into());
+        }
+        kill::at("healthy");
+        let path = self.sticker_path();
+        let before = aside(move || Stickers::read(&path)).await?;
+        let sticker_before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let at = self.now();
+        self.write(Record::Healthy { at, sticker_before }, Vec::new())
+            .await?;
+        kill::at("commit_journalled");
+        Ok(())
+    }
+
+    async fn confirm(&mut self) -> Done {
+        let packaged = self.shared.program.packaged().await;
+        kill::at("program_confirmed.before");
+        self.change_marker(|marker| marker.confirm(packaged)).await?;
+        kill::at("program_confirmed");
+        Ok(())
+    }
+
+    async fn withdraw(&mut self) -> Done {
+        let key = self.key;
+        let why = match &self.state.phase {
+            Phase::Restoring(Cause::Failed { failure }) => failure.to_string(),
+            _ => "it was asked to stop".to_owned(),
+        };
+        kill::at("program_withdrawn.before");
+        self.change_marker(|marker| marker.withdraw(key, &why)).await?;
+        kill::at("program_withdrawn");
+        Ok(())
+    }
+
+    /// Drops programs that nothing needs any more.
+    async fn clean(&mut self) -> Done {
+        self.turn = None;
+        let running = self.world.running;
+        let marker = self
+            .shared
+            .program
+            .marker()
+            .await
+            .map_err(|error| unreadable(&error))?;
+        let files = self.shared.program.files.clone();
+        let tidied = aside(move || {
+            let mut needed = marker.needed();
+            needed.push(running);
+            files.tidy(&needed)
+        });
+        if let Err(failure) = tidied.await {
+            self.log.say(format!("old programs were not dropped: {failure}"));
+        }
+        // Losing this record only means to look once more.
+        self.shared
+            .journal
+            .note(vec![Write::Record(self.key, Record::Cleaned)])
+            .await?;
+        self.state.apply(&Record::Cleaned);
+        Ok(())
+    }
+}
+
+fn image_of<H: Host>(runner: &ProgramRunner<H>) -> Result<sealift_common::manifest::PinnedImage, Failure> {
+    runner.ordered().map(|(_, image)| image.clone())
+}
+
+/// What work on files says of stickers, said of programs.
+fn named(failure: Failure) -> Failure {
+    Failure {
+        summary: "the agent's programs cannot be read or written".to_owned(),
+        ..failure
+    }
+}
+
+fn refused(refusal: &ProgramRefusal) -> Failure {
+    let mut detail = String::new();
+    let mut source = std::error::Error::source(refusal);
+    while let Some(cause) = source {
+        detail = if detail.is_empty() {
+            cause.to_string()
+        } else {
+            format!("{detail}: {cause}")
+        };
+        source = cause.source();
+    }
+    Failure::new(FailureCode::AgentUpdateRefused, refusal.to_string()).with_detail(detail)
+}
