@@ -93,6 +93,9 @@ pub async fn examine<H: Host>(config: &Config, host: Option<&H>, clock: &dyn Clo
         writable(&config.state_dir),
         disk("state disk", config.state_dir.clone(), facts::STATE_MIN_FREE).await,
     ];
+    if !config.update.publishers.is_empty() {
+        lines.push(updates(&config.state_dir));
+    }
     lines.extend(engine(config, host).await);
     lines.push(compose().await);
     lines.push(registries(config).await);
@@ -194,6 +197,33 @@ async fn engine<H: Host>(config: &Config, host: Option<&H>) -> Vec<Line> {
         lines.push(disk("engine disk", details.root, config.prune.min_free).await);
     }
     lines
+}
+
+/// Whether programs that orders bring could be started from where they lie.
+fn updates(state_dir: &Path) -> Line {
+    match rustix::fs::statvfs(state_dir) {
+        Ok(stat) if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC) => Line::new(
+            Verdict::Fail,
+            "updates",
+            format!(
+                "the file system of {} forbids programs (noexec)",
+                state_dir.display()
+            ),
+            "mount it without noexec, or take the publishers out of section [update]",
+        ),
+        Ok(_) => Line::new(
+            Verdict::Ok,
+            "updates",
+            "programs of trusted publishers can be started",
+            "",
+        ),
+        Err(error) => Line::new(
+            Verdict::Warn,
+            "updates",
+            format!("{} cannot be looked at: {error}", state_dir.display()),
+            "see that it is there",
+        ),
+    }
 }
 
 /// The host's Compose: the plugin of the Docker command, or the older program.
@@ -303,5 +333,20 @@ mod tests {
     fn lines_never_carry_control_characters() {
         let line = Line::new(Verdict::Fail, "engine", "bad\u{1b}[31m", "look");
         assert_eq!(line.to_string(), "FAIL  engine       bad [31m; look");
+    }
+
+    #[test]
+    fn programs_need_a_file_system_that_lets_them_start() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(updates(folder.path()).verdict, Verdict::Ok);
+        assert_eq!(updates(&folder.path().join("absent")).verdict, Verdict::Warn);
+        // The kernel's own files are never programs, on every system with systemd.
+        let proc = updates(Path::new("/proc"));
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        let forbids = mounts
+            .lines()
+            .rfind(|line| line.contains(" /proc proc "))
+            .is_some_and(|line| line.contains("noexec"));
+        assert_eq!(proc.verdict == Verdict::Fail, forbids, "{proc}");
     }
 }

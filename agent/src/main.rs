@@ -183,6 +183,15 @@ fn launched(config: &Config, flags: LaunchFlags) -> anyhow::Result<Start> {
             ..Launched::default()
         }));
     }
+    let files = Files::new(&config.state_dir);
+    let program = std::env::current_exe().context("this program's own path is not known")?;
+    // No order has ever brought another.
+    if !files.has_marker() {
+        return Ok(Start::Here(Launched {
+            launcher: Some(program),
+            ..Launched::default()
+        }));
+    }
     // One thread: the programs that it starts end with the thread that started them.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -191,8 +200,8 @@ fn launched(config: &Config, flags: LaunchFlags) -> anyhow::Result<Start> {
     runtime.block_on(async {
         let stop = CancellationToken::new();
         let launcher = Launcher {
-            files: Files::new(&config.state_dir),
-            program: std::env::current_exe().context("this program's own path is not known")?,
+            files,
+            program,
             version: own_version(),
             arguments: std::env::args_os().skip(1).collect(),
             beat: &supervisor::on_trial,

@@ -9,7 +9,7 @@ use crate::{
     canonical::{self, CanonicalError, decimal},
     digest::Digest,
     dsse::{self, DsseError, Envelope},
-    keys::{KeyError, PublicKey, SigningKey},
+    keys::{KeyError, KeyId, PublicKey, SigningKey},
 };
 
 /// DSSE payload type of a statement about a program.
@@ -109,7 +109,7 @@ impl ProgramStatement {
                 Err(error) => return Err(ProgramRefusal::Envelope(error)),
             }
         }
-        let signers: Vec<_> = envelope.key_ids().map(|id| id.as_str()).collect();
+        let signers: Vec<_> = envelope.key_ids().map(KeyId::as_str).collect();
         Err(ProgramRefusal::Untrusted(signers.join(", ")))
     }
 

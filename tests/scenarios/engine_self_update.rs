@@ -49,7 +49,8 @@ impl Stage {
         let system = System::start(Database::Sqlite).await?;
         let folder = TempDir::with_prefix("sealift-programs-")?;
         for (name, seed) in [("publisher", 7), ("stranger", 8)] {
-            let pem = SigningKey::from_seed(&[seed; 32]).to_pem()?;
+            let key = SigningKey::from_seed(&[seed; 32]);
+            let pem = key.to_pem()?;
             fs::write(folder.path().join(format!("{name}.pem")), pem.as_bytes())?;
         }
         let settings = folder.path().join("agent.toml");
@@ -194,7 +195,8 @@ impl Stage {
     /// Waits until the host itself reports which program runs, and that nothing drifts.
     async fn settled(&self, index: usize, wanted: Digest) -> Result<()> {
         let target = self.system.agents[index].target.clone();
-        let seen = eventually(&format!("{target} reports what it runs"), async || {
+        let what = format!("{target} reports what it runs");
+        let seen = eventually(&what, async || {
             let seen = self.system.json(&["target", "get", &target]).await?;
             let observed = &seen["observed"][0];
             let runs = observed["containerId"] == format!("sealift-agent@{}", wanted.short())
@@ -220,16 +222,12 @@ impl Stage {
 }
 
 fn program_of_this_build() -> Result<PathBuf> {
-    let folder = match std::env::var_os("SEALIFT_TEST_BIN_DIR") {
-        Some(folder) => PathBuf::from(folder),
-        None => {
-            let test = std::env::current_exe()?;
-            test.ancestors()
-                .nth(2)
-                .context("the test runs outside a target folder")?
-                .to_owned()
-        }
-    };
+    if let Some(folder) = std::env::var_os("SEALIFT_TEST_BIN_DIR") {
+        return Ok(PathBuf::from(folder).join("sealift-agent"));
+    }
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().nth(2);
+    let folder = folder.context("the test runs outside a target folder")?;
     Ok(folder.join("sealift-agent"))
 }
 
@@ -309,9 +307,9 @@ async fn r10_a_program_that_does_not_work_is_taken_back_by_the_host() -> Result<
     let no_program = stage.folder.path().join("no-program");
     fs::write(&no_program, "this is no program")?;
     for (program, wanted) in [
-        (dies, "ended by itself"),
-        (ends, "ended by itself"),
-        (no_program, "ended by itself"),
+        (dies, "did not keep running"),
+        (ends, "did not keep running"),
+        (no_program, "did not keep running"),
         (hangs, "did not come back"),
     ] {
         let (release, _) = stage.release(&program, Spoil::Nothing).await?;

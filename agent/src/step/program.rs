@@ -198,7 +198,7 @@ fn not_healthy(stand: &Stand) -> Failure {
         return Failure::new(FailureCode::AgentUpdateNotHealthy, "the new program did not work");
     };
     let summary = match why {
-        Why::Died => "ended by itself, and the one before runs again",
+        Why::Died => "did not keep running, and the one before runs again",
         Why::Silent => "did not come back to the orchestrator in time, and the one before runs again",
         Why::Damaged => "was not started: its file is not what was signed",
         Why::Withdrawn => "gave itself up, and the one before runs again",

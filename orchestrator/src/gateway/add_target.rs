@@ -101,3 +101,43 @@ fn one_program(target: &Target, served: &[Target]) -> Result<(), ApiError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use sealift_common::{
+        id::{EnvironmentId, TargetId},
+        name::Labels,
+        order::Fence,
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_agent_has_one_program_and_many_other_targets() {
+        let at = DateTime::UNIX_EPOCH;
+        let target = |name: &str, kind| Target {
+            id: TargetId::new(at),
+            tenant_id: TenantId::new(at),
+            environment_id: EnvironmentId::new(at),
+            environment: "agents".parse().unwrap(),
+            name: name.parse().unwrap(),
+            kind,
+            labels: Labels::new(),
+            agent_id: None,
+            fence: Fence(0),
+            revision: 1,
+            created_at: at,
+            updated_at: at,
+            archived_at: None,
+        };
+        let docker = target("web-1", TargetKind::DockerHost);
+        let program = target("agent-1", TargetKind::AgentHost);
+        let other = target("agent-2", TargetKind::AgentHost);
+        one_program(&program, &[docker.clone()]).unwrap();
+        one_program(&program, &[program.clone()]).unwrap();
+        one_program(&docker, &[program.clone()]).unwrap();
+        let refused = one_program(&other, &[docker, program]).unwrap_err();
+        assert_eq!(refused.reason(), Reason::WrongState);
+    }
+}

@@ -142,6 +142,42 @@ async fn images_of_hooks_are_resolved_like_those_of_services_and_missing_ones_ar
 }
 
 #[tokio::test]
+async fn the_image_of_a_release_for_agents_is_resolved_like_any_other() {
+    let real = RealRegistry::open();
+    let repository = repository();
+    let digest = real.push(&repository, "1.5.0").await;
+    let name = format!("{}/{repository}", real.host);
+    let source: SourceRef = format!("github.com/acme/agents/agent@{}", "0".repeat(40))
+        .parse()
+        .unwrap();
+    let file = |tag: &str| sealift_common::compose::agents::document(&format!("{name}:{tag}"));
+    let made = prepare(
+        &registry(),
+        source.clone(),
+        file("1.5.0").as_bytes(),
+        &Reading::AgentHost,
+    )
+    .await
+    .unwrap();
+    let content = made.manifest.agent().unwrap();
+    assert_eq!(content.program().unwrap().1.digest, digest);
+    let refused = prepare(
+        &registry(),
+        source.clone(),
+        file("2").as_bytes(),
+        &Reading::AgentHost,
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(refused.reason(), Reason::ImageNotFound);
+    let other = format!("services: {{web: {{image: '{name}:1.5.0'}}}}");
+    let refused = prepare(&registry(), source, other.as_bytes(), &Reading::AgentHost)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.reason(), Reason::InvalidManifest);
+}
+
+#[tokio::test]
 async fn credentials_are_read_again_at_each_use_and_never_shown() {
     let real = RealRegistry::start(true);
     let digest = real.push("private/shop", "1").await;
