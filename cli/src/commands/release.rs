@@ -198,7 +198,7 @@ impl Content {
         let env_files = match kind {
             KindArg::DockerHost => env_files::read(&compose, file.parent().unwrap_or(Path::new(".")))?,
             // Each host has its own; their values never leave it. Agents have none.
-            KindArg::ComposeHost | KindArg::AgentHost => HashMap::new(),
+            KindArg::ComposeHost | KindArg::Agent => HashMap::new(),
         };
         Ok(Self {
             compose,
@@ -212,7 +212,7 @@ impl Content {
         Self {
             compose: agents::document(image).into_bytes(),
             env_files: HashMap::new(),
-            kind: KindArg::AgentHost,
+            kind: KindArg::Agent,
             profiles: Vec::new(),
         }
     }

@@ -31,7 +31,8 @@ pub enum KindArg {
     /// The agent drives the host's Compose.
     ComposeHost,
     /// The agent's own program, which it exchanges itself.
-    AgentHost,
+    #[value(name = "agent-host")]
+    Agent,
 }
 
 impl From<KindArg> for Kind {
@@ -39,7 +40,7 @@ impl From<KindArg> for Kind {
         match kind {
             KindArg::DockerHost => Self::DockerHost,
             KindArg::ComposeHost => Self::ComposeHost,
-            KindArg::AgentHost => Self::AgentHost,
+            KindArg::Agent => Self::AgentHost,
         }
     }
 }

@@ -134,9 +134,9 @@ mod tests {
         let docker = target("web-1", TargetKind::DockerHost);
         let program = target("agent-1", TargetKind::AgentHost);
         let other = target("agent-2", TargetKind::AgentHost);
-        one_program(&program, &[docker.clone()]).unwrap();
-        one_program(&program, &[program.clone()]).unwrap();
-        one_program(&docker, &[program.clone()]).unwrap();
+        one_program(&program, std::slice::from_ref(&docker)).unwrap();
+        one_program(&program, std::slice::from_ref(&program)).unwrap();
+        one_program(&docker, std::slice::from_ref(&program)).unwrap();
         let refused = one_program(&other, &[docker, program]).unwrap_err();
         assert_eq!(refused.reason(), Reason::WrongState);
     }
