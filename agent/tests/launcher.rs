@@ -1,7 +1,7 @@
 //! The launcher as a real process with real programs: scripts that end, hang or are none. The agent behind it is never enrolled, so that
 //! it says so and ends when its turn comes: that is how it shows that the packaged program runs.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     fs::{self, DirBuilder, Permissions},

@@ -167,7 +167,11 @@ impl Stage {
     }
 
     async fn promote(&self, release: u64, more: &[&str]) -> Result<(i32, String)> {
-        let mut all = vec!["--healthy-deadline", "60s"];
+        self.promote_within("60s", release, more).await
+    }
+
+    async fn promote_within(&self, deadline: &str, release: u64, more: &[&str]) -> Result<(i32, String)> {
+        let mut all = vec!["--healthy-deadline", deadline];
         all.extend(more);
         self.system.promote(release, ENVIRONMENT, &all).await
     }
@@ -313,7 +317,7 @@ async fn r10_a_program_that_does_not_work_is_taken_back_by_the_host() -> Result<
         (hangs, "did not come back"),
     ] {
         let (release, _) = stage.release(&program, Spoil::Nothing).await?;
-        let (code, said) = stage.promote(release, &["--healthy-deadline", "5s"]).await?;
+        let (code, said) = stage.promote_within("5s", release, &[]).await?;
         ensure!(
             code == 1 && said.contains("AGENT_UPDATE_NOT_HEALTHY") && said.contains(wanted),
             "{}: {code} {said}\n{}",
@@ -332,7 +336,11 @@ async fn r10_a_program_that_does_not_work_is_taken_back_by_the_host() -> Result<
     // A program that was changed on the disk is not started; the packaged one says so.
     stage.system.agents[0].kill().await?;
     let path = Files::new(stage.system.agents[0].state()).program(digest);
-    File::options().append(true).open(path)?.write_all(b"x")?;
+    // As another file: the process that was killed may still be going down with the old one.
+    let mut bytes = fs::read(&path)?;
+    bytes.push(b'x');
+    fs::remove_file(&path)?;
+    fs::write(&path, bytes)?;
     stage.run(0, None).await?;
     ensure!(stage.runs(0)? == packaged, "the packaged program takes over");
     eventually("the host says so", async || {

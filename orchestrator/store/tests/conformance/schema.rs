@@ -164,11 +164,10 @@ async fn what_history_hangs_on_cannot_be_taken_away(world: World) {
         "DELETE FROM jobs",
     ] {
         let refused = raw.run(delete).await.unwrap_err();
-        let refused = refused.as_database_error().unwrap();
+        let refused = refused.as_database_error().unwrap().message().to_lowercase();
         // Releases refuse by themselves, before anything that names them is asked.
-        let by_trigger = refused.message().contains("releases");
         assert!(
-            refused.is_foreign_key_violation() || by_trigger,
+            refused.contains("foreign key") || refused.contains("releases"),
             "{delete}: {refused}"
         );
     }
