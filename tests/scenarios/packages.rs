@@ -13,8 +13,9 @@ use std::{
 use sealift_e2e::fleet::Fleet;
 use serde_json::Value;
 
-/// The worst exposure that `systemd-analyze security` may find: 0 is best, 10 is worst, a bare unit has 9.2 to 9.6.
-const EXPOSURE: f64 = 1.5;
+/// The worst exposure that `systemd-analyze security` may find: 0 is best, 10 is worst, a bare unit has 9.2 to 9.6. The agent's
+/// has 0.2 for `NotifyAccess=all`, without which a program on trial could not say that it is ready.
+const EXPOSURE: f64 = 1.6;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

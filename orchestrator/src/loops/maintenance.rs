@@ -8,6 +8,7 @@ use std::{
 
 use chrono::TimeDelta;
 use sealift_common::{
+    canonical,
     id::{AgentId, PacketId, ReplicaId},
     keys::PublicKey,
     maintenance::{MaintenanceKind, MaintenanceState, Progress},
@@ -105,8 +106,9 @@ impl Maintenance {
                 Entry::Vacant(place) => place.insert(self.keys_of(tx, packet).await?),
             };
             progress.items += 1;
-            match verify_packet(&packet.envelope, known) {
-                Ok(verified) if verified.digest == packet.digest => {}
+            let verified = verify_packet(&packet.envelope, known);
+            match verified.map(|verified| canonical::digest(&verified.statement)) {
+                Ok(Ok(digest)) if digest == packet.digest => {}
                 Ok(_) => progress.problem(format!("packets/{}: its digest is another one", packet.id)),
                 Err(error) => progress.problem(format!("packets/{}: {error}", packet.id)),
             }

@@ -78,7 +78,8 @@ const BREACHES: &[(&str, &[&str])] = &[
         "a project has one job at a time in an environment, and beside one that is being undone its rollback",
         &[
             RELEASE,
-            job!("01", 1, "rolling_back", "NULL"),
+            job!("01", 1, "running", "NULL"),
+            "UPDATE jobs SET state = 'rolling_back', failure = '{}' WHERE id = x'01'",
             job!("02", 2, "running", "NULL"),
             step!("job", "01", 1, "queued", "running"),
             step!("job", "01", 2, "running", "rolling_back"),
