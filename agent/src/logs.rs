@@ -1,14 +1,15 @@
-//! Log of an attempt: the agent's own lines and the output of the new containers, bounded, on the way to the orchestrator. What
-//! does not fit is dropped and a line says so; nothing waits for a reader.
+//! Log of an attempt: the agent's own lines and the output of its containers since the attempt began, bounded, on the way to the
+//! orchestrator. What does not fit is dropped, a marked line says so, and so does the packet; nothing waits for a reader.
 
 use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
+use chrono::{DateTime, Utc};
 use sealift_common::{bounds, name::ServiceName, time::Clock};
 use tokio::sync::mpsc;
 
@@ -36,6 +37,7 @@ pub struct Tail {
 #[derive(Debug, Clone)]
 pub struct AttemptLog {
     key: AttemptKey,
+    began_at: DateTime<Utc>,
     clock: Arc<dyn Clock>,
     sender: mpsc::Sender<LogRecord>,
     counters: Arc<Counters>,
@@ -46,17 +48,37 @@ struct Counters {
     seq: AtomicU64,
     bytes: AtomicUsize,
     dropped: AtomicUsize,
+    is_truncated: AtomicBool,
 }
 
 impl AttemptLog {
-    /// The log of `key`, sent through `sender`.
-    pub fn new(key: AttemptKey, clock: Arc<dyn Clock>, sender: mpsc::Sender<LogRecord>) -> Self {
+    /// The log of `key`, an attempt that began then, sent through `sender`.
+    pub fn new(
+        key: AttemptKey,
+        began_at: DateTime<Utc>,
+        clock: Arc<dyn Clock>,
+        sender: mpsc::Sender<LogRecord>,
+    ) -> Self {
+        // Whoever goes on after a restart must not use a number again: it counts on from the microseconds that have passed.
+        let passed = (clock.now() - began_at)
+            .num_microseconds()
+            .unwrap_or(i64::MAX / 2);
+        let counters = Counters {
+            seq: AtomicU64::new(u64::try_from(passed).unwrap_or(0)),
+            ..Counters::default()
+        };
         Self {
             key,
+            began_at,
             clock,
             sender,
-            counters: Arc::default(),
+            counters: Arc::new(counters),
         }
+    }
+
+    /// Whether something was left out, as far as this agent has seen since it was started.
+    pub fn is_truncated(&self) -> bool {
+        self.counters.is_truncated.load(Ordering::Relaxed)
     }
 
     /// Adds a line of the agent.
@@ -65,10 +87,15 @@ impl AttemptLog {
     }
 
     /// Adds a line of a service.
-    pub fn line(&self, source: &str, mut text: String) {
+    pub fn line(&self, source: &str, text: String) {
+        self.add(source, text, false);
+    }
+
+    fn add(&self, source: &str, mut text: String, mut is_marked: bool) {
         if text.len() > bounds::LOG_LINE_BYTES {
             let end = text.floor_char_boundary(bounds::LOG_LINE_BYTES);
             text.truncate(end);
+            is_marked = true;
         }
         let counts = text.len() + bounds::LOG_LINE_OVERHEAD;
         let before = self.counters.bytes.fetch_add(counts, Ordering::Relaxed);
@@ -77,17 +104,22 @@ impl AttemptLog {
         }
         if before + counts >= bounds::ATTEMPT_LOG_BYTES {
             "the log of this attempt is longer than 1 MiB; the rest is left out".clone_into(&mut text);
+            is_marked = true;
         }
         let dropped = self.counters.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 && !self.send(AGENT, format!("{dropped} lines were left out here")) {
+        if dropped > 0 && !self.send(AGENT, format!("{dropped} lines were left out here"), true) {
             self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
         }
-        if !self.send(source, text) {
+        if is_marked {
+            self.counters.is_truncated.store(true, Ordering::Relaxed);
+        }
+        if !self.send(source, text, is_marked) {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            self.counters.is_truncated.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Copies the output of a container until it ends.
+    /// Copies what a container has said since the attempt began and says until it ends.
     pub async fn follow<H: Host>(&self, host: &H, service: &ServiceName, id: &str) {
         let (sender, mut lines) = mpsc::channel(FOLLOWED);
         let copy = async {
@@ -96,7 +128,7 @@ impl AttemptLog {
             }
         };
         // A log that breaks off is no reason to fail.
-        let (_, ()) = tokio::join!(host.logs(id, sender), copy);
+        let (_, ()) = tokio::join!(host.logs(id, self.began_at, sender), copy);
     }
 
     /// Copies the output of a hook until it ends, as far as it has room, and its last lines into `tail`. What a hook says beyond its
@@ -113,10 +145,8 @@ impl AttemptLog {
                     self.line(&source, line.clone());
                 } else if before <= bounds::HOOK_LOG_BYTES {
                     let most = bounds::HOOK_LOG_BYTES / 1024;
-                    self.line(
-                        &source,
-                        format!("this hook has said more than {most} KiB; the rest is left out"),
-                    );
+                    let text = format!("this hook has said more than {most} KiB; the rest is left out");
+                    self.add(&source, text, true);
                 }
                 let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
                 tail.is_truncated |= bytes > bounds::HOOK_LOG_BYTES;
@@ -127,16 +157,17 @@ impl AttemptLog {
             }
         };
         // A log that breaks off is no reason to fail.
-        let (_, ()) = tokio::join!(host.logs(id, sender), copy);
+        let (_, ()) = tokio::join!(host.logs(id, self.began_at, sender), copy);
     }
 
-    fn send(&self, source: &str, text: String) -> bool {
+    fn send(&self, source: &str, text: String, truncated: bool) -> bool {
         let record = LogRecord {
             task_id: self.key.task,
             attempt: self.key.attempt,
             seq: self.counters.seq.fetch_add(1, Ordering::Relaxed) + 1,
             source: source.to_owned(),
             text,
+            truncated,
             at: self.clock.now(),
         };
         self.sender.try_send(record).is_ok()
@@ -148,17 +179,64 @@ mod tests {
     use super::*;
     use crate::samples;
 
+    fn log(began_at: DateTime<Utc>, room: usize) -> (AttemptLog, mpsc::Receiver<LogRecord>) {
+        let (sender, receiver) = mpsc::channel(room);
+        let clock = Arc::new(samples::clock());
+        (
+            AttemptLog::new(samples::key(1), began_at, clock, sender),
+            receiver,
+        )
+    }
+
     #[tokio::test]
-    async fn a_flood_is_bounded_and_the_gap_is_marked() {
-        let (sender, mut receiver) = mpsc::channel(2);
-        let log = AttemptLog::new(samples::key(1), Arc::new(samples::clock()), sender);
+    async fn f28_a_flood_is_bounded_and_the_gap_is_marked() {
+        let (log, mut receiver) = log(samples::clock().now(), 2);
         for number in 0..10 {
             log.line("web", format!("line {number}"));
         }
-        assert_eq!(receiver.recv().await.unwrap().text, "line 0");
-        assert_eq!(receiver.recv().await.unwrap().text, "line 1");
+        assert!(log.is_truncated());
+        let mut next = async || {
+            let record = receiver.recv().await.unwrap();
+            (record.text, record.truncated)
+        };
+        assert_eq!(next().await, ("line 0".to_owned(), false));
+        assert_eq!(next().await, ("line 1".to_owned(), false));
         log.line("web", "x".repeat(bounds::LOG_LINE_BYTES * 2));
-        assert_eq!(receiver.recv().await.unwrap().text, "8 lines were left out here");
-        assert_eq!(receiver.recv().await.unwrap().text.len(), bounds::LOG_LINE_BYTES);
+        assert_eq!(next().await, ("8 lines were left out here".to_owned(), true));
+        let (text, is_marked) = next().await;
+        assert!(text.len() == bounds::LOG_LINE_BYTES && is_marked);
+    }
+
+    #[tokio::test]
+    async fn f28_a_full_log_ends_with_a_marked_line() {
+        let (log, mut receiver) = log(samples::clock().now(), 20_000);
+        let line = "x".repeat(1024);
+        for _ in 0..2000 {
+            log.line("web", line.clone());
+        }
+        drop(log);
+        let mut lines = Vec::new();
+        while let Some(record) = receiver.recv().await {
+            lines.push(record);
+        }
+        let bytes: usize = lines
+            .iter()
+            .map(|line| line.text.len() + bounds::LOG_LINE_OVERHEAD)
+            .sum();
+        assert!(bytes <= bounds::ATTEMPT_LOG_BYTES, "{bytes}");
+        let (last, rest) = lines.split_last().unwrap();
+        assert!(last.truncated && last.text.contains("longer than 1 MiB"));
+        assert!(rest.iter().all(|line| !line.truncated));
+    }
+
+    #[tokio::test]
+    async fn a_restarted_agent_uses_no_number_again() {
+        let now = samples::clock().now();
+        let (fresh, mut first) = log(now, 2);
+        fresh.say("a");
+        let (resumed, mut second) = log(now - chrono::TimeDelta::seconds(1), 2);
+        resumed.say("b");
+        assert_eq!(first.recv().await.unwrap().seq, 1);
+        assert_eq!(second.recv().await.unwrap().seq, 1_000_001);
     }
 }

@@ -117,6 +117,8 @@ pub struct End<'a, M> {
     pub sticker: Option<Digest>,
     /// Digest of the locked compose file, on a compose host.
     pub compose_lock: Option<Digest>,
+    /// Whether something is missing in the attempt's log.
+    pub log_truncated: bool,
     /// When.
     pub at: DateTime<Utc>,
 }
@@ -174,6 +176,7 @@ pub fn packet<M: Described>(identity: &AgentIdentity, end: &End<'_, M>) -> Resul
             sticker_digest: end.sticker,
             compose_lock: end.compose_lock,
             log_digest: None,
+            log_truncated: end.log_truncated,
             order_digest: end.order_digest,
             started_at: end.state.began_at.unwrap_or(end.at),
             finished_at: end.at,

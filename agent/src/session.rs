@@ -576,6 +576,7 @@ fn log_batches(lines: impl Iterator<Item = LogRecord>) -> Vec<LogBatch> {
             source: line.source,
             text: line.text,
             time: Some(convert::timestamp(line.at)),
+            truncated: line.truncated,
         });
     }
     batches.extend(open.into_values().map(|(_, batch)| batch));

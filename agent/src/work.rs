@@ -22,12 +22,14 @@ pub struct LogRecord {
     pub task_id: TaskId,
     /// The attempt.
     pub attempt: u32,
-    /// Counts from 1 for each attempt.
+    /// Grows with each line of an attempt, also over restarts of the agent.
     pub seq: u64,
-    /// `agent`, or the name of a service.
+    /// `agent`, the name of a service, or `hook/` and the name of a hook.
     pub source: String,
     /// The line.
     pub text: String,
+    /// Whether something was left out here: the line stands for what is missing.
+    pub truncated: bool,
     /// When.
     pub at: DateTime<Utc>,
 }

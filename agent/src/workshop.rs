@@ -129,8 +129,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<H: Host> Shared<H> {
-    pub(crate) fn attempt_log(&self, key: AttemptKey) -> AttemptLog {
-        AttemptLog::new(key, self.clock.clone(), self.logs.clone())
+    pub(crate) fn attempt_log(&self, key: AttemptKey, state: &AttemptState) -> AttemptLog {
+        let began_at = state.began_at.unwrap_or_else(|| self.clock.now());
+        AttemptLog::new(key, began_at, self.clock.clone(), self.logs.clone())
     }
 
     /// What the engine is. Asking costs it some processes, so what the observer heard last counts until the engine was away.

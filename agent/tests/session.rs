@@ -511,6 +511,7 @@ async fn log_lines_go_up_by_task_and_attempt_in_order() {
                 seq,
                 source: "agent".into(),
                 text: "x".into(),
+                truncated: false,
                 at: stage.clock.now(),
             };
             stage.logs.send(line).await.unwrap();

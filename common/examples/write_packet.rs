@@ -90,6 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         compose_lock: None,
         sticker_digest: Some(Digest::of(b"sticker")),
         log_digest: Some(Digest::of(b"log")),
+        log_truncated: false,
         order_digest: Digest::of(b"order"),
         started_at: now,
         finished_at: now,

@@ -98,6 +98,7 @@ fn packet(
         sticker_digest,
         compose_lock: None,
         log_digest: None,
+        log_truncated: false,
         order_digest: Digest::of(order_bytes),
         started_at: now,
         finished_at: now,

@@ -325,6 +325,7 @@ async fn r12_reports_and_logs_about_foreign_tasks_change_nothing() {
         source: "agent".into(),
         text: "x".into(),
         time: Some(sealift_proto::convert::timestamp(chrono::DateTime::UNIX_EPOCH)),
+        truncated: false,
     };
     let logs = Up::Logs(LogBatch {
         task_id: task.id.to_string(),

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use sealift_common::{
     canonical,
     digest::Digest,
@@ -21,6 +22,7 @@ use sealift_common::{
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
 
+use self::upkeep::matches;
 use super::{Host, HostError, HostEvent, Inspected, Listed, LocalImage, NewContainer, NewNetwork};
 use crate::labels::{self, Labels};
 
@@ -570,7 +572,12 @@ impl Host for FakeHost {
         Ok(0)
     }
 
-    async fn logs(&self, id: &str, lines: mpsc::Sender<String>) -> Result<(), HostError> {
+    async fn logs(
+        &self,
+        id: &str,
+        _since: DateTime<Utc>,
+        lines: mpsc::Sender<String>,
+    ) -> Result<(), HostError> {
         self.record("logs");
         // A listener that is gone needs no log.
         let _ = lines.send(format!("{id} says hello")).await;
@@ -586,10 +593,4 @@ impl Host for FakeHost {
         }
         Ok(())
     }
-}
-
-fn matches(own: &Labels, wanted: &Labels) -> bool {
-    wanted
-        .iter()
-        .all(|(key, value)| own.get(key).is_some_and(|have| value.is_empty() || have == value))
 }

@@ -8,6 +8,7 @@ pub mod upkeep;
 
 use std::{collections::BTreeMap, future::Future, net::IpAddr, time::Duration};
 
+use chrono::{DateTime, Utc};
 use sealift_common::{
     digest::Digest,
     evidence::EngineInfo,
@@ -226,10 +227,11 @@ pub trait Host: contents::Contents + upkeep::Upkeep + Send + Sync + 'static {
         deadline: Duration,
     ) -> impl Future<Output = Result<i64, HostError>> + Send;
 
-    /// Sends the last lines of a container and all that follow to `lines`, until it ends or nobody listens.
+    /// Sends what a container has said since (to the second) and all that follows to `lines`, until it ends or nobody listens.
     fn logs(
         &self,
         id: &str,
+        since: DateTime<Utc>,
         lines: mpsc::Sender<String>,
     ) -> impl Future<Output = Result<(), HostError>> + Send;
 

@@ -69,13 +69,14 @@ impl<H: Host> ComposeRunner<H> {
         records: &[Record],
         stop: CancellationToken,
     ) -> Self {
+        let state = AttemptState::fold(records);
         Self {
-            log: shared.attempt_log(key),
+            log: shared.attempt_log(key, &state),
             compose,
             key,
             order,
             order_digest,
-            state: AttemptState::fold(records),
+            state,
             world: World::default(),
             looked: false,
             stop,

@@ -303,6 +303,7 @@ impl<H: Host> Runner<H> {
             engine,
             sticker,
             compose_lock: None,
+            log_truncated: self.log.is_truncated(),
             at: self.now(),
         };
         Ok(proof::packet(&self.shared.identity, &end).map_err(internal)?)

@@ -127,12 +127,13 @@ impl<H: Host> Runner<H> {
         records: &[Record],
         stop: CancellationToken,
     ) -> Self {
-        let log = shared.attempt_log(key);
+        let state = AttemptState::fold(records);
+        let log = shared.attempt_log(key, &state);
         Self {
             key,
             order,
             order_digest,
-            state: AttemptState::fold(records),
+            state,
             world: World::default(),
             // Of an order that nothing was done for yet there is nothing to see: its fencing token is new.
             looked: matches!(records, [Record::Accepted { .. }]),

@@ -186,6 +186,7 @@ pub(super) async fn refuse<H: Host>(
             },
             sticker: None,
             compose_lock: None,
+            log_truncated: false,
             at,
         };
         // An order for somebody else cannot be stated under our name; it is refused without a packet.

@@ -271,19 +271,13 @@ fn log(global: &Global, line: &LogLine) -> Result<(), CliError> {
     }
     let stamp =
         time(line.time.as_ref()).map_or_else(String::new, |time| time.format("%H:%M:%S%.3f").to_string());
+    let mark = if line.truncated { " [truncated]" } else { "" };
     output::line(&format!(
-        "{stamp} {} [{}] {}",
+        "{stamp} {} [{}] {}{mark}",
         short_target(&line.target),
         clean(&line.source),
         clean(&line.text)
-    ))?;
-    if line.truncated {
-        output::line(&format!(
-            "{stamp} {} [truncated] the log is full, what follows was dropped",
-            short_target(&line.target)
-        ))?;
-    }
-    Ok(())
+    ))
 }
 
 fn state(state: State) -> &'static str {

@@ -253,6 +253,9 @@ pub struct Predicate {
     /// Digest of the attempt's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_digest: Option<Digest>,
+    /// Whether something is missing in the log that the agent sent since it was last started: it was too long or too fast.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log_truncated: bool,
     /// Digest of the exact bytes of the order's envelope.
     pub order_digest: Digest,
     /// When the attempt began.
@@ -288,6 +291,8 @@ pub struct Attempt {
     pub compose_lock: Option<Digest>,
     /// Digest of the attempt's log.
     pub log_digest: Option<Digest>,
+    /// Whether something is missing in the log.
+    pub log_truncated: bool,
     /// Digest of the exact bytes of the order's envelope.
     pub order_digest: Digest,
     /// When it began.
@@ -326,6 +331,7 @@ impl Predicate {
             inputs: order.inputs,
             compose_lock: attempt.compose_lock,
             log_digest: attempt.log_digest,
+            log_truncated: attempt.log_truncated,
             order_digest: attempt.order_digest,
             started_at: attempt.started_at,
             finished_at: attempt.finished_at,

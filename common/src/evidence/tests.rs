@@ -81,6 +81,7 @@ pub(crate) fn predicate() -> Predicate {
         compose_lock: None,
         sticker_digest: Some(Digest::of(b"sticker")),
         log_digest: None,
+        log_truncated: false,
         order_digest: Digest::of(b"order"),
         started_at: at(0),
         finished_at: at(12),

@@ -237,6 +237,7 @@ fn read_logs(batch: LogBatch) -> Result<(TaskId, u32, Vec<LogLine>), Malformed> 
                 source: bounded("logs.lines[].source", line.source, SOURCE_BYTES)?,
                 text: bounded("logs.lines[].text", line.text, LOG_LINE_BYTES)?,
                 at: time("logs.lines[].time", line.time.as_ref())?,
+                truncated: line.truncated,
             })
         })
         .collect::<Result<_, _>>()?;

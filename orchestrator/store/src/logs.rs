@@ -111,7 +111,7 @@ fn fitting(lines: BTreeMap<i64, &LogLine>, mut state: LogState) -> (Vec<NewLine>
         kept.push(NewLine {
             seq,
             source: storable(&line.source),
-            truncated: state.truncated,
+            truncated: line.truncated || state.truncated,
             text: text.to_owned(),
             at: line.at,
         });
@@ -258,6 +258,7 @@ mod tests {
             source: "web".into(),
             text: String::new(),
             at: DateTime::default(),
+            truncated: false,
         };
         let lines = (1..=100_000).map(|seq| (seq, &empty)).collect();
         let start = LogState {

@@ -550,14 +550,16 @@ pub struct PacketFilter {
 /// A log line as the agent sends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// Counts from 1 for each attempt.
+    /// Grows with each line of an attempt.
     pub seq: u64,
-    /// `agent` or the name of a service.
+    /// `agent`, the name of a service, or `hook/` and the name of a hook.
     pub source: String,
     /// The text.
     pub text: String,
     /// When, by the host's clock.
     pub at: DateTime<Utc>,
+    /// The agent left something out here.
+    pub truncated: bool,
 }
 
 /// How much is kept of an attempt's log.
@@ -584,12 +586,12 @@ pub struct StoredLogLine {
     pub attempt: u32,
     /// Number in the attempt.
     pub seq: u64,
-    /// `agent` or the name of a service.
+    /// `agent`, the name of a service, or `hook/` and the name of a hook.
     pub source: String,
     /// The text.
     pub text: String,
     /// When, by the host's clock.
     pub at: DateTime<Utc>,
-    /// The log was cut here: the rest of this line and all that followed in this attempt is not kept.
+    /// Something was left out here: by the agent, or, when the log is full, the rest of this line and all that followed.
     pub truncated: bool,
 }

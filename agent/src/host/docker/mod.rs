@@ -25,6 +25,7 @@ use bollard::{
     models::{ContainerUpdateBody, NetworkCreateRequest, VolumeCreateRequest},
     query_parameters as query,
 };
+use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt};
 use sealift_common::{
     bounds,
@@ -54,8 +55,6 @@ const STOP: Duration = Duration::from_secs(30);
 const REMOVE: Duration = Duration::from_mins(2);
 /// How long a pull may go without a word before it counts as stuck.
 const PULL_SILENCE: Duration = Duration::from_mins(2);
-/// Lines of a container's past that a log begins with.
-const LOG_TAIL: &str = "200";
 
 /// The engine behind one socket.
 #[derive(Debug, Clone)]
@@ -434,12 +433,18 @@ impl Host for DockerHost {
         self.probe(id, command, deadline).await
     }
 
-    async fn logs(&self, id: &str, lines: mpsc::Sender<String>) -> Result<(), HostError> {
+    async fn logs(
+        &self,
+        id: &str,
+        since: DateTime<Utc>,
+        lines: mpsc::Sender<String>,
+    ) -> Result<(), HostError> {
         let options = query::LogsOptions {
             follow: true,
             stdout: true,
             stderr: true,
-            tail: LOG_TAIL.to_owned(),
+            since: i32::try_from(since.timestamp()).unwrap_or(i32::MAX),
+            tail: "all".to_owned(),
             ..Default::default()
         };
         let mut stream = std::pin::pin!(self.docker.logs(id, Some(options)));

@@ -11,6 +11,13 @@ use crate::{
     labels::Labels,
 };
 
+/// Whether labels are all that is wanted; an empty value means any.
+pub(super) fn matches(own: &Labels, wanted: &Labels) -> bool {
+    wanted
+        .iter()
+        .all(|(key, value)| own.get(key).is_some_and(|have| value.is_empty() || have == value))
+}
+
 impl FakeHost {
     /// Makes a network and a volume of this name by hand, as somebody on the host would.
     pub fn lend(&self, name: &str) {

@@ -235,6 +235,7 @@ impl<H: Host> ComposeRunner<H> {
             engine,
             sticker,
             compose_lock: self.state.lock.as_ref().map(|locked| locked.lock),
+            log_truncated: self.log.is_truncated(),
             at: self.now(),
         };
         proof::packet(&self.shared.identity, &end).map_err(internal)

@@ -415,6 +415,7 @@ fn line(seq: u64, text: &str) -> LogLine {
         source: "api".to_owned(),
         text: text.to_owned(),
         at: at(0) + TimeDelta::milliseconds(seq as i64),
+        truncated: false,
     }
 }
 
@@ -474,6 +475,26 @@ async fn logs_are_bounded(world: World) {
     assert!(marked[marked.len() - 1] && !marked[..marked.len() - 1].contains(&true));
     let same = tx.append_logs(task, job, 1, &[line(999, "more")]).await.unwrap();
     assert_eq!(same, state);
+    // What the agent left out is marked where it was, and ends nothing.
+    let gap = LogLine {
+        truncated: true,
+        ..line(2, "8 lines were left out here")
+    };
+    let state = tx
+        .append_logs(task, job, 3, &[line(1, "a"), gap, line(3, "b")])
+        .await
+        .unwrap();
+    assert!(!state.truncated);
+    let stored = tx.logs(job, None, None, 999).await.unwrap();
+    let marked: Vec<_> = stored
+        .iter()
+        .filter(|line| line.attempt == 3)
+        .map(|line| (line.text.as_str(), line.truncated))
+        .collect();
+    assert_eq!(
+        marked,
+        [("a", false), ("8 lines were left out here", true), ("b", false)]
+    );
     // Another attempt has room of its own.
     assert!(
         !tx.append_logs(task, job, 2, &[line(1, "more")])
