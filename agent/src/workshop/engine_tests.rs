@@ -275,6 +275,15 @@ impl Place {
     }
 }
 
+fn is_podman() -> bool {
+    docker(&[
+        "version",
+        "--format",
+        "{{range .Server.Components}}{{.Name}} {{end}}",
+    ])
+    .contains("Podman")
+}
+
 fn one(spec: ServiceSpec) -> Manifest {
     Manifest {
         services: [("web".parse().unwrap(), spec)].into(),
@@ -358,7 +367,9 @@ async fn bad_input_on_engine_has_a_code_each_and_changes_nothing() {
     command.entrypoint = Some(vec!["/no/such/program".into()]);
     let mut nowhere = samples::service(ok.clone());
     nowhere.image.digest = Digest::of(b"nowhere");
+    // Digests that no other test has brought here: Podman finds an image by its digest, whatever its repository is called.
     let mut closed = samples::service(ok.clone());
+    closed.image.digest = Digest::of(b"closed");
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     closed.image.repository = format!("{free}/x");
     let mut bind = samples::service(ok.clone());
@@ -371,6 +382,7 @@ async fn bad_input_on_engine_has_a_code_each_and_changes_nothing() {
     dead.probe = Some(Probe::Tcp { port: 9 });
     let locked = setting("SEALIFT_TEST_AUTH_REGISTRY");
     let mut denied = samples::service(ok);
+    denied.image.digest = Digest::of(b"denied");
     denied.image.repository = format!("{locked}/{}", denied.image.repository.split_once('/').unwrap().1);
     let cases = [
         (port, "PORT_IN_USE"),
@@ -568,10 +580,13 @@ async fn changes_by_hand_on_engine_are_observed() {
         container.unchanged && container.digest.is_some()
     })
     .await;
-    docker(&["update", "--restart", "no", &id]);
-    expect("updated", &|container| !container.unchanged).await;
-    docker(&["update", "--restart", "always", &id]);
-    expect("put back", &|container| container.unchanged).await;
+    // Podman has no such call before 5.1.
+    if !is_podman() {
+        docker(&["update", "--restart", "no", &id]);
+        expect("updated", &|container| !container.unchanged).await;
+        docker(&["update", "--restart", "always", &id]);
+        expect("put back", &|container| container.unchanged).await;
+    }
     docker(&["stop", "-t", "1", &id]);
     expect("stopped", &|container| container.state.as_str() == "exited").await;
     place.down().await;

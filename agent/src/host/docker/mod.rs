@@ -6,6 +6,7 @@ mod contents;
 mod errors;
 mod events;
 mod inspected;
+mod lenient;
 mod networks;
 mod probe;
 mod socket;
@@ -341,18 +342,31 @@ impl Host for DockerHost {
             filters: Some(filters(labels)),
             ..Default::default()
         };
-        let list = self.docker.list_containers(Some(options));
+        let list = async {
+            match self.docker.list_containers(Some(options)).await {
+                Err(error) if lenient::is_unread(&error) => {
+                    let filters = serde_json::json!(filters(labels));
+                    Ok(lenient::list(Path::new(&self.socket), &filters).await?)
+                }
+                other => other,
+            }
+        };
         let containers = self.call(Call::Other, "list containers", LOOK, list).await?;
         Ok(containers.into_iter().filter_map(inspected::listed).collect())
     }
 
     async fn inspect(&self, id: &str) -> Result<Option<Inspected>, HostError> {
         let look = async {
-            found(
-                self.docker
-                    .inspect_container(id, None::<query::InspectContainerOptions>)
-                    .await,
-            )
+            let seen = self
+                .docker
+                .inspect_container(id, None::<query::InspectContainerOptions>)
+                .await;
+            match seen {
+                Err(error) if lenient::is_unread(&error) => {
+                    Ok(lenient::inspect(Path::new(&self.socket), id).await?)
+                }
+                other => found(other),
+            }
         };
         let response = self.call(Call::Other, "look at a container", LOOK, look).await?;
         Ok(response.and_then(inspected::inspected))
@@ -386,7 +400,17 @@ impl Host for DockerHost {
             restart_policy: Some(spec::restart(policy)),
             ..Default::default()
         };
-        let update = async { tolerate_gone(self.docker.update_container(id, body).await) };
+        let update = async {
+            match tolerate_gone(self.docker.update_container(id, body).await) {
+                // Podman has this call since 5.1. Before that a policy stays as the container was made with; what is stopped on
+                // request stays stopped all the same, but for a restart of the host (docs/install.md).
+                Err(error) if status(&error) == Some(404) => {
+                    tracing::debug!(container = id, %error, "the engine has no call to change restart policies");
+                    Ok(())
+                }
+                other => other,
+            }
+        };
         self.call(Call::Other, "set the restart policy", CHANGE, update)
             .await
     }
