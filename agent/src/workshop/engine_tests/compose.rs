@@ -58,6 +58,8 @@ async fn place() -> (Place, tempfile::TempDir) {
     std::fs::write(files.path().join("password.txt"), "hunter22").unwrap();
     std::fs::create_dir(files.path().join("shared")).unwrap();
     let config = ComposeConfig {
+        // tests/run runs these with Compose v2, too.
+        program: std::env::var_os("SEALIFT_TEST_COMPOSE").map(Into::into),
         files_dir: Some(files.path().to_owned()),
         ..ComposeConfig::default()
     };
