@@ -11,5 +11,6 @@ pub mod fleet;
 pub mod invariants;
 pub mod packets;
 pub mod real;
+pub mod root;
 pub mod simulated;
 pub mod wait;
