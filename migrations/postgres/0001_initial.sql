@@ -289,7 +289,7 @@ CREATE TABLE jobs (
     FOREIGN KEY (tenant_id, environment_id, environment) REFERENCES environments (tenant_id, id, name) ON DELETE RESTRICT ON UPDATE RESTRICT,
     FOREIGN KEY (tenant_id, release_id) REFERENCES releases (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT
 );
-CREATE INDEX jobs_rolling_back ON jobs (environment_id) WHERE state = 'rolling_back';
+CREATE INDEX jobs_rolling_back ON jobs (environment_id, state) WHERE state = 'rolling_back';
 CREATE INDEX jobs_of_rollback ON jobs (rollback_of) WHERE rollback_of IS NOT NULL;
 CREATE INDEX jobs_of_environment ON jobs (environment_id, id);
 -- With the state, so that they are never worse than an index with all of an environment's history.
