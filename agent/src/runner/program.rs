@@ -65,12 +65,13 @@ impl<H: Host> ProgramRunner<H> {
         records: &[Record],
         stop: CancellationToken,
     ) -> Self {
+        let state = AttemptState::fold(records);
         Self {
-            log: shared.attempt_log(key),
+            log: shared.attempt_log(key, &state),
             key,
             order,
             order_digest,
-            state: AttemptState::fold(records),
+            state,
             world: World {
                 image: false,
                 staged: None,

@@ -307,6 +307,7 @@ async fn says(host: &Host<'_>, task: &sealift_store::Task, lines: &[(u64, &str)]
             seq: *seq,
             source: "web".to_owned(),
             text: (*text).to_owned(),
+            truncated: false,
             at: sealift_common::time::SystemClock.now(),
         })
         .collect();

@@ -190,6 +190,7 @@ impl<H: Host> ProgramRunner<H> {
             engine,
             sticker,
             compose_lock: None,
+            log_truncated: self.log.is_truncated(),
             at: self.now(),
         };
         proof::packet(&self.shared.identity, &end).map_err(internal)
