@@ -495,24 +495,24 @@ mod tests {
             ("image", |seen| seen["Image"] = json!("sha256:3")),
             ("no digest", |seen| seen["Config"]["Image"] = json!("web:latest")),
             ("environment", |seen| {
-                seen["Config"]["Env"] = json!(["PATH=/bin", "PRICE=5"])
+                seen["Config"]["Env"] = json!(["PATH=/bin", "PRICE=5"]);
             }),
             ("restart", |seen| {
-                seen["HostConfig"]["RestartPolicy"]["Name"] = json!("no")
+                seen["HostConfig"]["RestartPolicy"]["Name"] = json!("no");
             }),
             ("privileged", |seen| {
-                seen["HostConfig"]["Privileged"] = json!(true)
+                seen["HostConfig"]["Privileged"] = json!(true);
             }),
             ("cap_add", |seen| {
-                seen["HostConfig"]["CapAdd"] = json!(["SYS_ADMIN"])
+                seen["HostConfig"]["CapAdd"] = json!(["SYS_ADMIN"]);
             }),
             ("published", |seen| seen["NetworkSettings"]["Ports"] = json!({})),
             ("mounts", |seen| seen["Mounts"][1]["RW"] = json!(true)),
             ("networks", |seen| {
-                seen["NetworkSettings"]["Networks"]["host"] = json!({})
+                seen["NetworkSettings"]["Networks"]["host"] = json!({});
             }),
             ("without", |seen| {
-                seen["NetworkSettings"]["Networks"]["p_default"] = json!({})
+                seen["NetworkSettings"]["Networks"]["p_default"] = json!({});
             }),
         ];
         for (what, spoil) in spoils {

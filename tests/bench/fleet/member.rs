@@ -391,6 +391,7 @@ impl Member {
             source: "agent".to_owned(),
             text: text.to_owned(),
             time: Some(convert::timestamp(now())),
+            truncated: false,
         });
         LogBatch {
             task_id,
