@@ -45,6 +45,7 @@ const FEW: &[&str] = &[
     "holds_open_of_tenant",
     "jobs_in_motion",
     "jobs_queued",
+    "jobs_rolling_back",
     "one_active_release_per_component",
     "one_live_task_per_target",
     "one_open_drift",
