@@ -253,7 +253,8 @@ impl HostPolicy {
             });
         };
         let socket = self.engine_socket.as_deref().and_then(canonical);
-        if socket.as_deref().is_some_and(|socket| socket.starts_with(&path)) {
+        let has_socket = socket.as_deref().is_some_and(|socket| socket.starts_with(&path));
+        if has_socket {
             if !self.allow_engine_socket {
                 return Err(Forbidden::EngineSocket {
                     service,
@@ -274,14 +275,23 @@ impl HostPolicy {
         }
         let files_dir = self.files_dir.as_deref().and_then(canonical);
         if files_dir.is_some_and(|files_dir| path.starts_with(files_dir)) {
-            return Ok(None);
+            return if has_socket {
+                by(AllowedBy::EngineSocket)
+            } else {
+                Ok(None)
+            };
         }
         let mut allowed = self
             .allowed_host_paths
             .iter()
             .filter_map(|allowed| canonical(allowed));
         if allowed.any(|allowed| path.starts_with(allowed)) {
-            return by(AllowedBy::HostPaths);
+            // Of two settings that allow it, the one that gives more away is named.
+            return by(if has_socket {
+                AllowedBy::EngineSocket
+            } else {
+                AllowedBy::HostPaths
+            });
         }
         Err(Forbidden::Path {
             service,

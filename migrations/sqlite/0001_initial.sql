@@ -102,6 +102,8 @@ CREATE TABLE targets (
 CREATE UNIQUE INDEX target_name ON targets (environment_id, name) WHERE archived_at IS NULL;
 CREATE INDEX targets_of_tenant ON targets (tenant_id, environment, name, id) WHERE archived_at IS NULL;
 CREATE INDEX targets_of_agent ON targets (agent_id) WHERE agent_id IS NOT NULL;
+-- Two of them would exchange the same program in turn.
+CREATE UNIQUE INDEX one_program_per_agent ON targets (agent_id) WHERE kind = 'agent_host' AND archived_at IS NULL;
 
 CREATE TABLE certificates (
     serial TEXT NOT NULL PRIMARY KEY,

@@ -247,6 +247,17 @@ fn r4_what_the_settings_allow_is_told_and_what_everybody_may_have_is_not() {
     assert_eq!(names(&allowances), wanted);
     assert!(allowances.iter().all(|allowance| allowance.service == "web"));
     assert_eq!(policy.check(&with(|_| {})), Ok(Vec::new()));
+
+    let whole = HostPolicy {
+        allowed_host_paths: vec![dir.path().to_owned()],
+        ..policy
+    };
+    let allowances = whole.check(&bind(dir.path())).unwrap();
+    assert_eq!(
+        names(&allowances),
+        [(AllowedBy::EngineSocket, dir.path().to_str().unwrap())],
+        "a folder that holds the socket is as much as the socket"
+    );
 }
 
 #[test]

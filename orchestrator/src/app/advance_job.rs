@@ -222,12 +222,20 @@ async fn order_batch(
     job: &Job,
     wave: Option<u32>,
 ) -> Result<usize, ApiError> {
-    let due = tx.tasks_due_again(job.id, core.clock.now(), LIMIT).await?;
-    let mut changed = assign_tasks(core, tx, orders, &due).await?;
+    // Targets whose agents are waited for must not keep those behind them waiting.
+    let (mut changed, mut after) = (0, None);
+    while changed < BATCH {
+        let now = core.clock.now();
+        let page = tx.tasks_due_again(job.id, now, after.as_ref(), LIMIT).await?;
+        changed += assign_tasks(core, tx, orders, &page).await?;
+        match page.last() {
+            Some(last) if page.len() == BATCH => after = Some(last.target.clone()),
+            Some(_) | None => break,
+        }
+    }
     let Some(wave) = wave else {
         return Ok(changed);
     };
-    // Targets whose agents are waited for must not keep those behind them waiting.
     let mut after = None;
     while changed < BATCH {
         let page = tx.free_pending_tasks(job.id, wave, after.as_ref(), LIMIT).await?;
@@ -335,7 +343,7 @@ async fn attend(core: &Core, turn: &Turn, known: &Known) -> Result<Advance, ApiE
         return stop(core, turn, &told).await;
     }
     let undated = tx.undated_tasks(job.id, LIMIT).await?;
-    let is_due = !tx.tasks_due_again(job.id, now, 1).await?.is_empty();
+    let is_due = !tx.tasks_due_again(job.id, now, None, 1).await?.is_empty();
     drop(tx);
     if !undated.is_empty() {
         let mut tx = turn.write().await?;

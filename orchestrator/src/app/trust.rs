@@ -11,6 +11,12 @@ use sealift_common::{
 
 use crate::status::ApiError;
 
+const ALWAYS: Validity = Validity {
+    from: DateTime::UNIX_EPOCH,
+    until: None,
+    revoked_at: None,
+};
+
 /// The evidence key of an agent. It counts from its enrolment on, by the host's clock, which may be behind.
 pub fn agent_key(agent: &Agent, tenant: &Name) -> Result<AgentKey, ApiError> {
     let key = PublicKey::from_bytes(&agent.evidence_key).map_err(ApiError::internal)?;
@@ -28,12 +34,20 @@ pub fn agent_key(agent: &Agent, tenant: &Name) -> Result<AgentKey, ApiError> {
     ))
 }
 
+/// The same key without a time: whoever took the packet in saw then that the agent was enrolled and not revoked, by a clock of its
+/// own, so that the host's need not be asked again.
+pub fn timeless_key(agent: &Agent, tenant: &Name) -> Result<AgentKey, ApiError> {
+    let key = PublicKey::from_bytes(&agent.evidence_key).map_err(ApiError::internal)?;
+    Ok(AgentKey::new(
+        agent.id,
+        agent.name.to_string(),
+        tenant.clone(),
+        key,
+        ALWAYS,
+    ))
+}
+
 /// The orchestrator's key. It is as old as the orchestrator and has not been replaced since.
 pub fn own_key(key: PublicKey) -> OrchestratorKey {
-    let validity = Validity {
-        from: DateTime::UNIX_EPOCH,
-        until: None,
-        revoked_at: None,
-    };
-    OrchestratorKey::new(key, validity)
+    OrchestratorKey::new(key, ALWAYS)
 }

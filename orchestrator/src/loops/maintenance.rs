@@ -14,12 +14,12 @@ use sealift_common::{
     maintenance::{MaintenanceKind, MaintenanceState, Progress},
     trust::{TrustFile, verify_packet},
 };
-use sealift_store::{Change, MaintenanceRun, PacketRow, StoreError, Tx};
+use sealift_store::{Change, MaintenanceRun, StoreError, StoredPacket, Tx};
 
 use crate::{
     app::{
         Core, ORCHESTRATOR,
-        trust::{agent_key, own_key},
+        trust::{own_key, timeless_key},
         turn::{self, Turn},
     },
     loops::driver::{Activity, Outcome},
@@ -33,7 +33,7 @@ const RUNS_KEPT: TimeDelta = TimeDelta::days(90);
 /// Audit events of one piece.
 const EVENTS: u32 = 2_000;
 /// Packets of one piece: each costs two signatures to verify.
-const PACKETS: u32 = 200;
+const PACKETS: u32 = 50;
 
 /// The maintenance of one replica.
 #[derive(Debug)]
@@ -41,6 +41,14 @@ pub struct Maintenance {
     core: Core,
     turn: Turn,
     own_key: PublicKey,
+}
+
+/// What there is to do.
+enum Todo {
+    /// A run that is not over.
+    GoOn(MaintenanceRun),
+    /// A run that is due.
+    Begin(MaintenanceKind),
 }
 
 /// Whether a piece was the last one.
@@ -57,60 +65,75 @@ impl Maintenance {
         Self { core, turn, own_key }
     }
 
-    /// The run to go on with, if there is anything to do.
-    async fn next(&self, tx: &mut Tx) -> Result<Option<MaintenanceRun>, ApiError> {
+    async fn todo(&self, tx: &mut Tx) -> Result<Option<Todo>, ApiError> {
         if let Some(run) = tx.open_maintenance().await? {
-            return Ok(Some(run));
+            return Ok(Some(Todo::GoOn(run)));
         }
         let now = self.core.clock.now();
         for kind in MaintenanceKind::ALL {
             if kind.is_due(tx.newest_maintenance(*kind).await?, now) {
-                return Ok(Some(tx.request_maintenance(*kind, ORCHESTRATOR, now).await?));
+                return Ok(Some(Todo::Begin(*kind)));
             }
         }
         Ok(None)
     }
 
-    async fn go_on(&self, tx: &mut Tx, run: &MaintenanceRun) -> Result<Piece, ApiError> {
+    /// A transaction of whoever has the turn; without it the turn is given up.
+    async fn write(&mut self) -> Result<Tx, ApiError> {
+        let tx = self.turn.write().await;
+        if tx.is_err() {
+            self.turn.release();
+        }
+        tx
+    }
+
+    /// One piece. What is only looked at is looked at before the writer is taken: no signature is verified under its lock.
+    async fn go_on(&mut self, run: &MaintenanceRun) -> Result<(), ApiError> {
+        let mut progress = run.progress.clone();
+        let mut reader = self.core.db.read().await?;
+        let mut piece = match run.kind {
+            MaintenanceKind::Cleanup => Piece::Last,
+            MaintenanceKind::Audit => audit(&mut reader, &mut progress).await?,
+            MaintenanceKind::Evidence => self.evidence(&mut reader, &mut progress).await?,
+        };
+        drop(reader);
         let now = self.core.clock.now();
+        let mut tx = self.write().await?;
         if run.state == MaintenanceState::Pending {
             tx.begin_maintenance(run.id, now).await?;
         }
-        let mut progress = run.progress.clone();
-        let piece = match run.kind {
-            MaintenanceKind::Cleanup => {
-                progress.items += tx.purge_idempotent_answers(now - ANSWERS_KEPT).await?;
-                progress.items += tx.purge_maintenance(now - RUNS_KEPT).await?;
-                Piece::Last
-            }
-            MaintenanceKind::Audit => audit(tx, &mut progress).await?,
-            MaintenanceKind::Evidence => self.evidence(tx, &mut progress).await?,
-        };
+        if run.kind == MaintenanceKind::Cleanup {
+            progress.items += tx.purge_idempotent_answers(now - ANSWERS_KEPT).await?;
+            progress.items += tx.purge_maintenance(now - RUNS_KEPT).await?;
+            piece = Piece::Last;
+        }
         match piece {
             Piece::More => tx.progress_maintenance(run.id, &progress).await?,
-            Piece::Last => {
-                tx.end_maintenance(run, &progress, now).await?;
-                tell(run.kind, &progress);
-            }
+            Piece::Last => tx.end_maintenance(run, &progress, now).await?,
         }
-        Ok(piece)
+        tx.commit().await?;
+        if piece == Piece::Last {
+            tell(run.kind, &progress);
+        }
+        Ok(())
     }
 
     async fn evidence(&self, tx: &mut Tx, progress: &mut Progress) -> Result<Piece, ApiError> {
         let after: Option<PacketId> = progress.position.parse().ok();
         let packets = tx.packets_after(after, PACKETS).await?;
-        let mut keys: BTreeMap<AgentId, TrustFile> = BTreeMap::new();
+        let mut keys: BTreeMap<AgentId, Result<TrustFile, String>> = BTreeMap::new();
         for packet in &packets {
             let known = match keys.entry(packet.agent_id) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(place) => place.insert(self.keys_of(tx, packet).await?),
             };
             progress.items += 1;
-            let verified = verify_packet(&packet.envelope, known);
-            match verified.map(|verified| canonical::digest(&verified.statement)) {
-                Ok(Ok(digest)) if digest == packet.digest => {}
-                Ok(_) => progress.problem(format!("packets/{}: its digest is another one", packet.id)),
-                Err(error) => progress.problem(format!("packets/{}: {error}", packet.id)),
+            if let Err(problem) = known
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|keys| look_at(packet, keys))
+            {
+                progress.problem(format!("packets/{}: {problem}", packet.id));
             }
         }
         let Some(last) = packets.last().filter(|_| packets.len() == PACKETS as usize) else {
@@ -120,18 +143,36 @@ impl Maintenance {
         Ok(Piece::More)
     }
 
-    /// The keys under which the packets of an agent must verify.
-    async fn keys_of(&self, tx: &mut Tx, packet: &PacketRow) -> Result<TrustFile, ApiError> {
-        let (agent, tenant) = (
-            tx.agent_by_id(packet.agent_id).await?,
-            tx.tenant(packet.tenant_id).await?,
-        );
-        // Without them the packet fails as one of an unknown key.
-        let key = agent
-            .zip(tenant)
-            .map(|(agent, tenant)| agent_key(&agent, &tenant.name));
-        let agents = key.transpose()?.into_iter().collect();
-        TrustFile::new(vec![own_key(self.own_key)], agents).map_err(ApiError::internal)
+    /// The keys under which the packets of an agent must verify; or what is wrong with what stands there as its key.
+    async fn keys_of(
+        &self,
+        tx: &mut Tx,
+        packet: &StoredPacket,
+    ) -> Result<Result<TrustFile, String>, ApiError> {
+        let agent = match tx.agent_by_id(packet.agent_id).await {
+            Ok(agent) => agent,
+            Err(error @ StoreError::Corrupt { .. }) => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        let Some((agent, tenant)) = agent.zip(tx.tenant(packet.tenant_id).await?) else {
+            return Ok(Err("its agent is not known".to_owned()));
+        };
+        let Ok(key) = timeless_key(&agent, &tenant.name) else {
+            return Ok(Err("what stands there as its agent's key is none".to_owned()));
+        };
+        let file = TrustFile::new(vec![own_key(self.own_key)], vec![key]);
+        file.map(Ok).map_err(ApiError::internal)
+    }
+}
+
+/// What is wrong with a packet, if anything is.
+fn look_at(packet: &StoredPacket, keys: &TrustFile) -> Result<(), String> {
+    let verified = verify_packet(&packet.envelope, keys).map_err(|error| error.to_string())?;
+    let digest = canonical::digest(&verified.statement).map_err(|error| error.to_string())?;
+    if digest.to_string() == packet.digest {
+        Ok(())
+    } else {
+        Err("its digest is another one".to_owned())
     }
 }
 
@@ -180,18 +221,20 @@ impl Activity for Maintenance {
         if !self.turn.hold(self.core.clock.now()).await? {
             return Ok(Outcome::Idle);
         }
-        let mut tx = match self.turn.write().await {
-            Ok(tx) => tx,
-            Err(error) => {
-                self.turn.release();
-                return Err(error);
+        let mut reader = self.core.db.read().await?;
+        let todo = self.todo(&mut reader).await?;
+        drop(reader);
+        match todo {
+            None => {}
+            Some(Todo::GoOn(run)) => self.go_on(&run).await?,
+            Some(Todo::Begin(kind)) => {
+                let now = self.core.clock.now();
+                let mut tx = self.write().await?;
+                tx.request_maintenance(kind, ORCHESTRATOR, now).await?;
+                tx.commit().await?;
             }
-        };
-        let Some(run) = self.next(&mut tx).await? else {
-            return Ok(Outcome::Idle);
-        };
-        self.go_on(&mut tx, &run).await?;
-        tx.commit().await?;
-        Ok(Outcome::More)
+        }
+        // Each piece wakes the next one by its own change, after a rest: nothing here is in a hurry.
+        Ok(Outcome::Idle)
     }
 }

@@ -89,6 +89,7 @@ const UNIQUE: &[(&str, &str)] = &[
     ("certificates_pkey", "certificates.serial"),
     ("environment_name", "environments.tenant_id, environments.name"),
     ("target_name", "targets.environment_id, targets.name"),
+    ("one_program_per_agent", "targets.agent_id"),
     ("component_name", "components.tenant_id, components.name"),
     (
         "component_repository",

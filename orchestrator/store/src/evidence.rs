@@ -1,7 +1,7 @@
 //! Evidence packets, byte for byte as signed. Insert-only (R7); one per attempt.
 
 use chrono::{DateTime, Utc};
-use sealift_common::id::{EnvironmentId, JobId, PacketId, TargetId, TaskId, TenantId};
+use sealift_common::id::{AgentId, EnvironmentId, JobId, PacketId, TargetId, TaskId, TenantId};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -32,7 +32,7 @@ statements! {
     };
     BY_ID = { "SELECT ", columns!(), " FROM packets WHERE tenant_id = $1 AND id = $2" };
     OF_ATTEMPT = { "SELECT ", columns!(), " FROM packets WHERE task_id = $1 AND attempt = $2" };
-    AFTER = { "SELECT ", columns!(), " FROM packets WHERE id > $1 ORDER BY id LIMIT $2" };
+    AFTER = { "SELECT id, tenant_id, agent_id, digest, envelope FROM packets WHERE id > $1 ORDER BY id LIMIT $2" };
     LIST = { listed!(), "ORDER BY id DESC LIMIT $4" };
     LIST_OF_JOB = {
         listed!(), "AND job_id = $5 AND (target_id = $6 OR $6 IS NULL) AND (environment_id = $7 OR $7 IS NULL) ",
@@ -58,6 +58,42 @@ struct PacketColumns {
     digest: String,
     envelope: Option<Vec<u8>>,
     created_at: DateTime<Utc>,
+}
+
+/// A packet as it stands in the database, for whoever looks whether it is as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredPacket {
+    /// Identifier.
+    pub id: PacketId,
+    /// Tenant.
+    pub tenant_id: TenantId,
+    /// The agent that signed it.
+    pub agent_id: AgentId,
+    /// What stands there as its digest.
+    pub digest: String,
+    /// The envelope.
+    pub envelope: Vec<u8>,
+}
+
+#[derive(FromRow)]
+struct StoredColumns {
+    id: Uuid,
+    tenant_id: Uuid,
+    agent_id: Uuid,
+    digest: String,
+    envelope: Vec<u8>,
+}
+
+impl From<StoredColumns> for StoredPacket {
+    fn from(row: StoredColumns) -> Self {
+        Self {
+            id: row.id.into(),
+            tenant_id: row.tenant_id.into(),
+            agent_id: row.agent_id.into(),
+            digest: row.digest,
+            envelope: row.envelope,
+        }
+    }
 }
 
 impl TryFrom<PacketColumns> for PacketRow {
@@ -115,14 +151,14 @@ impl Tx {
     }
 
     /// Packets of all tenants in the order in which they were made; those behind `after`.
-    pub async fn packets_after(&mut self, after: Option<PacketId>, most: u32) -> Result<Vec<PacketRow>> {
+    pub async fn packets_after(&mut self, after: Option<PacketId>, most: u32) -> Result<Vec<StoredPacket>> {
         let after = after.map_or(Uuid::nil(), PacketId::uuid);
-        let rows: Vec<PacketColumns> = on!(self, |conn| sqlx::query_as(AFTER)
+        let rows: Vec<StoredColumns> = on!(self, |conn| sqlx::query_as(AFTER)
             .bind(after)
             .bind(i64::from(most))
             .fetch_all(conn)
             .await)?;
-        all(rows)
+        Ok(rows.into_iter().map(StoredPacket::from).collect())
     }
 
     /// The packet of an attempt.

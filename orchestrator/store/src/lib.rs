@@ -49,6 +49,7 @@ pub use board::{BoardAgent, BoardDrift, BoardJob, BoardState};
 pub use changes::Change;
 pub use engine::{Db, Engine, StoreConfig, Tx};
 pub use error::{Result, StoreError};
+pub use evidence::StoredPacket;
 pub use history::{HistoryRow, HistoryScope};
 pub use listed::{DecisionHead, ReleaseName};
 pub use maintenance::MaintenanceRun;

@@ -180,6 +180,7 @@ impl Tx {
             .execute(conn)
             .await
             .map(|done| done.rows_affected()))?;
+        self.note(Change::Maintenance);
         moved(written)
     }
 

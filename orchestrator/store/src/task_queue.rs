@@ -48,7 +48,7 @@ statements! {
     };
     DUE_AGAIN = {
         "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 AND step = 'retry_wait' AND retry_at <= $2 ",
-        "ORDER BY retry_at LIMIT $3"
+        "AND target > $3 ORDER BY target LIMIT $4"
     };
     TO_STOP = {
         "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 AND ", live!(),
@@ -154,11 +154,18 @@ impl Tx {
         self.first_tasks(UNDATED, job, limit).await
     }
 
-    /// Tasks of a job whose next attempt is due, the longest due first, without orders.
-    pub async fn tasks_due_again(&mut self, job: JobId, now: DateTime<Utc>, limit: u32) -> Result<Vec<Task>> {
+    /// Tasks of a job whose next attempt is due, by target, those behind `after`; without orders.
+    pub async fn tasks_due_again(
+        &mut self,
+        job: JobId,
+        now: DateTime<Utc>,
+        after: Option<&Name>,
+        limit: u32,
+    ) -> Result<Vec<Task>> {
         let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(DUE_AGAIN)
             .bind(job.uuid())
             .bind(now)
+            .bind(after.map_or("", Name::as_str))
             .bind(i64::from(limit))
             .fetch_all(conn)
             .await)?;

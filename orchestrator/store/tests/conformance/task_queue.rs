@@ -170,9 +170,9 @@ async fn the_next_tasks_of_a_job_are_found_by_what_they_need(world: World) {
     assert_eq!(ids(tx.undated_tasks(job, 10).await.unwrap()), [first.id]);
     let dated = tx.set_task_retry(&waiting, at(10), "x", at(4)).await.unwrap();
     assert_eq!(ids(tx.undated_tasks(job, 10).await.unwrap()), []);
-    assert_eq!(ids(tx.tasks_due_again(job, at(9), 10).await.unwrap()), []);
+    assert_eq!(ids(tx.tasks_due_again(job, at(9), None, 10).await.unwrap()), []);
     assert_eq!(
-        ids(tx.tasks_due_again(job, at(10), 10).await.unwrap()),
+        ids(tx.tasks_due_again(job, at(10), None, 10).await.unwrap()),
         [first.id]
     );
     let told = tx
