@@ -134,6 +134,19 @@ fn r10_a_program_that_ends_by_itself_is_started_three_times_and_then_the_package
 }
 
 #[test]
+fn r10_a_program_on_trial_that_takes_itself_for_dismissed_does_not_end_the_unit() {
+    let host = Host::new();
+    let note = host.note();
+    host.on_trial(&format!("#!/bin/sh\necho started >> {note}\nexit 3\n"));
+    let (_, said) = host.run();
+    assert!(said.contains(PACKAGED), "{said}");
+    let returned = host.returned();
+    assert_eq!(returned.why, Why::Died);
+    assert!(returned.detail.contains("dismissed"), "{returned:?}");
+    assert_eq!(fs::read_to_string(note).unwrap(), "started\n", "once is enough");
+}
+
+#[test]
 fn r10_what_is_no_program_or_another_than_was_signed_is_given_up_at_once() {
     let host = Host::new();
     host.on_trial("this is no program");

@@ -310,8 +310,12 @@ impl Launcher<'_> {
         if code == HAND_OVER {
             return Next::Again;
         }
-        if code == DISMISSED || !self.is_on_trial(trial) {
+        if !self.is_on_trial(trial) {
             return Next::Ended(code);
+        }
+        // A program that has not shown that it works does not switch the host off: the one before finds a real dismissal itself.
+        if code == DISMISSED {
+            return self.give_up(trial, Why::Died, "it took itself for dismissed");
         }
         tracing::error!(
             status = said,

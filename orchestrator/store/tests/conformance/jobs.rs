@@ -9,7 +9,7 @@ use sealift_common::{
     strategy::Then,
 };
 use sealift_store::{
-    DecisionHead, DecisionRow, EntityKind, Hold, Job, Mark, PageRequest, Promotion, ReleaseName, StoreError,
+    DecisionHead, DecisionRow, EntityKind, Hold, Mark, PageRequest, Promotion, ReleaseName, StoreError,
 };
 
 use crate::{
@@ -29,8 +29,6 @@ conformance![
     jobs_move_with_their_history,
     a_lost_update_of_a_job_is_a_conflict,
     a_stop_is_asked_for_once,
-    r1_lanes_keep_ticket_order,
-    tickets_have_no_gap_under_concurrency,
     a_promotion_has_one_job,
     a_paused_job_keeps_its_lane_and_a_rollback_goes_first,
     a_hold_keeps_a_project_out_of_the_lane_but_no_rollback,
@@ -557,62 +555,6 @@ async fn a_stop_is_asked_for_once(world: World) {
             .unwrap(),
         ended
     );
-}
-
-async fn r1_lanes_keep_ticket_order(world: World) {
-    let seed = Seed::sow(&world.db, "acme", 1).await;
-    let mut jobs: Vec<Job> = Vec::new();
-    for seconds in 0..3 {
-        jobs.push(seed.deployment(&world.db, at(seconds)).await.job);
-    }
-    let lane = seed.environment.id;
-    let mut tx = world.db.write().await.unwrap();
-    let project = tx.release(seed.tenant.id, jobs[0].release_id).await.unwrap();
-    let project = project.unwrap().project_id;
-    assert_eq!(jobs.iter().map(|job| job.ticket).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!(tx.lanes_with_queued().await.unwrap(), [lane]);
-    assert_eq!(tx.lane_head(lane).await.unwrap(), Some(jobs[0].clone()));
-    assert_eq!(tx.lane_position(&jobs[2]).await.unwrap(), 3);
-    let running = tx
-        .apply_job_event(&jobs[0], &JobEvent::Started, "x", at(10))
-        .await
-        .unwrap();
-    assert_eq!(
-        tx.lane_head(lane).await.unwrap(),
-        None,
-        "its project is under way"
-    );
-    assert!(tx.is_project_in_motion(lane, project).await.unwrap());
-    assert_eq!(
-        (
-            tx.running_in_lane(lane).await.unwrap(),
-            tx.queued_in_lane(lane).await.unwrap()
-        ),
-        (1, 2)
-    );
-    assert_eq!(tx.lane_position(&running).await.unwrap(), 0);
-    assert_eq!(tx.lane_position(&jobs[2]).await.unwrap(), 2);
-    tx.apply_job_event(&running, &JobEvent::Completed, "x", at(25))
-        .await
-        .unwrap();
-    assert_eq!(tx.lane_head(lane).await.unwrap().unwrap().id, jobs[1].id);
-    assert!(!tx.is_project_in_motion(lane, project).await.unwrap());
-    assert_eq!(tx.recent_job_seconds(lane, 5).await.unwrap(), [15.0]);
-    for job in &jobs[1..] {
-        tx.apply_job_event(job, &JobEvent::Cancelled, "x", at(30))
-            .await
-            .unwrap();
-    }
-    assert!(tx.lanes_with_queued().await.unwrap().is_empty());
-    assert_eq!(tx.lane_head(lane).await.unwrap(), None);
-}
-
-async fn tickets_have_no_gap_under_concurrency(world: World) {
-    let seed = Seed::sow(&world.db, "acme", 1).await;
-    let made = futures::future::join_all((0..12).map(|number| seed.deployment(&world.db, at(number)))).await;
-    let mut tickets: Vec<u64> = made.iter().map(|made| made.job.ticket).collect();
-    tickets.sort_unstable();
-    assert_eq!(tickets, (1..=12).collect::<Vec<_>>());
 }
 
 async fn a_promotion_has_one_job(world: World) {

@@ -1,4 +1,4 @@
-//! Whose turn it is in a lane that lets several jobs run.
+//! Lanes: tickets, and whose turn it is in one that lets several jobs run.
 
 use sealift_common::job::{JobEvent, PauseReason};
 use sealift_store::{Job, Tx};
@@ -8,7 +8,11 @@ use crate::{
     seed::{Seed, failure},
 };
 
-conformance![a_project_has_one_job_under_way_and_beside_what_is_undone_only_its_rollback];
+conformance![
+    a_project_has_one_job_under_way_and_beside_what_is_undone_only_its_rollback,
+    r1_lanes_keep_ticket_order,
+    tickets_have_no_gap_under_concurrency,
+];
 
 /// The next job of a project of the repository.
 async fn queue(seed: &Seed, tx: &mut Tx, project: &str, seconds: i64) -> Job {
@@ -70,4 +74,60 @@ async fn a_project_has_one_job_under_way_and_beside_what_is_undone_only_its_roll
     assert_eq!(head(&mut tx).await, Some(asked_for.id));
     happens(&mut tx, &asked_for, &JobEvent::Cancelled).await;
     assert_eq!(head(&mut tx).await, Some(newer.id));
+}
+
+async fn r1_lanes_keep_ticket_order(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let mut jobs: Vec<Job> = Vec::new();
+    for seconds in 0..3 {
+        jobs.push(seed.deployment(&world.db, at(seconds)).await.job);
+    }
+    let lane = seed.environment.id;
+    let mut tx = world.db.write().await.unwrap();
+    let project = tx.release(seed.tenant.id, jobs[0].release_id).await.unwrap();
+    let project = project.unwrap().project_id;
+    assert_eq!(jobs.iter().map(|job| job.ticket).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(tx.lanes_with_queued().await.unwrap(), [lane]);
+    assert_eq!(tx.lane_head(lane).await.unwrap(), Some(jobs[0].clone()));
+    assert_eq!(tx.lane_position(&jobs[2]).await.unwrap(), 3);
+    let running = tx
+        .apply_job_event(&jobs[0], &JobEvent::Started, "x", at(10))
+        .await
+        .unwrap();
+    assert_eq!(
+        tx.lane_head(lane).await.unwrap(),
+        None,
+        "its project is under way"
+    );
+    assert!(tx.is_project_in_motion(lane, project).await.unwrap());
+    assert_eq!(
+        (
+            tx.running_in_lane(lane).await.unwrap(),
+            tx.queued_in_lane(lane).await.unwrap()
+        ),
+        (1, 2)
+    );
+    assert_eq!(tx.lane_position(&running).await.unwrap(), 0);
+    assert_eq!(tx.lane_position(&jobs[2]).await.unwrap(), 2);
+    tx.apply_job_event(&running, &JobEvent::Completed, "x", at(25))
+        .await
+        .unwrap();
+    assert_eq!(tx.lane_head(lane).await.unwrap().unwrap().id, jobs[1].id);
+    assert!(!tx.is_project_in_motion(lane, project).await.unwrap());
+    assert_eq!(tx.recent_job_seconds(lane, 5).await.unwrap(), [15.0]);
+    for job in &jobs[1..] {
+        tx.apply_job_event(job, &JobEvent::Cancelled, "x", at(30))
+            .await
+            .unwrap();
+    }
+    assert!(tx.lanes_with_queued().await.unwrap().is_empty());
+    assert_eq!(tx.lane_head(lane).await.unwrap(), None);
+}
+
+async fn tickets_have_no_gap_under_concurrency(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = futures::future::join_all((0..12).map(|number| seed.deployment(&world.db, at(number)))).await;
+    let mut tickets: Vec<u64> = made.iter().map(|made| made.job.ticket).collect();
+    tickets.sort_unstable();
+    assert_eq!(tickets, (1..=12).collect::<Vec<_>>());
 }
