@@ -117,8 +117,8 @@ async fn f28_a_job_is_followed_live_and_a_flood_is_bounded_and_marked() -> Resul
         .map(text)
         .collect();
     ensure!(
-        marked.iter().any(|text| text.contains("left out")),
-        "{} lines, marked are {marked:?}",
+        !marked.is_empty(),
+        "none of {} lines is marked as the last one that had room",
         kept.len()
     );
     let shown = system.sealift(&["job", "logs", &job]).await?;
