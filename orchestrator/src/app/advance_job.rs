@@ -1,6 +1,6 @@
 //! Brings a job forward by what its waves and tasks allow, as [`sealift_common::rollout::next`] says: opens waves, watches them
 //! bake, closes the rest after failures, orders further attempts, passes a stop on, and ends the job or has it undone. Each call
-//! does a bounded piece of work and says whether there is more.
+//! does one piece of work and says whether there is more; the piece that passes a wave looks at each target of it.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
@@ -46,7 +46,7 @@ pub enum Advance {
     Ended,
 }
 
-/// What is known of a job. None of it grows with the job: tasks are counted here, and read where something is done to them.
+/// What is known of a job. Tasks are only counted here, along one index, and read where something is done to them.
 struct Known {
     job: Job,
     recipe: Recipe,

@@ -1,5 +1,5 @@
-//! Tasks as the scheduler looks for them: how many stand where, and the next few that need something. Whatever the size of a job,
-//! a look reads one index and a bounded number of rows.
+//! Tasks as the scheduler looks for them: how many stand where, and the next few that need something. A count runs
+//! through one index of the job's tasks; rows are read in bounded pages, but for those of a wave that has succeeded.
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
