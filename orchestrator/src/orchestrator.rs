@@ -22,7 +22,7 @@ use crate::{
     gateway::presence::Presence,
     health::Health,
     identity::{self, Ca, IdentityError, OrchestratorKeys, ServerCertificate},
-    loops::{self, health::LoopHealth, heartbeats, supervisor::Supervisor},
+    loops::{self, health::LoopHealth, heartbeats, remind, supervisor::Supervisor},
     registry::{Registry, RegistryConfig, RegistryError},
     server::{self, AdminSocket, ReflectionError},
     state::{App, Identity},
@@ -222,6 +222,7 @@ fn spawn_loops(app: &App) {
     let (clock, stop) = (Arc::clone(&app.clock), app.shutdown.clone());
     let supervisor = &app.supervisor;
     supervisor.spawn("heartbeats", heartbeats::run(app.clone()));
+    supervisor.spawn("remind", remind::run(app.clone()));
     supervisor.spawn(
         "server_certificate",
         Arc::clone(&app.identity.server).keep_fresh(Arc::clone(&clock), stop.clone()),

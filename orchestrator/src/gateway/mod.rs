@@ -4,7 +4,7 @@
 //! - `session`: one connection, with `hello` (its beginning), `inbound` (what the agent says), `assignments`
 //!   and `outgoing` (what it is told).
 //! - `reports`, `packets`, `observations`: what becomes of what agents say; `writer` stores it in groups.
-//! - `presence`: who is connected; memory only.
+//! - `presence`: who is connected; memory only; `loops/remind.rs` finds the agents that nobody told of their work.
 
 mod add_target;
 pub mod assignments;

@@ -173,6 +173,16 @@ impl Presence {
         }
     }
 
+    /// Tells the sessions of these agents to look at their assignments again, if they are here and know of none.
+    pub fn remind(&self, agents: &[AgentId]) {
+        let sessions = self.sessions();
+        for entry in agents.iter().filter_map(|agent| sessions.live.get(agent)) {
+            if entry.tasks.is_empty() {
+                entry.signal.send_modify(|signal| signal.assignments += 1);
+            }
+        }
+    }
+
     /// Tells every session to look at its assignments again.
     pub fn notify_all(&self) {
         for entry in self.sessions().live.values() {
@@ -331,6 +341,19 @@ mod tests {
 
     fn ids(clock: &TestClock) -> (AgentId, SessionId) {
         (AgentId::new(clock.now()), SessionId::new(clock.now()))
+    }
+
+    #[test]
+    fn only_who_knows_of_no_work_is_reminded() {
+        let (clock, presence) = presence();
+        let [idle, busy, away] = [1, 2, 3].map(|_| AgentId::new(clock.now()));
+        let mut seats = [idle, busy].map(|agent| presence.open(agent, SessionId::new(clock.now())));
+        seats[1].set_tasks(vec![TaskId::new(clock.now())]);
+        presence.remind(&[idle, busy, away]);
+        let told = seats
+            .each_mut()
+            .map(|seat| seat.signal.borrow_and_update().assignments);
+        assert_eq!(told, [1, 0]);
     }
 
     #[test]

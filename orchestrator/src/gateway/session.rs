@@ -1,7 +1,12 @@
 //! Session: one connection of one agent, from Hello to Goodbye. One loop, one `select!`; at most one thing of the agent is worked
 //! on at a time, which is the back-pressure; what goes out is in `outgoing`.
 
-use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use sealift_common::{
     digest::Digest,
@@ -38,7 +43,8 @@ use crate::{state::App, status::ApiError};
 
 /// How long an agent may take to say Hello.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(10);
-/// Assignments are looked at this often even when nobody says that they changed; stretched with the fleet.
+/// Assignments of an agent that has some are looked at this often even when nobody says that they changed; stretched with the
+/// fleet. Whether one that has none has some now is asked for the whole fleet at once (`loops/remind.rs`).
 const REFRESH: Duration = Duration::from_secs(10);
 /// Looked at again this soon when the store did not answer.
 const REFRESH_AGAIN: Duration = Duration::from_secs(2);
@@ -63,6 +69,29 @@ pub struct Peer {
 enum Ended {
     ByAgent,
     Told(Farewell),
+}
+
+/// When a session has to do something by itself.
+struct Times {
+    /// Its certificate counts no longer.
+    expiry: Option<Instant>,
+    /// Assignments are to be looked at.
+    refresh: Option<Instant>,
+    /// The agent was silent for too long.
+    silent: Instant,
+}
+
+impl Times {
+    /// The first of them. While something of the agent is worked on nobody listens, so that its silence says nothing.
+    fn next(&self, is_working: bool) -> Instant {
+        let silent = (!is_working).then_some(self.silent);
+        let all = [self.expiry, self.refresh, silent];
+        // The end of the work comes by itself.
+        all.into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(|| Instant::now() + REFRESH)
+    }
 }
 
 /// One connection.
@@ -167,19 +196,36 @@ impl Session {
     ) -> Result<Ended, Status> {
         let shutdown = self.app.shutdown.clone();
         let revoked = self.revoked.clone();
-        let certificate_ends = self.peer.certificate_life.map(|life| Instant::now() + life);
         let mut work: Option<Work> = None;
         let mut full = true;
-        // At once: the first set.
-        let mut refresh_at = Instant::now();
-        let mut silent_at = self.silent_at();
+        let mut times = Times {
+            expiry: self.peer.certificate_life.map(|life| Instant::now() + life),
+            // At once: the first set.
+            refresh: Some(Instant::now()),
+            silent: self.silent_at(),
+        };
+        // One timer for all of them, which is only ever set earlier: a heartbeat, which moves the silence on, does not touch it.
+        let mut alarm = pin!(sleep_until(Instant::now()));
         loop {
-            let expiry = certificate_ends.unwrap_or_else(far);
+            let due = times.next(work.is_some());
+            if due < alarm.deadline() {
+                alarm.as_mut().reset(due);
+            }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(going_down()),
                 () = revoked.cancelled() => return Ok(no_longer_welcome()),
-                () = sleep_until(expiry), if certificate_ends.is_some() => {
-                    return Ok(Ended::Told(Farewell { reason: Reason::CertificateRefused, is_final: false }));
+                () = alarm.as_mut() => {
+                    let now = Instant::now();
+                    if times.expiry.is_some_and(|at| at <= now) {
+                        return Ok(Ended::Told(Farewell { reason: Reason::CertificateRefused, is_final: false }));
+                    }
+                    if times.silent <= now && work.is_none() {
+                        return Err(silent());
+                    }
+                    if times.refresh.is_some_and(|at| at <= now) {
+                        times.refresh = self.refresh(seat, &mut full).await?;
+                    }
+                    alarm.as_mut().reset(times.next(work.is_some()));
                 }
                 changed = seat.signal.changed() => {
                     let signal = *seat.signal.borrow_and_update();
@@ -189,12 +235,11 @@ impl Session {
                     if changed.is_err() {
                         return Ok(going_down());
                     }
-                    refresh_at = self.refresh(seat, &mut full).await?;
+                    times.refresh = self.refresh(seat, &mut full).await?;
                 }
-                () = sleep_until(refresh_at) => refresh_at = self.refresh(seat, &mut full).await?,
                 done = next(&mut work), if work.is_some() => {
                     work = None;
-                    silent_at = self.silent_at();
+                    times.silent = self.silent_at();
                     match done {
                         Ok(done) => self.finish(done)?,
                         Err(refusal) => return Err(self.blame(refusal).await),
@@ -207,7 +252,7 @@ impl Session {
                         Ok(None) => return Ok(Ended::ByAgent),
                         Err(status) => return Err(self.unheard(status).await),
                     };
-                    silent_at = self.silent_at();
+                    times.silent = self.silent_at();
                     seat.heard();
                     match inbound::take(self, message, &key) {
                         Ok(inbound::Taken::Work(next)) => work = Some(next),
@@ -221,31 +266,28 @@ impl Session {
                         }
                         Ok(inbound::Taken::Resync) => {
                             full = true;
-                            refresh_at = self.refresh(seat, &mut full).await?;
+                            times.refresh = self.refresh(seat, &mut full).await?;
                         }
                         Ok(inbound::Taken::Nothing) => {}
                         Err(refusal) => return Err(self.blame(refusal).await),
                     }
                 }
-                () = sleep_until(silent_at), if work.is_none() => {
-                    return Err(silent());
-                }
             }
         }
     }
 
-    /// Tells the agent what changed in its assignments; answers when to look again.
-    async fn refresh(&mut self, seat: &Seat, full: &mut bool) -> Result<Instant, Status> {
+    /// Tells the agent what changed in its assignments; answers when to look again, if that is for this session to do.
+    async fn refresh(&mut self, seat: &Seat, full: &mut bool) -> Result<Option<Instant>, Status> {
         if self.out.is_waiting() {
             // It has not taken what it was told last.
-            return Ok(Instant::now() + REFRESH_AGAIN);
+            return Ok(Some(Instant::now() + REFRESH_AGAIN));
         }
         let tasks = match Box::pin(self.live_tasks()).await {
             Ok(tasks) => tasks,
             Err(error) => {
                 // The agent works on with what it has; we look again soon.
                 tracing::warn!(agent.id = %self.peer.agent, error = %crate::status::Chain(&error), "assignments cannot be read");
-                return Ok(Instant::now() + REFRESH_AGAIN);
+                return Ok(Some(Instant::now() + REFRESH_AGAIN));
             }
         };
         let messages = if std::mem::take(full) {
@@ -261,7 +303,8 @@ impl Session {
         for message in messages {
             self.out.say(Message::Assignments(message))?;
         }
-        Ok(Instant::now() + REFRESH.max(self.interval * 2))
+        let again = Instant::now() + REFRESH.max(self.interval * 2);
+        Ok((!self.tasks.is_empty()).then_some(again))
     }
 
     async fn live_tasks(&self) -> Result<Vec<sealift_store::Task>, sealift_store::StoreError> {
@@ -343,10 +386,6 @@ fn silent() -> Status {
         "it connects again by itself",
     )
     .into()
-}
-
-fn far() -> Instant {
-    Instant::now() + Duration::from_hours(24)
 }
 
 const fn going_down() -> Ended {

@@ -7,13 +7,14 @@ pub mod heartbeats;
 pub mod lease_reaper;
 pub mod maintenance;
 pub mod reconcile;
+pub mod remind;
 pub mod scheduler;
 pub mod supervisor;
 
 use self::driver::Activity;
 use crate::{app::Core, state::App};
 
-/// Starts all of them but the heartbeats' writer. They end with `app.shutdown`.
+/// Starts all of them but those of the sessions: the heartbeats' writer and the reminder. They end with `app.shutdown`.
 pub fn start(app: &App, core: &Core) {
     drive(app, scheduler::Scheduler::new(core.clone(), app.replica));
     drive(app, lease_reaper::LeaseReaper::new(core.clone(), app.replica));

@@ -55,6 +55,9 @@ statements! {
     OF_JOB = { "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 ORDER BY wave, target LIMIT $2" };
     LIVE_OF_AGENT = { with_order!(), "WHERE t.agent_id = $1 AND t.", live!(), " ORDER BY t.id LIMIT $2" };
     COUNT_LIVE_OF_AGENT = { "SELECT COUNT(*) FROM tasks WHERE agent_id = $1 AND ", live!() };
+    AGENTS_WITH_LIVE = {
+        "SELECT DISTINCT agent_id FROM tasks WHERE agent_id > $1 AND ", live!(), " ORDER BY agent_id LIMIT $2"
+    };
     LIVE_ON_TARGET = { with_order!(), "WHERE t.target_id = $1 AND t.", live!() };
     EXPIRED = {
         "SELECT ", columns!(""), " FROM tasks WHERE lease_until IS NOT NULL AND lease_until < $1 ",
@@ -207,6 +210,21 @@ impl Tx {
             .fetch_one(conn)
             .await)?;
         Ok(count(live))
+    }
+
+    /// Agents that have tasks which occupy targets, after one of them, by their identifiers.
+    pub async fn agents_with_live_tasks(
+        &mut self,
+        after: Option<AgentId>,
+        limit: u32,
+    ) -> Result<Vec<AgentId>> {
+        let after = after.map_or(Uuid::nil(), AgentId::uuid);
+        let found: Vec<Uuid> = on!(self, |conn| sqlx::query_scalar(AGENTS_WITH_LIVE)
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)?;
+        Ok(found.into_iter().map(AgentId::from).collect())
     }
 
     /// The task that occupies a target.

@@ -96,6 +96,7 @@ const OPEN: &[(&str, &str)] = &[
     ("jobs::QUEUED_UP_TO", "jobs_queued"),
     ("remedies::OPEN", "one_open_drift"),
     ("remedies::PLACES", "one_open_drift"),
+    ("tasks::AGENTS_WITH_LIVE", "tasks_of_agent"),
     ("tasks::COUNT_LIVE_OF_AGENT", "tasks_of_agent"),
     ("tasks::EXPIRED", "tasks_leased"),
     ("tasks::LIVE_OF_AGENT", "tasks_of_agent"),

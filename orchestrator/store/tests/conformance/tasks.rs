@@ -22,6 +22,7 @@ conformance![
     a_task_carries_the_data_of_its_state,
     leases_end_with_the_states_that_have_none,
     live_tasks_of_revoked_agents_are_found,
+    agents_that_have_something_to_do_are_found_in_pages,
     leases_only_grow,
     a_task_that_returns_has_a_lease_again,
     retries_come_due,
@@ -251,6 +252,26 @@ async fn live_tasks_of_revoked_agents_are_found(world: World) {
     tx.revoke_agent(seed.agent.id, &note("lost", 2)).await.unwrap();
     let found = tx.live_tasks_of_revoked_agents(9).await.unwrap();
     assert_eq!(found.iter().map(|task| task.id).collect::<Vec<_>>(), [live.id]);
+}
+
+async fn agents_that_have_something_to_do_are_found_in_pages(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 2).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    assert!(tx.agents_with_live_tasks(None, 9).await.unwrap().is_empty());
+    let one = seed.assign(&mut tx, &made.tasks[0], at(0)).await.unwrap();
+    seed.assign(&mut tx, &made.tasks[1], at(0)).await.unwrap();
+    assert_eq!(
+        tx.agents_with_live_tasks(None, 9).await.unwrap(),
+        [seed.agent.id],
+        "once"
+    );
+    let after = tx.agents_with_live_tasks(Some(seed.agent.id), 9).await.unwrap();
+    assert!(after.is_empty(), "{after:?}");
+    tx.apply_task_event(&one, &TaskEvent::Succeeded, "x", at(1))
+        .await
+        .unwrap();
+    assert_eq!(tx.agents_with_live_tasks(None, 1).await.unwrap(), [seed.agent.id]);
 }
 
 async fn leases_only_grow(world: World) {
