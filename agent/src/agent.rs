@@ -23,7 +23,7 @@ use crate::{
     enrol,
     host::Host,
     identity::{IdentityError, IdentityStore},
-    program::{Link, ProgramParts, launcher::Launched},
+    program::{Answers, Link, ProgramParts, launcher::Launched},
     work::Feeds,
     workshop::{AgentIdentity, Workshop, WorkshopParts},
 };
@@ -180,6 +180,7 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
             launched,
             link,
             hand_over: hand_over.clone(),
+            ..ProgramParts::default()
         },
         hostname,
         shutdown: work_stop.clone(),
@@ -224,20 +225,21 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
     finish
 }
 
-/// Since when the orchestrator answers, found out from what is told anyway.
+/// How the orchestrator answers, found out from what is told anyway.
 fn linked(notices: Notices) -> (watch::Receiver<Link>, Notices) {
     let (sender, link) = watch::channel(None);
     let told = move |notice| {
         match notice {
             Notice::Answered => {
-                sender.send_if_modified(|since| {
-                    let is_new = since.is_none();
-                    since.get_or_insert_with(Instant::now);
-                    is_new
+                let last = Instant::now();
+                sender.send_modify(|link| {
+                    let since = link.map_or(last, |answers: Answers| answers.since);
+                    *link = Some(Answers { since, last });
                 });
             }
+            // Whatever was answered before counts no more.
             Notice::Connected | Notice::Away => {
-                sender.send_if_modified(|since| since.take().is_some());
+                sender.send_if_modified(|link| link.take().is_some());
             }
             Notice::Ready => {}
         }
@@ -286,6 +288,30 @@ pub fn hostname() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_count_from_the_first_of_a_session() {
+        let (link, notices) = linked(Arc::new(|_: Notice| {}));
+        let begin = Instant::now();
+        let second = Duration::from_secs(1);
+        for notice in [Notice::Ready, Notice::Connected] {
+            notices(notice);
+            assert_eq!(*link.borrow(), None, "connected is not answered");
+        }
+        notices(Notice::Answered);
+        tokio::time::advance(second).await;
+        notices(Notice::Answered);
+        let (since, last) = (begin, begin + second);
+        assert_eq!(*link.borrow(), Some(Answers { since, last }));
+        // A link that breaks starts the count anew.
+        notices(Notice::Away);
+        assert_eq!(*link.borrow(), None);
+        notices(Notice::Connected);
+        tokio::time::advance(second).await;
+        notices(Notice::Answered);
+        let since = begin + 2 * second;
+        assert_eq!(*link.borrow(), Some(Answers { since, last: since }));
+    }
 
     #[test]
     fn only_one_process_may_use_a_state_directory() {

@@ -55,6 +55,8 @@ pub struct UpdateSettings {
     pub publishers: Option<Vec<String>>,
     /// No program before this version. Default: that of the packaged program.
     pub oldest: Option<String>,
+    /// The one target that may exchange the program, `environment/name`. Default: the first that did.
+    pub target: Option<String>,
 }
 
 /// Section `[compose]`. Only the file has it: it belongs to whoever runs the host.
@@ -253,6 +255,7 @@ impl Settings {
             update: UpdateSettings {
                 publishers: self.update.publishers.or(below.update.publishers),
                 oldest: self.update.oldest.or(below.update.oldest),
+                target: self.update.target.or(below.update.target),
             },
         }
     }
@@ -364,8 +367,20 @@ impl UpdateSettings {
         Ok(UpdatePolicy {
             publishers: given.iter().map(read).collect::<Result<_, _>>()?,
             oldest: oldest.map_err(|error| invalid("update.oldest", format!("is no version: {error}")))?,
+            target: self.target.map(|text| target(&text)).transpose()?,
         })
     }
+}
+
+/// Reads `environment/name`.
+fn target(text: &str) -> Result<(Name, Name), ConfigError> {
+    let parts = text.split_once('/');
+    parts
+        .and_then(|(environment, name)| Some((environment.parse().ok()?, name.parse().ok()?)))
+        .ok_or_else(|| ConfigError::Invalid {
+            name: "update.target",
+            problem: "must name an environment and a target: agents/web-1".to_owned(),
+        })
 }
 
 impl PolicySettings {
@@ -542,12 +557,14 @@ mod tests {
         );
         let key = sealift_common::keys::SigningKey::from_seed(&[7; 32]).public();
         let text = format!(
-            "[update]\npublishers = ['{}']\noldest = '1.2.0'",
+            "[update]\npublishers = ['{}']\noldest = '1.2.0'\ntarget = 'agents/web-1'",
             program::publisher_text(&key)
         );
         let update = parse(&text).unwrap().check().unwrap().update;
         assert_eq!(update.publishers, [key]);
         assert_eq!(update.oldest, Some("1.2.0".parse().unwrap()));
+        let target = ("agents".parse().unwrap(), "web-1".parse().unwrap());
+        assert_eq!(update.target, Some(target));
     }
 
     #[test]
@@ -568,6 +585,7 @@ mod tests {
             "[prune]\nkeep_last = 0",
             "[update]\npublishers = ['00']",
             "[update]\noldest = '1'",
+            "[update]\ntarget = 'web-1'",
         ] {
             assert!(parse(text).unwrap().check().is_err(), "{text}");
         }

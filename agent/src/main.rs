@@ -83,6 +83,9 @@ struct LaunchFlags {
     /// Its version.
     #[arg(long, env = launcher::PACKAGED, hide = true)]
     packaged: Option<semver::Version>,
+    /// What kept another program from being started.
+    #[arg(long, env = launcher::PROBLEM, hide = true)]
+    problem: Option<String>,
     /// Process id of the parent that supervises this program.
     #[arg(long, env = launcher::SUPERVISOR, hide = true)]
     supervisor: Option<i32>,
@@ -180,6 +183,7 @@ fn launched(config: &Config, flags: LaunchFlags) -> anyhow::Result<Start> {
             launcher: Some(launcher),
             packaged: flags.packaged.unwrap_or_else(own_version),
             is_supervised: flags.supervisor.is_some(),
+            problem: flags.problem,
             ..Launched::default()
         }));
     }

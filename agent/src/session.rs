@@ -1,22 +1,23 @@
 //! Session: one connection's life. Any failure ends it; `connect` starts the next. Reports go up one batch at a time and again
 //! until they are acknowledged (R9); everything else is said once and said anew in the next session.
 
-use std::{collections::BTreeMap, time::Duration};
+mod batches;
+
+use std::time::Duration;
 
 use prost::Message as _;
 use sealift_common::{
     bounds::{MESSAGE_BYTES, REPORT_BATCH},
     condition::{Condition, ConditionCode},
     error::{DOMAIN, Reason},
-    id::TaskId,
     inventory::{AgentFacts, ClockFacts},
     time::Clock,
 };
 use sealift_proto::{
     agent::v1::{
-        ConnectRequest, Goodbye, Heartbeat, Hello, LogBatch, LogLine, Report, ReportBatch, Resync,
-        ServerTime, TargetFence, Welcome, connect_request::Message as Up, connect_response::Message as Down,
-        gateway_service_client::GatewayServiceClient, report::Event,
+        ConnectRequest, Goodbye, Heartbeat, Hello, ReportBatch, Resync, ServerTime, TargetFence, Welcome,
+        connect_request::Message as Up, connect_response::Message as Down,
+        gateway_service_client::GatewayServiceClient,
     },
     convert::{self, Malformed},
 };
@@ -32,22 +33,24 @@ use tonic_types::StatusExt as _;
 use crate::{
     assignments::{Act, Known, Meaning},
     backoff, clock_offset, kill,
-    work::{Feeds, LogRecord, StateError, Work},
+    work::{Feeds, StateError, Work},
 };
+use batches::{InFlight, LOG_LINES, log_batches};
 
+/// How long the answer to a heartbeat may take while the link itself is on trial.
+const PROOF_ANSWER: Duration = Duration::from_secs(10);
 /// How long the orchestrator may take to answer Hello, or to take what we say.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long a batch of reports may stay unacknowledged before the connection counts as broken.
 const ACKNOWLEDGE: Duration = Duration::from_secs(90);
 /// Most bytes of reports in one batch; a single larger report goes alone.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Most log lines and bytes in one message.
-const LOG_LINES: usize = 256;
-const LOG_BYTES: usize = 512 * 1024;
 /// Messages that wait for the connection.
 const OUTGOING: usize = 8;
 /// How often the orchestrator is asked for its time.
 const CLOCK_EVERY: Duration = Duration::from_mins(5);
+/// The same, and a heartbeat each time, while the link itself is on trial.
+const PROOF_EVERY: Duration = Duration::from_secs(1);
 /// Bounds on what the orchestrator may ask for.
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(10);
 
@@ -190,35 +193,15 @@ struct Stream {
     asked_time: Option<Instant>,
     /// When it is to be asked again.
     ask_time_at: Instant,
+    /// Whether every heartbeat asks for an answer.
+    on_trial: bool,
 }
 
-/// A batch of reports that is not acknowledged yet.
-#[derive(Debug, Clone, Copy)]
-struct InFlight {
-    /// Number of its last report.
-    last: u64,
-    /// Until when it has to be acknowledged.
-    by: Instant,
-    /// Number of its first report that an order was accepted.
-    accepted: Option<u64>,
-    /// Number of its first report that an attempt ended.
-    finished: Option<u64>,
-}
-
-impl InFlight {
-    fn of(reports: &[Report], by: Instant) -> Option<Self> {
-        let first = |wanted: fn(&Event) -> bool| {
-            let mut fitting = reports
-                .iter()
-                .filter(|report| report.event.as_ref().is_some_and(wanted));
-            fitting.next().map(|report| report.number)
-        };
-        Some(Self {
-            last: reports.last()?.number,
-            by,
-            accepted: first(|event| matches!(event, Event::Accepted(_))),
-            finished: first(|event| matches!(event, Event::Finished(_))),
-        })
+impl Stream {
+    /// Until when a question has to be answered; only a link on trial breaks for it.
+    fn answer_by(&self) -> Option<Instant> {
+        let asked = self.asked_time.filter(|_| self.on_trial);
+        asked.map(|asked| asked + PROOF_ANSWER)
     }
 }
 
@@ -228,16 +211,19 @@ impl<W: Work> Session<'_, W> {
         self.memory.welcomed = false;
         let mut tip = self.work.report_tip();
         let mut facts = self.work.facts();
+        let mut proof = self.work.wants_proof();
         let mut stream = match self.open(channel, &mut facts).await? {
             Ok(stream) => stream,
             Err(ended) => return Ok(ended),
         };
         self.work.observe_now();
+        stream.on_trial = *proof.borrow_and_update();
         let mut beat_at = self.next_beat(&stream);
         let mut lines = Vec::with_capacity(LOG_LINES);
         self.pump(&mut stream).await?;
         loop {
             let acknowledge_by = stream.in_flight.map(|batch| batch.by);
+            let answer_by = stream.answer_by();
             tokio::select! {
                 () = self.stop.cancelled() => {
                     close(stream).await;
@@ -275,6 +261,11 @@ impl<W: Work> Session<'_, W> {
                     self.beat(&mut stream, Some(now)).await?;
                     beat_at = self.next_beat(&stream);
                 }
+                changed = proof.changed() => {
+                    changed.map_err(|_| SessionError::Gone)?;
+                    stream.on_trial = *proof.borrow_and_update();
+                    beat_at = self.next_beat(&stream);
+                }
                 Some(seen) = self.feeds.observations.recv() => {
                     send(&stream, Up::Observation((&seen).into())).await?;
                 }
@@ -287,6 +278,9 @@ impl<W: Work> Session<'_, W> {
                 }
                 () = sleep_until(acknowledge_by.unwrap_or_else(Instant::now)), if acknowledge_by.is_some() => {
                     return Err(SessionError::Deadline("acknowledge reports"));
+                }
+                () = sleep_until(answer_by.unwrap_or_else(Instant::now)), if answer_by.is_some() => {
+                    return Err(SessionError::Deadline("answer a heartbeat"));
                 }
             }
         }
@@ -360,6 +354,7 @@ impl<W: Work> Session<'_, W> {
             asked_time: None,
             // With the first heartbeat: connecting took longer than an answer does, so Welcome says little of the clocks.
             ask_time_at: Instant::now(),
+            on_trial: false,
         }))
     }
 
@@ -488,10 +483,11 @@ impl<W: Work> Session<'_, W> {
         Ok(())
     }
 
-    /// Says that the agent is there; now and then with the question what time it is.
+    /// Says that the agent is there; now and then, and always while the link is on trial, with the question what time it is.
     async fn beat(&self, stream: &mut Stream, facts: Option<AgentFacts>) -> Result<(), SessionError> {
         let now = Instant::now();
-        let wants_time = stream.asked_time.is_none() && stream.ask_time_at <= now;
+        let is_time = stream.on_trial || stream.ask_time_at <= now;
+        let wants_time = is_time && stream.asked_time.is_none();
         if wants_time {
             stream.asked_time = Some(now);
             stream.ask_time_at = now + CLOCK_EVERY;
@@ -505,7 +501,12 @@ impl<W: Work> Session<'_, W> {
     }
 
     fn next_beat(&self, stream: &Stream) -> Instant {
-        Instant::now() + backoff::jittered(stream.interval, (self.dice)())
+        let interval = if stream.on_trial {
+            stream.interval.min(PROOF_EVERY)
+        } else {
+            stream.interval
+        };
+        Instant::now() + backoff::jittered(interval, (self.dice)())
     }
 }
 
@@ -547,38 +548,4 @@ fn ended(goodbye: Goodbye) -> Ended {
 fn interval(value: Option<&pbjson_types::Duration>) -> Result<Duration, SessionError> {
     let interval = convert::span("heartbeat_interval", value)?;
     Ok(interval.clamp(*INTERVALS.start(), *INTERVALS.end()))
-}
-
-/// Lines by task and attempt, in bounded messages, each task's in order.
-fn log_batches(lines: impl Iterator<Item = LogRecord>) -> Vec<LogBatch> {
-    let mut open: BTreeMap<(TaskId, u32), (usize, LogBatch)> = BTreeMap::new();
-    let mut batches = Vec::new();
-    for line in lines {
-        let (bytes, batch) = open.entry((line.task_id, line.attempt)).or_insert_with(|| {
-            let batch = LogBatch {
-                task_id: line.task_id.to_string(),
-                attempt: line.attempt,
-                lines: Vec::new(),
-            };
-            (0, batch)
-        });
-        if *bytes + line.text.len() > LOG_BYTES && !batch.lines.is_empty() {
-            let full = LogBatch {
-                lines: std::mem::take(&mut batch.lines),
-                ..batch.clone()
-            };
-            batches.push(full);
-            *bytes = 0;
-        }
-        *bytes += line.text.len();
-        batch.lines.push(LogLine {
-            seq: line.seq,
-            source: line.source,
-            text: line.text,
-            time: Some(convert::timestamp(line.at)),
-            truncated: line.truncated,
-        });
-    }
-    batches.extend(open.into_values().map(|(_, batch)| batch));
-    batches
 }

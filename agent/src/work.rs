@@ -69,6 +69,8 @@ pub trait Work: Send + Sync + 'static {
     fn report_tip(&self) -> watch::Receiver<u64>;
     /// What the agent says about itself.
     fn facts(&self) -> watch::Receiver<AgentFacts>;
+    /// Whether the link itself is on trial: then every heartbeat asks for an answer, and none may stay away.
+    fn wants_proof(&self) -> watch::Receiver<bool>;
     /// Highest fencing token seen on each target.
     fn fences(&self) -> Result<Vec<(TargetId, Fence)>, StateError>;
     /// Observes all targets soon.

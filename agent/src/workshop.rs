@@ -3,11 +3,12 @@
 
 mod carry;
 mod check;
+mod exchange;
 mod identity;
 mod known;
 mod work;
 
-use carry::{capabilities, is_exchange, run_to_end};
+use carry::{capabilities, run_to_end};
 use check::Checked;
 pub use identity::AgentIdentity;
 use known::{Known, look};
@@ -66,6 +67,8 @@ struct ActiveGuard<H> {
 impl<H> Drop for ActiveGuard<H> {
     fn drop(&mut self) {
         lock(&self.shared.active).remove(&self.key);
+        // Whoever should have taken the turn that was kept for it has not.
+        drop(self.shared.program.kept_turn(self.key));
     }
 }
 
@@ -247,13 +250,14 @@ impl<H: Host> Workshop<H> {
             observation_feed: Mutex::new(Some(observation_feed)),
         });
         workshop.note_journal();
-        workshop.note_program();
+        workshop.begin_program(&stored).await;
         facts::refresh(&shared, true).await;
-        workshop.keep_turn(&stored).await;
         for attempt in stored {
+            let key = attempt.key;
             if let Err(error) = workshop.resume(attempt).await {
                 workshop.journal_failed(&error);
             }
+            workshop.release_turn(key);
         }
         parts.tracker.spawn(observe::watch_events(shared.clone()));
         parts.tracker.spawn(prune::run(shared.clone()));
@@ -265,27 +269,6 @@ impl<H: Host> Workshop<H> {
         let failure = self.shared.journal.failure();
         self.shared
             .set_condition(ConditionCode::AgentState, "journal", failure);
-    }
-
-    /// What kept another program from running in this one's place.
-    fn note_program(&self) {
-        let problem = self.shared.program.launched.problem.as_deref();
-        self.shared
-            .set_condition(ConditionCode::AgentState, "program", problem);
-    }
-
-    /// An exchange of the program that is under way goes on before anything else.
-    async fn keep_turn(&self, stored: &[StoredAttempt]) {
-        let under_way = stored.iter().any(|attempt| {
-            check::trusted(&attempt.order).is_ok_and(|order| is_exchange(&order, &attempt.records))
-        });
-        let program = &self.shared.program;
-        // Whether it is on trial can only matter to a program that another one started.
-        let on_trial = program.launched.is_supervised
-            && program.marker().await.is_ok_and(|marker| marker.trial.is_some());
-        if under_way || on_trial {
-            program.keep_turn();
-        }
     }
 
     fn journal_failed(&self, error: &JournalError) {

@@ -260,3 +260,114 @@ fn two_launchers_do_not_start_programs_at_once() {
         "nothing was counted"
     );
 }
+
+/// A disk that takes no lock or no marker is told by a folder in the place of the file: it also stops a test that may do everything.
+fn in_the_way(host: &Host, name: &str) {
+    let path = host.state.path().join("programs").join(name);
+    fs::create_dir_all(path).unwrap();
+}
+
+/// A current program that notes what it is told, and one on trial above it that notes that it was started.
+fn current_and_trial(host: &Host) -> String {
+    let note = host.note();
+    let current = host.install(&format!(
+        "#!/bin/sh\necho \"current: $SEALIFT_AGENT_PROBLEM\" >> {note}\nexit 7\n"
+    ));
+    let trial = host.install(&format!("#!/bin/sh\necho trial >> {note}\nexit 1\n"));
+    let marker = Marker::default().install(current, None).try_out(trial, 500);
+    host.files().set_marker(&marker).unwrap();
+    note
+}
+
+#[test]
+fn r10_without_a_lock_or_a_count_a_good_program_runs_and_says_why() {
+    for (name, wanted) in [
+        ("launch.lock", "nothing can be locked for it"),
+        (".marker.json.new", "its start cannot be counted"),
+    ] {
+        // Nothing was found good yet: the packaged program runs.
+        let host = Host::new();
+        let note = host.note();
+        host.on_trial(&format!("#!/bin/sh\necho trial > {note}\n"));
+        in_the_way(&host, name);
+        let (_, said) = host.run();
+        assert!(said.contains(PACKAGED) && said.contains(wanted), "{name}: {said}");
+        assert!(
+            !Path::new(&note).exists(),
+            "{name}: what cannot be counted is not tried"
+        );
+
+        let host = Host::new();
+        let note = current_and_trial(&host);
+        in_the_way(&host, name);
+        let (output, said) = host.run();
+        assert_eq!(output.status.code(), Some(7), "{name}: {said}");
+        let noted = fs::read_to_string(note).unwrap();
+        assert!(
+            noted.starts_with("current: ") && noted.contains(wanted),
+            "{name}: {noted}"
+        );
+        assert_eq!(host.marker().trial.map(|trial| trial.boots), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn r10_a_trial_whose_end_cannot_be_written_down_ends_with_a_good_program_all_the_same() {
+    let host = Host::new();
+    let way = host.state.path().join("programs/.marker.json.new");
+    let trial = host.install(&format!("#!/bin/sh\nmkdir {}\nexec sleep 600\n", way.display()));
+    let note = host.note();
+    let current = host.install(&format!(
+        "#!/bin/sh\necho \"$SEALIFT_AGENT_PROBLEM\" >> {note}\nexit 7\n"
+    ));
+    let marker = Marker::default().install(current, None).try_out(trial, 500);
+    host.files().set_marker(&marker).unwrap();
+    let (output, said) = host.run();
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert!(
+        fs::read_to_string(note)
+            .unwrap()
+            .contains("cannot be written down")
+    );
+}
+
+#[test]
+fn r10_a_superseded_program_does_not_come_back_when_a_trial_cannot_be_counted() {
+    let host = Host::new();
+    let note = current_and_trial(&host);
+    // Older than the package, which has changed since.
+    let mut marker = host.marker();
+    let current = marker.current.as_mut().unwrap();
+    current.version = semver::Version::new(0, 0, 0);
+    marker.packaged = Some(Digest::of(b"an older package"));
+    host.files().set_marker(&marker).unwrap();
+    in_the_way(&host, ".marker.json.new");
+    let (_, said) = host.run();
+    assert!(said.contains(PACKAGED), "{said}");
+    assert!(!Path::new(&note).exists(), "{said}");
+}
+
+#[test]
+fn a_marker_that_cannot_be_read_is_put_aside_once() {
+    let host = Host::new();
+    host.files().make().unwrap();
+    let folder = host.state.path().join("programs");
+    for text in ["{", "3"] {
+        fs::write(folder.join("marker.json"), text).unwrap();
+        let (_, said) = host.run();
+        assert!(
+            said.contains(PACKAGED) && said.contains("was put aside as"),
+            "{said}"
+        );
+        assert_eq!(
+            fs::read_to_string(folder.join("marker.unreadable.json")).unwrap(),
+            text
+        );
+        assert!(!host.files().has_marker());
+        let (_, said) = host.run();
+        assert!(
+            !said.contains("put aside"),
+            "the next start is as the first ever was: {said}"
+        );
+    }
+}

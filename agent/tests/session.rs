@@ -84,6 +84,7 @@ struct Desk {
     next: Mutex<u64>,
     tip: watch::Sender<u64>,
     facts: watch::Sender<AgentFacts>,
+    proof: watch::Sender<bool>,
     told: Mutex<Vec<String>>,
 }
 
@@ -95,6 +96,7 @@ impl Desk {
             next: Mutex::new(next),
             tip: watch::Sender::new(next),
             facts: watch::Sender::new(AgentFacts::default()),
+            proof: watch::Sender::new(false),
             told: Mutex::default(),
         })
     }
@@ -168,6 +170,9 @@ impl Work for Desk {
     }
     fn facts(&self) -> watch::Receiver<AgentFacts> {
         self.facts.subscribe()
+    }
+    fn wants_proof(&self) -> watch::Receiver<bool> {
+        self.proof.subscribe()
     }
     fn fences(&self) -> Result<Vec<(TargetId, Fence)>, StateError> {
         Ok(Vec::new())
@@ -361,6 +366,34 @@ async fn a_clock_that_is_wrong_is_measured_and_told_once() {
             within(session).await.unwrap().0,
             Err(SessionError::Protocol(_))
         ));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn r15_every_heartbeat_asks_while_the_link_is_on_trial_and_silence_breaks_it() {
+    local(async {
+        let mut stage = Stage::new(1..1).await;
+        let session = stage.start();
+        let (mut up, down) = stage.welcome(0).await;
+        // The heartbeats that were agreed upon are a minute apart.
+        stage.desk.proof.send_replace(true);
+        for _ in 0..2 {
+            let Up::Heartbeat(beat) = next(&mut up).await else {
+                panic!("no heartbeat")
+            };
+            assert!(beat.wants_time, "every one asks");
+            let time = Some(sealift_proto::convert::timestamp(stage.clock.now()));
+            say(&down, Down::ServerTime(ServerTime { time })).await;
+        }
+        let Up::Heartbeat(beat) = next(&mut up).await else {
+            panic!("no heartbeat")
+        };
+        assert!(beat.wants_time);
+        // From here on nobody answers.
+        tokio::time::pause();
+        let (ended, _) = within(session).await.unwrap();
+        assert!(matches!(ended, Err(SessionError::Deadline("answer a heartbeat"))));
     })
     .await;
 }

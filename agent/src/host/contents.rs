@@ -12,7 +12,7 @@ use crate::labels::Labels;
 pub struct CopyOut {
     /// Where it is in the image.
     pub path: String,
-    /// Where it goes; what is there is replaced. Only the agent may read it.
+    /// Where it goes; what is there is replaced, and nothing stays there when it cannot be copied. Only the agent may read it.
     pub to: PathBuf,
     /// A larger one is an error.
     pub most_bytes: u64,

@@ -141,6 +141,16 @@ pub struct StoredAttempt {
     pub records: Vec<Record>,
 }
 
+impl StoredAttempt {
+    /// Whether it has come to its end, cleaned up after or not.
+    pub fn is_over(&self) -> bool {
+        matches!(
+            AttemptState::fold(&self.records).phase,
+            Phase::Ended(_) | Phase::Done
+        )
+    }
+}
+
 /// One thing to write.
 #[derive(Debug, Clone)]
 pub enum Write {

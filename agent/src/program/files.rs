@@ -17,6 +17,8 @@ use crate::{identity::files::replace, stickers::sync_folder};
 pub const FOLDER: &str = "programs";
 /// The marker in it.
 const MARKER: &str = "marker.json";
+/// A marker that could not be read, kept for people; at most one.
+const UNREADABLE: &str = "marker.unreadable.json";
 /// What whoever starts programs holds while one is on trial.
 const LOCK: &str = "launch.lock";
 /// A program on its way in, and its signature.
@@ -56,7 +58,20 @@ impl Files {
         };
         let mut bytes = Vec::new();
         file.take(MARKER_BYTES).read_to_end(&mut bytes)?;
-        serde_json::from_slice(&bytes).map_err(io::Error::other)
+        serde_json::from_slice(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// Puts a marker that cannot be read out of the way, so that the empty one counts; gives where it is now. The one that was put
+    /// there before is replaced.
+    pub fn set_marker_aside(&self) -> io::Result<PathBuf> {
+        let to = self.folder.join(UNREADABLE);
+        match fs::rename(self.folder.join(MARKER), &to) {
+            // Somebody has taken it away meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+        sync_folder(&self.folder)?;
+        Ok(to)
     }
 
     /// Replaces the marker. From then on it counts, whatever happens.
@@ -194,7 +209,14 @@ mod tests {
         let marker = Marker::default().try_out(super::super::marker::tests::installed(1, "1.0.0"), 5);
         files.set_marker(&marker).unwrap();
         assert_eq!(files.marker().unwrap(), marker);
-        fs::write(state.path().join(FOLDER).join(MARKER), "{").unwrap();
-        assert!(files.marker().is_err());
+        for text in ["{", "}"] {
+            fs::write(state.path().join(FOLDER).join(MARKER), text).unwrap();
+            let error = files.marker().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            let aside = files.set_marker_aside().unwrap();
+            assert_eq!(files.marker().unwrap(), Marker::default());
+            assert_eq!(fs::read_to_string(aside).unwrap(), text, "the newest is kept");
+        }
+        assert_eq!(fs::read_dir(state.path().join(FOLDER)).unwrap().count(), 1);
     }
 }

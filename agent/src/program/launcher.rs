@@ -32,6 +32,8 @@ pub const HAND_OVER: u8 = 86;
 pub const LAUNCHER: &str = "SEALIFT_AGENT_LAUNCHER";
 /// Tells a started program the version of the packaged one.
 pub const PACKAGED: &str = "SEALIFT_AGENT_PACKAGED";
+/// Tells a started program what kept another from being started in its place.
+pub const PROBLEM: &str = "SEALIFT_AGENT_PROBLEM";
 /// Tells a started program that its parent, which has this process id, supervises it.
 pub const SUPERVISOR: &str = "SEALIFT_AGENT_SUPERVISOR";
 
@@ -45,6 +47,8 @@ const STOPPING: Duration = Duration::from_secs(45);
 const LOOK: Duration = Duration::from_millis(500);
 /// Wait before the second start of a program on trial; doubled before the third.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often a marker that the disk does not give is asked for before it is put aside.
+const MARKER_TRIES: u32 = 3;
 /// How long another launcher may take to be gone.
 const CLAIM: Duration = Duration::from_secs(10);
 
@@ -94,7 +98,7 @@ impl Launched {
         };
         let mut command = std::process::Command::new(launcher);
         command.args(arguments);
-        for name in [LAUNCHER, PACKAGED, SUPERVISOR] {
+        for name in [LAUNCHER, PACKAGED, PROBLEM, SUPERVISOR] {
             command.env_remove(name);
         }
         Err(command.exec())
@@ -127,48 +131,111 @@ pub struct Launcher<'a> {
 }
 
 enum Next {
+    /// Look at the marker again.
     Again,
+    /// What was started has ended, and so does this process.
     Ended(u8),
+    /// The trial cannot go on, and that cannot be written down: this is why.
+    NoTrial(String),
 }
 
 impl Launcher<'_> {
-    /// Starts what is to run. Comes back when that is this process, or has ended.
+    /// Starts what is to run. Comes back when that is this process, or has ended. Whatever is wrong with the disk, something runs: what
+    /// cannot be locked or counted is not tried, and then a program that was found good runs, or the packaged one.
     pub async fn launch(&self) -> Start {
         let mut claim: Option<File> = None;
         loop {
-            let marker = match self.files.marker() {
+            let marker = match self.marker().await {
                 Ok(marker) => marker,
-                Err(error) => return self.here(Some(format!("the marker cannot be read: {error}"))),
+                Err(error) => return self.here(Some(self.without_marker(&error))),
             };
             if marker.trial.is_some() && claim.is_none() {
-                claim = match self.claim().await {
-                    Ok(claim) => Some(claim),
-                    Err(error) => {
-                        tracing::error!(%error, "another process is starting this agent's programs");
+                match self.claim().await {
+                    Ok(Some(taken)) => claim = Some(taken),
+                    Ok(None) => {
+                        tracing::error!("another process is starting this agent's programs");
                         return Start::Ended(1);
                     }
-                };
+                    Err(error) => {
+                        return self.without_trial(marker, &format!("nothing can be locked for it: {error}"));
+                    }
+                }
                 continue;
             }
-            let superseded = is_superseded(&marker, &self.version, || self.own_digest());
-            let (next, choice) = marker.clone().next_start(superseded);
-            // What cannot be counted is not tried.
-            let counted = next == marker || self.keep(&next);
+            let (next, choice) = marker.clone().next_start(self.is_superseded(&marker));
             if next != marker {
+                // What cannot be counted is not tried.
+                if let Err(error) = self.files.set_marker(&next) {
+                    return self.without_trial(marker, &format!("its start cannot be counted: {error}"));
+                }
                 kill::at("launch_counted");
             }
-            let choice = match (choice, counted) {
-                (Choice::Try(_), false) => marker.current.map_or(Choice::Packaged, Choice::Current),
-                (choice, _) => choice,
+            let next = match choice {
+                Choice::Try(trial) => self.supervise(trial).await,
+                Choice::Packaged | Choice::Current(_) => return self.settled(choice, None),
             };
-            match choice {
-                Choice::Packaged => return self.here(None),
-                Choice::Current(installed) => return self.here(Some(self.become_program(&installed))),
-                Choice::Try(trial) => match self.supervise(trial).await {
-                    Next::Again => {}
-                    Next::Ended(code) => return Start::Ended(code),
-                },
+            match next {
+                Next::Again => {}
+                Next::Ended(code) => return Start::Ended(code),
+                Next::NoTrial(problem) => {
+                    // It may have changed meanwhile, but a trial is not begun any more.
+                    let now = self.files.marker().unwrap_or(marker);
+                    return self.without_trial(now, &problem);
+                }
             }
+        }
+    }
+
+    /// The marker. What is no marker will never be one; anything else may be over in a moment.
+    async fn marker(&self) -> io::Result<Marker> {
+        for _ in 0..MARKER_TRIES {
+            match self.files.marker() {
+                Err(error) if error.kind() != io::ErrorKind::InvalidData => sleep(LOOK).await,
+                read => return read,
+            }
+        }
+        self.files.marker()
+    }
+
+    /// Starts what runs when nothing is on trial, and says what kept the trial from going on.
+    fn without_trial(&self, marker: Marker, problem: &str) -> Start {
+        let what = marker.trial.as_ref().map_or_else(
+            || "a new program".to_owned(),
+            |trial| format!("new program {}", trial.installed.program.short()),
+        );
+        let problem = format!("{what} is not tried: {problem}");
+        tracing::error!(
+            problem,
+            "a program that was found good runs in place of a new one"
+        );
+        let settled = Marker {
+            trial: None,
+            ..marker
+        };
+        let superseded = self.is_superseded(&settled);
+        self.settled(settled.next_start(superseded).1, Some(problem))
+    }
+
+    /// Starts a program that needs no trial. With a `problem`, it says so.
+    fn settled(&self, choice: Choice, problem: Option<String>) -> Start {
+        let Choice::Current(installed) = choice else {
+            return self.here(problem);
+        };
+        let failed = self.become_program(&installed, problem.as_deref());
+        self.here(Some(match problem {
+            Some(problem) => format!("{problem}; {failed}"),
+            None => failed,
+        }))
+    }
+
+    /// A marker that cannot be read must not be in the way for ever: it is put aside, and the packaged program runs. Gives what to say.
+    fn without_marker(&self, error: &io::Error) -> String {
+        match self.files.set_marker_aside() {
+            Ok(aside) => format!(
+                "the marker could not be read ({error}) and was put aside as {}",
+                aside.display()
+            ),
+            Err(moving) => format!("the marker cannot be read ({error}) nor be put aside: {moving}"),
         }
     }
 
@@ -185,33 +252,28 @@ impl Launcher<'_> {
         })
     }
 
+    fn is_superseded(&self, marker: &Marker) -> bool {
+        is_superseded(marker, &self.version, || self.own_digest())
+    }
+
     fn own_digest(&self) -> Option<Digest> {
         files::digest_of(&self.program).ok().map(|(digest, _)| digest)
     }
 
-    fn keep(&self, marker: &Marker) -> bool {
-        let kept = self.files.set_marker(marker);
-        if let Err(error) = &kept {
-            tracing::error!(%error, "the marker cannot be written");
-        }
-        kept.is_ok()
-    }
-
-    async fn claim(&self) -> io::Result<File> {
+    /// The right to start programs; `None` when another process keeps it.
+    async fn claim(&self) -> io::Result<Option<File>> {
         let give_up = Instant::now() + CLAIM;
         loop {
-            if let Some(claim) = self.files.claim()? {
+            let claim = self.files.claim()?;
+            if claim.is_some() || Instant::now() >= give_up || self.stop.is_cancelled() {
                 return Ok(claim);
-            }
-            if Instant::now() >= give_up || self.stop.is_cancelled() {
-                return Err(io::Error::from(io::ErrorKind::WouldBlock));
             }
             sleep(LOOK / 5).await;
         }
     }
 
     /// Lets a program that was found good take this process over. Comes back only with what is wrong with it.
-    fn become_program(&self, installed: &Installed) -> String {
+    fn become_program(&self, installed: &Installed, problem: Option<&str>) -> String {
         let named = |problem: String| {
             format!(
                 "program {} (version {}) {problem}",
@@ -229,7 +291,9 @@ impl Launcher<'_> {
             .args(&self.arguments)
             .env(LAUNCHER, &self.program)
             .env(PACKAGED, self.version.to_string())
-            .env_remove(SUPERVISOR);
+            .env_remove(PROBLEM)
+            .env_remove(SUPERVISOR)
+            .envs(problem.map(|problem| (PROBLEM, problem)));
         named(format!("cannot be started: {}", command.exec()))
     }
 
@@ -259,6 +323,7 @@ impl Launcher<'_> {
             .env(LAUNCHER, &self.program)
             .env(PACKAGED, self.version.to_string())
             .env(SUPERVISOR, std::process::id().to_string())
+            .env_remove(PROBLEM)
             // It speaks to systemd itself.
             .env_remove("WATCHDOG_PID")
             .kill_on_drop(true);
@@ -343,13 +408,16 @@ impl Launcher<'_> {
         }
         tracing::error!(detail, "the new program is given up; the one before runs again");
         kill::at("given_up.before");
-        let kept = self
+        let given_up = self
             .files
             .marker()
-            .is_ok_and(|marker| self.keep(&marker.give_up(why, detail)));
+            .and_then(|marker| self.files.set_marker(&marker.give_up(why, detail)));
         kill::at("given_up");
-        // Without the marker the next start counts once more, which is bounded too.
-        if kept { Next::Again } else { Next::Ended(1) }
+        match given_up {
+            Ok(()) => Next::Again,
+            // The next start counts once more, which is bounded too.
+            Err(error) => Next::NoTrial(format!("{detail}, which cannot be written down: {error}")),
+        }
     }
 }
 

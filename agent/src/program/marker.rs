@@ -4,6 +4,8 @@
 //! Two programs of different age read it: the launcher, which is the packaged one, and the one that it started. So its format never
 //! changes: fields may be added, none may come to mean something else, and unknown ones are passed over.
 
+use std::collections::BTreeSet;
+
 use sealift_common::{digest::Digest, id::TaskId, manifest::PinnedImage};
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -91,6 +93,9 @@ pub struct Marker {
     /// The packaged program at the time when the current one was found good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packaged: Option<Digest>,
+    /// The packaged program at the time when the previous one was found good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_packaged: Option<Digest>,
     /// The one on trial.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
@@ -187,6 +192,7 @@ impl Marker {
     pub fn install(mut self, installed: Installed, packaged: Option<Digest>) -> Self {
         Self {
             previous: self.current.take(),
+            previous_packaged: self.packaged.take(),
             current: Some(installed),
             packaged,
             trial: None,
@@ -213,6 +219,8 @@ impl Marker {
                     self.returned = Some(returned(&current, Why::Withdrawn, detail));
                 }
                 self.current = self.previous.take();
+                // What a package had superseded before stays superseded.
+                self.packaged = self.previous_packaged.take();
                 self
             }
             Stand::Untouched | Stand::Returned(_) => self,
@@ -234,6 +242,33 @@ impl Marker {
             }
             _ => Stand::Untouched,
         }
+    }
+
+    /// The program that a launcher starts next, if it starts what these attempts brought as little as it did before. `packaged` is the
+    /// packaged program.
+    pub fn chosen(&self, superseded: bool, packaged: Digest, passed_over: &BTreeSet<AttemptKey>) -> Digest {
+        let trial = self.trial.as_ref().filter(|trial| trial.boots < MOST_BOOTS);
+        let current = self.current.as_ref().filter(|_| !superseded);
+        trial
+            .map(|trial| &trial.installed)
+            .into_iter()
+            .chain(current)
+            .find(|installed| !passed_over.contains(&installed.key()))
+            .map_or(packaged, |installed| installed.program)
+    }
+
+    /// What the launcher did not start although the marker named it, told by a process that it started instead: the attempts that
+    /// brought it. `supervised` is a process whose launcher stays beside it.
+    pub fn passed_over(&self, superseded: bool, running: Digest, supervised: bool) -> BTreeSet<AttemptKey> {
+        let trial = self.trial.as_ref().map(|trial| &trial.installed);
+        if supervised && trial.is_none_or(|trial| trial.program == running) {
+            return BTreeSet::new();
+        }
+        let current = self
+            .current
+            .as_ref()
+            .filter(|current| !superseded && current.program != running);
+        trial.into_iter().chain(current).map(Installed::key).collect()
     }
 
     /// What is known of a program by its digest.
@@ -346,6 +381,55 @@ pub(crate) mod tests {
             unreachable!("nothing is hashed for it")
         }));
         assert_eq!(marker.next_start(true).1, Choice::Packaged);
+    }
+
+    #[test]
+    fn what_a_package_superseded_stays_superseded_after_an_exchange_that_went_back() {
+        let newer = Digest::of(b"newer package");
+        let is_old = |marker: &Marker| is_superseded(marker, &Version::new(1, 5, 0), || Some(newer));
+        let before = after_update();
+        assert!(is_old(&before));
+        let key = installed(2, "1.6.0").key();
+        let trial = before.clone().try_out(installed(2, "1.6.0"), 1);
+        assert!(is_old(&trial.clone().give_up(Why::Died, "died")));
+        let good = trial.confirm(Some(newer));
+        assert!(!is_old(&good));
+        let back = good.withdraw(key, "stopped");
+        assert_eq!(
+            (&back.current, &back.packaged),
+            (&before.current, &before.packaged)
+        );
+        assert!(
+            is_old(&back),
+            "the packaged program runs, not the one that it had superseded"
+        );
+        assert_eq!(back.next_start(true).1, Choice::Packaged);
+    }
+
+    #[test]
+    fn what_a_launcher_did_not_start_is_not_chosen_again() {
+        let packaged = Digest::of(b"packaged");
+        let marker = after_update().try_out(installed(2, "1.2.0"), 1);
+        let (current, trial) = (installed(1, "1.1.0"), installed(2, "1.2.0"));
+        let nothing = BTreeSet::new();
+        assert_eq!(marker.chosen(false, packaged, &nothing), trial.program);
+        // The one on trial runs: nothing was passed over.
+        assert_eq!(marker.passed_over(false, trial.program, true), nothing);
+        // The current one runs, so the one on trial was not started.
+        let passed = marker.passed_over(false, current.program, false);
+        assert_eq!(passed, [trial.key()].into());
+        assert_eq!(marker.chosen(false, packaged, &passed), current.program);
+        // Neither was.
+        let passed = marker.passed_over(false, packaged, false);
+        assert_eq!(passed, [trial.key(), current.key()].into());
+        assert_eq!(marker.chosen(false, packaged, &passed), packaged);
+        // The same program brought once more has a chance of its own.
+        let again = marker.try_out(installed(3, "1.2.0"), 1);
+        assert_eq!(again.chosen(false, packaged, &passed), trial.program);
+        // Superseded is not passed over, and neither is chosen.
+        let superseded = after_update();
+        assert_eq!(superseded.passed_over(true, packaged, false), nothing);
+        assert_eq!(superseded.chosen(true, packaged, &nothing), packaged);
     }
 
     #[test]

@@ -5,9 +5,14 @@ pub mod files;
 pub mod launcher;
 pub mod marker;
 
-use std::{io, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
-use sealift_common::{digest::Digest, keys::PublicKey, program};
+use sealift_common::{digest::Digest, keys::PublicKey, name::Name, program};
 use semver::Version;
 use tokio::{
     sync::{OnceCell, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch},
@@ -17,11 +22,25 @@ use tokio_util::sync::CancellationToken;
 
 use files::Files;
 use launcher::Launched;
-use marker::{Installed, Marker};
+use marker::{Installed, Marker, is_superseded};
 
-/// Since when the orchestrator answers without a break: the agent is connected, welcomed, and had a heartbeat answered. `None` while it
-/// does not.
-pub type Link = Option<Instant>;
+use crate::journal::AttemptKey;
+
+/// What stays free on the disk of the agent's state when a program comes in: journal, logs and markers still have to be written.
+const RESERVE: u64 = 16 * 1024 * 1024;
+
+/// What the orchestrator has answered in this session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answers {
+    /// When it answered a heartbeat for the first time.
+    pub since: Instant,
+    /// When it did for the last time.
+    pub last: Instant,
+}
+
+/// The orchestrator's answers without a break: the agent is connected, welcomed, and had a heartbeat answered. `None` while it
+/// does not answer; a session that ends is a break.
+pub type Link = Option<Answers>;
 
 /// What the host's owner allows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,6 +49,8 @@ pub struct UpdatePolicy {
     pub publishers: Vec<PublicKey>,
     /// No program before this one; `None` is the packaged one.
     pub oldest: Option<Version>,
+    /// Environment and name of the one target that may exchange the program; `None` is the first that did.
+    pub target: Option<(Name, Name)>,
 }
 
 /// What the program's part of a workshop is made of.
@@ -43,6 +64,8 @@ pub struct ProgramParts {
     pub link: watch::Receiver<Link>,
     /// Cancelled when the process is to hand over to whatever the marker says.
     pub hand_over: CancellationToken,
+    /// Bytes that stay free on the disk of the agent's state when a program comes in.
+    pub reserve: u64,
 }
 
 impl Default for ProgramParts {
@@ -53,8 +76,20 @@ impl Default for ProgramParts {
             launched: Launched::default(),
             link: watch::Sender::new(None).subscribe(),
             hand_over: CancellationToken::new(),
+            reserve: RESERVE,
         }
     }
+}
+
+/// What is seen of the agent's programs.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// What this process runs.
+    pub(crate) running: Digest,
+    /// The marker as it is now.
+    pub(crate) marker: Marker,
+    /// What a launcher would start now.
+    pub(crate) chosen: Digest,
 }
 
 /// The agent's program, shared.
@@ -64,11 +99,16 @@ pub(crate) struct Program {
     pub(crate) policy: UpdatePolicy,
     pub(crate) launched: Launched,
     pub(crate) link: watch::Receiver<Link>,
+    pub(crate) reserve: u64,
     hand_over: CancellationToken,
+    /// Whether a runner waits for the proof that the orchestrator answers all the time.
+    wants_proof: watch::Sender<bool>,
+    /// What the launcher did not start, and this process instead.
+    passed_over: OnceLock<BTreeSet<AttemptKey>>,
     /// Held for reading by whoever deploys something else, for writing by whoever exchanges the program.
     turn: Arc<RwLock<()>>,
-    /// The turn of an exchange that was under way when this process started.
-    kept: std::sync::Mutex<Option<OwnedRwLockWriteGuard<()>>>,
+    /// The turn of an exchange that was under way when this process started, and which that is.
+    kept: Mutex<Option<(AttemptKey, OwnedRwLockWriteGuard<()>)>>,
     running: OnceCell<Digest>,
 }
 
@@ -80,8 +120,11 @@ impl Program {
             launched: parts.launched,
             link: parts.link,
             hand_over: parts.hand_over,
+            reserve: parts.reserve,
+            wants_proof: watch::Sender::new(false),
+            passed_over: OnceLock::new(),
             turn: Arc::default(),
-            kept: std::sync::Mutex::default(),
+            kept: Mutex::default(),
             running: OnceCell::new(),
         }
     }
@@ -131,6 +174,52 @@ impl Program {
         aside(move || files.set_marker(&marker)).await
     }
 
+    /// Puts a marker that cannot be read aside; gives where it is now.
+    pub(crate) async fn set_marker_aside(&self) -> io::Result<PathBuf> {
+        let files = self.files.clone();
+        aside(move || files.set_marker_aside()).await
+    }
+
+    /// Drops what an earlier process left of a program on its way in, and finds out what the launcher passed over to start this one.
+    /// Before anything else is done.
+    pub(crate) async fn begin(&self) -> io::Result<()> {
+        let files = self.files.clone();
+        let dropped = aside(move || files.drop_incoming()).await;
+        let marker = self.marker().await?;
+        // Most agents never exchange their program, and then nothing has to be read for it.
+        if marker.trial.is_some() || marker.current.is_some() {
+            let running = self.running().await?;
+            let superseded = self.is_superseded(&marker).await;
+            let passed_over = marker.passed_over(superseded, running, self.launched.is_supervised);
+            self.passed_over.get_or_init(|| passed_over);
+        }
+        dropped
+    }
+
+    /// Whether the packaged program takes over from the current one.
+    async fn is_superseded(&self, marker: &Marker) -> bool {
+        let packaged = self.packaged().await;
+        is_superseded(marker, &self.launched.packaged, || packaged)
+    }
+
+    /// What runs, what the marker says, and what follows from it.
+    pub(crate) async fn look(&self) -> io::Result<Seen> {
+        let running = self.running().await?;
+        let marker = self.marker().await?;
+        let superseded = self.is_superseded(&marker).await;
+        // A packaged program that cannot be read cannot be started either.
+        let packaged = self.packaged().await.unwrap_or(running);
+        let chosen = match self.passed_over.get() {
+            Some(passed_over) => marker.chosen(superseded, packaged, passed_over),
+            None => marker.chosen(superseded, packaged, &BTreeSet::new()),
+        };
+        Ok(Seen {
+            running,
+            marker,
+            chosen,
+        })
+    }
+
     /// What runs: its digest, and what is known of it when it is not the packaged program.
     pub(crate) async fn seen(&self) -> io::Result<(Digest, Option<Installed>)> {
         let running = self.running().await?;
@@ -143,22 +232,35 @@ impl Program {
         self.hand_over.cancel();
     }
 
-    /// Keeps everybody else from beginning anything until the exchange that is under way has its turn. At the start, when nobody
-    /// holds it yet.
-    pub(crate) fn keep_turn(&self) {
-        let turn = self.turn.clone().try_write_owned().ok();
-        *self
-            .kept
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = turn;
+    /// Asks for the proof that the orchestrator answers all the time, for as long as the value lives.
+    pub(crate) fn ask_for_proof(&self) -> ProofAsked<'_> {
+        self.wants_proof.send_replace(true);
+        ProofAsked(&self.wants_proof)
     }
 
-    /// The turn that was kept for an exchange.
-    pub(crate) fn kept_turn(&self) -> Option<OwnedRwLockWriteGuard<()>> {
-        self.kept
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take()
+    /// Whether that proof is asked for.
+    pub(crate) fn wants_proof(&self) -> watch::Receiver<bool> {
+        self.wants_proof.subscribe()
+    }
+
+    /// Keeps everybody else from beginning anything until the exchange that is under way has its turn. At the start, when nobody
+    /// holds it yet.
+    pub(crate) fn keep_turn(&self, exchange: AttemptKey) {
+        if let Ok(turn) = self.turn.clone().try_write_owned() {
+            *self.kept() = Some((exchange, turn));
+        }
+    }
+
+    /// The turn that was kept for this exchange. Whoever ends without having gone on with it takes it too, so that nothing waits for
+    /// a turn that nobody has.
+    pub(crate) fn kept_turn(&self, exchange: AttemptKey) -> Option<OwnedRwLockWriteGuard<()>> {
+        let mut kept = self.kept();
+        kept.take_if(|(whose, _)| *whose == exchange)
+            .map(|(_, turn)| turn)
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<(AttemptKey, OwnedRwLockWriteGuard<()>)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The turn to exchange the program: nothing else is under way, and nothing begins. Whoever comes after waits from now on.
@@ -172,8 +274,54 @@ impl Program {
     }
 }
 
+/// The proof that the orchestrator answers all the time is asked for while this lives.
+#[derive(Debug)]
+pub(crate) struct ProofAsked<'a>(&'a watch::Sender<bool>);
+
+impl Drop for ProofAsked<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
+}
+
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::samples;
+
+    #[tokio::test]
+    async fn a_kept_turn_is_for_its_exchange_and_whoever_takes_it_gives_it_back() {
+        let state = tempfile::tempdir().unwrap();
+        let program = Program::new(Files::new(state.path()), ProgramParts::default());
+        let (ours, other) = (samples::key(1), samples::key(2));
+        program.keep_turn(ours);
+        program.keep_turn(other);
+        assert!(program.share().now_or_never().is_none(), "nothing else begins");
+        assert!(program.kept_turn(other).is_none(), "the first keeps it");
+        let turn = program.kept_turn(ours).unwrap();
+        assert!(program.kept_turn(ours).is_none());
+        assert!(program.share().now_or_never().is_none());
+        drop(turn);
+        assert!(program.share().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_proof_is_asked_for_only_while_somebody_waits_for_it() {
+        let state = tempfile::tempdir().unwrap();
+        let program = Program::new(Files::new(state.path()), ProgramParts::default());
+        let wanted = program.wants_proof();
+        assert!(!*wanted.borrow());
+        let asked = program.ask_for_proof();
+        assert!(*wanted.borrow());
+        drop(asked);
+        assert!(!*wanted.borrow());
+    }
 }

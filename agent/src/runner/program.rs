@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use sealift_common::{
     agent_manifest::AgentManifest,
+    condition::ConditionCode,
     digest::Digest,
     failure::{Failure, FailureCode},
     manifest::PinnedImage,
@@ -25,7 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{FIRST_PAUSE, FORWARD_PATIENCE, LONGEST_PAUSE, RESTORE_TRIES, Trouble, internal};
+use super::{FIRST_PAUSE, FORWARD_PATIENCE, RESTORE_TRIES, Trouble, internal};
 use crate::{
     host::Host,
     journal::{AttemptKey, AttemptState, Cause, JournalError, Phase, Record, ReportDraft, Write, steps},
@@ -52,6 +53,10 @@ pub(crate) struct ProgramRunner<H: Host> {
     stop: CancellationToken,
     log: AttemptLog,
     healthy_until: Option<Instant>,
+    /// Whether this process is asked to hand over.
+    handing_over: bool,
+    /// How often looking failed in a row.
+    failed_looks: u32,
     restore_failure: Option<Failure>,
     tries: BTreeMap<String, u32>,
 }
@@ -79,12 +84,17 @@ impl<H: Host> ProgramRunner<H> {
                 running: Digest::of(b""),
                 stand: Stand::Untouched,
                 named: None,
+                chosen: Digest::of(b""),
+                problem: shared.program.launched.problem.clone(),
+                stuck: false,
             },
             looked: false,
             installed: None,
             turn: None,
             stop,
             healthy_until: None,
+            handing_over: false,
+            failed_looks: 0,
             restore_failure: None,
             tries: BTreeMap::new(),
             shared,
@@ -111,7 +121,7 @@ impl<H: Host> ProgramRunner<H> {
     pub(crate) async fn run(mut self) -> Result<(), JournalError> {
         let shutdown = self.shared.shutdown.clone();
         let stop = self.stop.clone();
-        self.turn = self.shared.program.kept_turn();
+        self.turn = self.shared.program.kept_turn(self.key);
         self.world.turn = self.turn.is_some();
         while !shutdown.is_cancelled() && self.state.phase != Phase::Done {
             if !self.looked {
@@ -135,23 +145,25 @@ impl<H: Host> ProgramRunner<H> {
                 self.fail(&step, trouble).await?;
             }
         }
-        if !matches!(self.state.phase, Phase::Ended(_) | Phase::Done) {
+        // Handing over on the way back counts as a start, so that it comes to an end whatever the launcher does.
+        let counts = self.handing_over && matches!(self.state.phase, Phase::Restoring(_));
+        if !counts && !matches!(self.state.phase, Phase::Ended(_) | Phase::Done) {
             let at = self.now();
             self.write(Record::Rested { at }, Vec::new()).await?;
         }
         Ok(())
     }
 
-    /// Sees what runs and what the marker says.
+    /// Sees what runs, what the marker says, and what the launcher would make of it.
     async fn look(&mut self) -> io::Result<()> {
-        let program = &self.shared.program;
-        self.world.running = program.running().await?;
-        let marker = program.marker().await?;
-        self.world.stand = marker.stand(self.key);
-        let trial = marker.trial.as_ref().map(|trial| &trial.installed);
+        let seen = self.shared.program.look().await?;
+        self.world.running = seen.running;
+        self.world.chosen = seen.chosen;
+        self.world.stand = seen.marker.stand(self.key);
+        let trial = seen.marker.trial.as_ref().map(|trial| &trial.installed);
         let named = trial
             .into_iter()
-            .chain(&marker.current)
+            .chain(&seen.marker.current)
             .find(|known| known.key() == self.key);
         self.world.named = named.map(|known| known.program);
         if let Some(named) = named {
@@ -160,24 +172,60 @@ impl<H: Host> ProgramRunner<H> {
         Ok(())
     }
 
+    /// A look that fails is tried again some times; then the marker is put aside, so that it is in nobody's way, and the attempt ends.
     async fn note_look(&mut self, look: io::Result<()>) -> Result<(), JournalError> {
         let Err(error) = look else {
             self.looked = true;
+            self.failed_looks = 0;
             return Ok(());
         };
         self.log
             .say(format!("the agent's programs cannot be seen: {error}"));
-        if matches!(self.state.phase, Phase::Preparing) {
-            let failure = unreadable(&error);
-            self.fail(&Step::Fetch, Trouble::Failed(failure)).await?;
-            self.looked = true;
+        self.failed_looks += 1;
+        if self.failed_looks < RESTORE_TRIES {
+            tokio::select! {
+                () = self.shared.shutdown.cancelled() => {}
+                () = sleep(FIRST_PAUSE * 2_u32.pow(self.failed_looks)) => {}
+            }
             return Ok(());
         }
-        tokio::select! {
-            () = self.shared.shutdown.cancelled() => {}
-            () = sleep(LONGEST_PAUSE) => {}
+        self.put_marker_aside(&error).await;
+        if !matches!(
+            self.state.phase,
+            Phase::Restoring(_) | Phase::Ended(_) | Phase::Done
+        ) {
+            let failure = unreadable(&error);
+            return self.begin_restore(Cause::Failed { failure }).await;
         }
         Ok(())
+    }
+
+    async fn put_marker_aside(&mut self, error: &io::Error) {
+        let program = &self.shared.program;
+        let found = if program.marker().await.is_ok() {
+            // It is something else that cannot be read.
+            Err(format!("the agent's programs cannot be seen: {error}"))
+        } else {
+            let aside = program.set_marker_aside().await;
+            aside.map_err(|moving| format!("the marker cannot be read ({error}) nor be put aside: {moving}"))
+        };
+        let found = match found {
+            Ok(aside) => format!(
+                "the marker could not be read ({error}) and was put aside as {}",
+                aside.display()
+            ),
+            Err(found) => {
+                // Nothing is known of the marker, and nothing can be done about it: what runs stays.
+                self.world.stand = Stand::Untouched;
+                self.world.named = None;
+                self.world.chosen = self.world.running;
+                self.looked = true;
+                found
+            }
+        };
+        self.log.say(found.clone());
+        self.shared
+            .set_condition(ConditionCode::AgentState, "marker", Some(&found));
     }
 
     /// Writes a record, what it reports, and whatever else belongs to it, in one commit; then it counts.
@@ -242,7 +290,11 @@ impl<H: Host> ProgramRunner<H> {
             return;
         }
         // The marker stays as it is; the launcher gives a program on trial up by itself.
-        self.world.stand = Stand::Untouched;
+        self.world.stuck = true;
+        let before = self.state.old.iter().flatten().next();
+        if before.is_some_and(|before| before.id == self.world.running.to_string()) {
+            return;
+        }
         let summary = format!(
             "the program before could not be brought back: {}",
             failure.summary

@@ -27,6 +27,13 @@ pub struct World {
     pub stand: Stand,
     /// The program that the marker names for the attempt, if it is on trial or installed.
     pub named: Option<Digest>,
+    /// The program that the launcher would start now. One that it did not start when it started this process is not chosen: handing
+    /// over to what does not come would never end.
+    pub chosen: Digest,
+    /// What kept the launcher from starting another program than this one.
+    pub problem: Option<String>,
+    /// Whether the marker could not be written on the way back, however often that was tried.
+    pub stuck: bool,
 }
 
 /// The one next thing to do.
@@ -143,6 +150,11 @@ fn runs_new(world: &World) -> bool {
     world.named == Some(world.running)
 }
 
+/// Whether handing over brings the program that the marker names for the attempt.
+fn is_chosen(world: &World) -> bool {
+    world.named == Some(world.chosen)
+}
+
 fn forward(world: &World, reached: Step) -> Step {
     if !world.turn {
         return Step::AwaitTurn;
@@ -151,9 +163,9 @@ fn forward(world: &World, reached: Step) -> Step {
         Stand::Untouched if !world.image => Step::Pull,
         Stand::Untouched if world.staged.is_none() => Step::Fetch,
         Stand::Untouched => Step::Switch,
-        Stand::Trying if runs_new(world) => reached,
-        Stand::Trying => Step::HandOver,
-        Stand::Installed if runs_new(world) => reached,
+        Stand::Trying | Stand::Installed if runs_new(world) => reached,
+        Stand::Trying if is_chosen(world) => Step::HandOver,
+        Stand::Trying => not_started(world),
         Stand::Installed | Stand::Returned(_) => lost(),
     }
 }
@@ -167,25 +179,35 @@ fn lost() -> Step {
     Step::Restore(Cause::Failed { failure })
 }
 
-fn restore(state: &AttemptState, cause: &Cause, world: &World) -> Step {
-    if matches!(world.stand, Stand::Trying | Stand::Installed) {
-        return Step::Withdraw;
-    }
-    let before = state.old.iter().flatten().next();
-    match (before, world.staged) {
-        // Nothing was exchanged yet.
-        (None, _) => Step::Conclude(cause.clone()),
-        (Some(old), _) if old.id == world.running.to_string() => Step::Conclude(cause.clone()),
-        // What ran before is not there any more either; the launcher has chosen what runs.
-        (Some(_), _) if given_up(world) != Some(world.running) => Step::Conclude(cause.clone()),
-        (Some(_), _) => Step::HandOver,
-    }
+/// The launcher was asked for the new program and started this one again.
+fn not_started(world: &World) -> Step {
+    let failure = Failure::new(
+        FailureCode::AgentState,
+        "the new program could not be started on trial, and the one before runs on",
+    );
+    let detail = world.problem.as_deref().unwrap_or("the agent's log says why");
+    Step::Restore(Cause::Failed {
+        failure: failure.with_detail(detail),
+    })
 }
 
-fn given_up(world: &World) -> Option<Digest> {
-    match &world.stand {
-        Stand::Returned(returned) => Some(returned.program),
-        _ => None,
+fn restore(state: &AttemptState, cause: &Cause, world: &World) -> Step {
+    match world.stand {
+        Stand::Trying | Stand::Installed if !world.stuck => return Step::Withdraw,
+        // A launcher that cannot write the marker either starts the program before.
+        Stand::Trying if runs_new(world) && is_chosen(world) => return Step::HandOver,
+        _ => {}
+    }
+    let is_back = match state.old.iter().flatten().next() {
+        // Nothing was exchanged yet.
+        None => true,
+        Some(before) => before.id == world.running.to_string(),
+    };
+    // What ran before may not be there any more: then the launcher has chosen what runs, and would choose it again.
+    if is_back || world.chosen == world.running {
+        Step::Conclude(cause.clone())
+    } else {
+        Step::HandOver
     }
 }
 

@@ -14,7 +14,7 @@ use sealift_common::{
 };
 use serde::Deserialize;
 
-use super::Shared;
+use super::{Shared, exchange::other_owner};
 use crate::{
     host::Host,
     journal::{AttemptKey, AttemptState, Ending, JournalError, ReportDraft, Write},
@@ -106,7 +106,7 @@ pub(super) fn check<H: Host>(
         }));
     }
     if let AnyManifest::AgentHost(manifest) = &order.manifest
-        && let Some(failure) = program_refused(shared, manifest)
+        && let Some(failure) = program_refused(shared, &order, manifest)?
     {
         return Ok(Err(Refusal {
             order: Some(Box::new(order)),
@@ -146,18 +146,35 @@ pub(super) fn check<H: Host>(
     })
 }
 
-/// Why no order may exchange this agent's program, if so.
-fn program_refused<H: Host>(shared: &Shared<H>, manifest: &AgentManifest) -> Option<Failure> {
+/// Why the order may not exchange this agent's program, if so.
+fn program_refused<H: Host>(
+    shared: &Shared<H>,
+    order: &Order,
+    manifest: &AgentManifest,
+) -> Result<Option<Failure>, JournalError> {
+    let refused = |summary: String, detail: &str| {
+        Ok(Some(
+            Failure::new(FailureCode::AgentUpdateRefused, summary).with_detail(detail),
+        ))
+    };
     if !shared.program.is_enabled() {
-        let summary = ProgramRefusal::NoPublisher.to_string();
-        let detail = "name the publisher's key in section [update] of the agent's settings, then start the agent again";
-        return Some(Failure::new(FailureCode::AgentUpdateRefused, summary).with_detail(detail));
+        return refused(
+            ProgramRefusal::NoPublisher.to_string(),
+            "name the publisher's key in section [update] of the agent's settings, then start the agent again",
+        );
     }
-    let summary = format!("the order holds something else than one service {SERVICE}");
-    manifest
-        .program()
-        .is_none()
-        .then(|| Failure::new(FailureCode::OrderRefused, summary))
+    if manifest.program().is_none() {
+        let summary = format!("the order holds something else than one service {SERVICE}");
+        return Ok(Some(Failure::new(FailureCode::OrderRefused, summary)));
+    }
+    if let Some(owner) = other_owner(shared, order)? {
+        return refused(
+            format!("this agent's program is the target {owner}, and no other target may exchange it"),
+            "archive the target that is not meant; to choose another one for this host, name it as `target` in section \
+             [update] of the agent's settings, then start the agent again",
+        );
+    }
+    Ok(None)
 }
 
 /// Reports a refusal. Nothing was touched, so the packet says only that.

@@ -78,6 +78,10 @@ impl<H: Host> Work for Workshop<H> {
         Self::facts(self)
     }
 
+    fn wants_proof(&self) -> watch::Receiver<bool> {
+        self.shared.program.wants_proof()
+    }
+
     fn fences(&self) -> Result<Vec<(TargetId, Fence)>, StateError> {
         Ok(self.shared.journal.known_fences().into_iter().collect())
     }

@@ -1,9 +1,10 @@
 //! Files out of images: a container that is never started, its archive, and the one entry of that.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::OpenOptionsExt as _,
+    path::Path,
     time::Duration,
 };
 
@@ -167,13 +168,22 @@ fn write(parts: Parts, file: &CopyOut) -> io::Result<()> {
         let message = format!("it has {size} bytes, at most {} are read", file.most_bytes);
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
+    let copied = fill(&mut entry, size, &file.to);
+    if copied.is_err() {
+        // What is there is a part at most; why it is only that is what matters.
+        let _ = fs::remove_file(&file.to);
+    }
+    copied
+}
+
+fn fill(entry: &mut impl Read, size: u64, path: &Path) -> io::Result<()> {
     let mut to: File = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(&file.to)?;
-    let copied = io::copy(&mut entry, &mut to)?;
+        .open(path)?;
+    let copied = io::copy(entry, &mut to)?;
     if copied != size {
         let message = format!("it ends after {copied} of {size} bytes");
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
@@ -213,8 +223,12 @@ mod tests {
             incoming,
             part: Bytes::new(),
         };
-        write(parts, &file)?;
-        std::fs::read(&file.to)
+        let written = write(parts, &file);
+        if let Err(error) = written {
+            assert!(!file.to.exists(), "a part stays: {error}");
+            return Err(error);
+        }
+        fs::read(&file.to)
     }
 
     #[test]

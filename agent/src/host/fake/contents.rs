@@ -39,6 +39,10 @@ impl Contents for FakeHost {
                     .files
                     .get(&(image.digest, file.path.clone()))
                     .ok_or_else(|| HostError::new(FailureCode::ImageNotFound, summary))?;
+                if content.len() as u64 > file.most_bytes {
+                    let summary = format!("{} is larger than {} bytes", file.path, file.most_bytes);
+                    return Err(HostError::new(FailureCode::AgentUpdateRefused, summary));
+                }
                 std::fs::write(&file.to, content)
                     .map_err(|error| HostError::new(FailureCode::AgentState, error.to_string()))?;
             }

@@ -1,6 +1,11 @@
 //! What each step does about the agent's program, up to its proof, and on the way back.
 
-use std::{fs::File, io::Read as _, time::Duration};
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sealift_common::{
     bounds,
@@ -8,16 +13,17 @@ use sealift_common::{
     manifest::RestartPolicy,
     program::{PROGRAM_PATH, ProgramRefusal, ProgramStatement, SIGNATURE_PATH},
 };
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{ProgramRunner, unreadable};
 use crate::{
+    facts,
     host::{Host, contents::CopyOut},
     journal::{Cause, OldContainer, Phase, Record, Write},
     kill, labels,
     program::{
         Program,
-        files::{Files, digest_of},
+        files::digest_of,
         launcher::own_version,
         marker::{Installed, Marker},
     },
@@ -28,6 +34,7 @@ use crate::{
 
 /// Largest signature.
 const SIGNATURE_BYTES: u64 = 64 * 1024;
+const MIB: u64 = 1024 * 1024;
 /// How long copying out of an image may take.
 const COPY: Duration = Duration::from_mins(5);
 
@@ -77,42 +84,38 @@ impl<H: Host> ProgramRunner<H> {
         Ok(())
     }
 
-    /// Nothing but a folder for what comes in is touched before every check has passed.
+    /// Nothing but a folder for what comes in is touched before every check has passed, and nothing stays there when one does not.
     async fn fetch(&mut self) -> Done {
-        let shared = self.shared.clone();
-        let (_, image) = self.ordered()?;
-        let files = shared.program.files.clone();
+        let fetched = self.fetch_checked().await;
+        if fetched.is_err() {
+            let files = self.shared.program.files.clone();
+            if let Err(failure) = aside(move || files.drop_incoming()).await {
+                self.log.say(format!("what came in was not removed: {failure}"));
+            }
+        }
+        fetched
+    }
+
+    /// The signature first: what nobody trusted has signed, or what is not for this host, is not copied at all, and of the rest no
+    /// more than was signed.
+    async fn fetch_checked(&mut self) -> Done {
+        let files = self.shared.program.files.clone();
         let (program, signature) = files.incoming();
-        let copies = [
-            CopyOut {
-                path: SIGNATURE_PATH.to_owned(),
-                to: signature,
-                most_bytes: SIGNATURE_BYTES,
-            },
-            CopyOut {
-                path: PROGRAM_PATH.to_owned(),
-                to: program,
-                most_bytes: bounds::PROGRAM_BYTES,
-            },
-        ];
         let cleared = files.clone();
         aside(move || cleared.make().and_then(|()| cleared.drop_incoming()))
             .await
             .map_err(named)?;
-        let name = format!(
-            "{}program-{}",
-            labels::NAME_PREFIX,
-            labels::short_target(self.order.target_id)
-        );
-        let ours = [(labels::TARGET_ID.to_owned(), self.order.target_id.to_string())].into();
-        let copied = patiently(Self::patience(), || {
-            shared.host.copy_out(image, &copies, &name, &ours, COPY)
-        });
-        copied.await?;
+        self.copy_out(SIGNATURE_PATH, &signature, SIGNATURE_BYTES).await?;
+        let statement = self.statement(signature).await?;
+        let most_bytes = statement.bytes.min(bounds::PROGRAM_BYTES);
+        self.check_room(most_bytes).await?;
+        self.copy_out(PROGRAM_PATH, &program, most_bytes).await?;
         kill::at("program_copied");
-        let statement = self.verified(files.clone()).await?;
+        let (digest, bytes) = aside(move || digest_of(&program)).await.map_err(named)?;
+        statement
+            .is_about(bytes, digest)
+            .map_err(|refusal| refused(&refusal))?;
         kill::at("program_verified");
-        let digest = statement.program;
         aside(move || files.install(digest)).await.map_err(named)?;
         kill::at("program_installed");
         self.log.say(format!(
@@ -124,7 +127,7 @@ impl<H: Host> ProgramRunner<H> {
         self.installed = Some(Installed {
             program: digest,
             version: statement.version,
-            image: image_of(self)?,
+            image: self.ordered()?.1.clone(),
             task: self.key.task,
             attempt: self.key.attempt,
         });
@@ -132,38 +135,63 @@ impl<H: Host> ProgramRunner<H> {
         Ok(())
     }
 
-    /// The statement about the program that came in, which is the one that it is about and may run here.
-    async fn verified(&self, files: Files) -> Result<ProgramStatement, Failure> {
+    /// Copies one file of the image, of at most this size.
+    async fn copy_out(&self, path: &str, to: &Path, most_bytes: u64) -> Done {
+        let host = &self.shared.host;
+        let (_, image) = self.ordered()?;
+        let copies = [CopyOut {
+            path: path.to_owned(),
+            to: to.to_owned(),
+            most_bytes,
+        }];
+        let name = format!(
+            "{}program-{}",
+            labels::NAME_PREFIX,
+            labels::short_target(self.order.target_id)
+        );
+        let ours = [(labels::TARGET_ID.to_owned(), self.order.target_id.to_string())].into();
+        let copied = patiently(Self::patience(), || {
+            host.copy_out(image, &copies, &name, &ours, COPY)
+        });
+        Ok(copied.await?)
+    }
+
+    /// What a trusted publisher states about the program, which may run here if the statement is true.
+    async fn statement(&self, signature: PathBuf) -> Result<ProgramStatement, Failure> {
         let shared = self.shared.clone();
         let judge = move || {
             let program = &shared.program;
-            let (path, signature) = files.incoming();
             let mut bytes = Vec::new();
             File::open(signature)?
                 .take(SIGNATURE_BYTES)
                 .read_to_end(&mut bytes)?;
-            let statement = match ProgramStatement::open(&bytes, &program.policy.publishers) {
-                Ok(statement) => statement,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            if let Err(refusal) = statement.fits(&Program::platform(), program.oldest()) {
-                return Ok(Err(refusal));
-            }
-            let (digest, bytes) = digest_of(&path)?;
-            Ok(statement.is_about(bytes, digest).map(|()| statement))
+            let judged = ProgramStatement::open(&bytes, &program.policy.publishers).and_then(|statement| {
+                statement.fits(&Program::platform(), program.oldest())?;
+                Ok(statement)
+            });
+            Ok(judged)
         };
         let judged = aside(judge).await.map_err(named)?;
-        match judged {
-            Ok(statement) => Ok(statement),
-            Err(refusal) => {
-                let files = self.shared.program.files.clone();
-                if let Err(failure) = aside(move || files.drop_incoming()).await {
-                    self.log
-                        .say(format!("what was refused was not removed: {failure}"));
-                }
-                Err(refused(&refusal))
-            }
+        judged.map_err(|refusal| refused(&refusal))
+    }
+
+    /// Whether the disk of the agent's state has room for a program, and for what has to be written beside it.
+    async fn check_room(&self, bytes: u64) -> Result<(), Failure> {
+        let shared = &self.shared;
+        // A disk that does not say how full it is shows it when it is written to.
+        let Some(disk) = facts::look(facts::STATE, shared.state_dir.clone()).await else {
+            return Ok(());
+        };
+        let wanted = bytes.saturating_add(shared.program.reserve);
+        if disk.free_bytes >= wanted {
+            return Ok(());
         }
+        let summary = format!(
+            "the disk of the agent's state has {} MiB free, the new program needs {}",
+            disk.free_bytes / MIB,
+            wanted.div_ceil(MIB)
+        );
+        Err(Failure::new(FailureCode::DiskFull, summary).with_detail(format!("it is at {}", disk.path)))
     }
 
     async fn await_turn(&mut self) -> Done {
@@ -244,6 +272,7 @@ impl<H: Host> ProgramRunner<H> {
     /// Comes back never: the process ends, and the next one goes on from the journal.
     async fn hand_over(&mut self) -> Done {
         self.log.say("handing over to the other program");
+        self.handing_over = true;
         self.shared.program.hand_over();
         std::future::pending().await
     }
@@ -260,6 +289,7 @@ impl<H: Host> ProgramRunner<H> {
     /// Healthy is a program that the orchestrator has answered to without a break for as long as it must be (R15).
     async fn await_health(&mut self) -> Done {
         let deadline = self.health_deadline();
+        let shared = self.shared.clone();
         let wanted = Duration::from_millis(self.order.limits.min_healthy_ms.into());
         if let Some(installed) = &self.installed
             && installed.version != own_version()
@@ -271,21 +301,17 @@ impl<H: Host> ProgramRunner<H> {
             );
             return Err(Failure::new(FailureCode::AgentUpdateNotHealthy, summary).into());
         }
-        let mut link = self.shared.program.link.clone();
+        // From here on every heartbeat asks for an answer, and a link without one breaks.
+        let _asked = shared.program.ask_for_proof();
+        let mut link = shared.program.link.clone();
         let steady = async {
             loop {
-                let since = *link.borrow_and_update();
-                let changed = async {
-                    if link.changed().await.is_err() {
-                        std::future::pending::<()>().await;
-                    }
-                };
-                match since {
-                    None => changed.await,
-                    Some(since) => tokio::select! {
-                        () = changed => {}
-                        () = sleep_until(since + wanted) => return,
-                    },
+                let answers = *link.borrow_and_update();
+                if answers.is_some_and(|answers| answers.last - answers.since >= wanted) {
+                    return;
+                }
+                if link.changed().await.is_err() {
+                    std::future::pending::<()>().await;
                 }
             }
         };
@@ -355,10 +381,6 @@ impl<H: Host> ProgramRunner<H> {
         self.state.apply(&Record::Cleaned);
         Ok(())
     }
-}
-
-fn image_of<H: Host>(runner: &ProgramRunner<H>) -> Result<sealift_common::manifest::PinnedImage, Failure> {
-    runner.ordered().map(|(_, image)| image.clone())
 }
 
 /// What work on files says of stickers, said of programs.

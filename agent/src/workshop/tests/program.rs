@@ -1,5 +1,7 @@
 //! Exchanges of the agent's own program on the fake engine, with a launcher that only chooses.
 
+mod mishaps;
+
 use std::path::PathBuf;
 
 use sealift_common::{
@@ -12,7 +14,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::*;
 use crate::program::{
-    Link, Program, UpdatePolicy,
+    Answers, Link, Program, UpdatePolicy,
     launcher::{Launched, own_version},
     marker::{Choice, Marker, Stand},
 };
@@ -28,6 +30,28 @@ struct Host {
     link: watch::Sender<Link>,
     hand_over: CancellationToken,
     own: PathBuf,
+    settings: Settings,
+}
+
+/// What a process is started with.
+#[derive(Default)]
+struct Settings {
+    policy: UpdatePolicy,
+    reserve: u64,
+    problem: Option<&'static str>,
+}
+
+impl Settings {
+    fn trusting() -> Self {
+        let policy = UpdatePolicy {
+            publishers: vec![publisher().public()],
+            ..UpdatePolicy::default()
+        };
+        Self {
+            policy,
+            ..Self::default()
+        }
+    }
 }
 
 impl Host {
@@ -35,11 +59,14 @@ impl Host {
         let (engine, dir, clock) = (engine(), tempfile::tempdir().unwrap(), samples::clock());
         let own = dir.path().join("packaged");
         std::fs::write(&own, "packaged").unwrap();
-        let policy = UpdatePolicy {
-            publishers,
-            oldest: None,
+        let settings = Settings {
+            policy: UpdatePolicy {
+                publishers,
+                ..UpdatePolicy::default()
+            },
+            ..Settings::default()
         };
-        let (agent, link, hand_over) = Self::process(&engine, dir.path(), &clock, policy, &own).await;
+        let (agent, link, hand_over) = Self::process(&engine, dir.path(), &clock, &settings, &own).await;
         Self {
             engine,
             dir,
@@ -48,6 +75,21 @@ impl Host {
             link,
             hand_over,
             own,
+            settings,
+        }
+    }
+
+    /// Another process with the same program, as after a crash.
+    async fn again(self, settings: Settings) -> Self {
+        self.agent.down().await;
+        let (agent, link, hand_over) =
+            Self::process(&self.engine, self.dir.path(), &self.clock, &settings, &self.own).await;
+        Self {
+            agent,
+            link,
+            hand_over,
+            settings,
+            ..self
         }
     }
 
@@ -55,7 +97,7 @@ impl Host {
         engine: &FakeHost,
         dir: &Path,
         clock: &TestClock,
-        policy: UpdatePolicy,
+        settings: &Settings,
         own: &Path,
     ) -> (Agent, watch::Sender<Link>, CancellationToken) {
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
@@ -73,15 +115,17 @@ impl Host {
             policy: HostPolicy::default(),
             prune: PrunePolicy::default(),
             program: ProgramParts {
-                policy,
+                policy: settings.policy.clone(),
                 launched: Launched {
                     launcher: Some(dir.join("packaged")),
                     own: own.to_owned(),
                     is_supervised: own.ends_with(SERVICE),
+                    problem: settings.problem.map(str::to_owned),
                     ..Launched::default()
                 },
                 link: answers,
                 hand_over: hand_over.clone(),
+                reserve: settings.reserve,
             },
             hostname: "host".to_owned(),
             shutdown: shutdown.clone(),
@@ -117,12 +161,9 @@ impl Host {
             Choice::Current(current) => files.program(current.program),
             Choice::Try(trial) => files.program(trial.installed.program),
         };
-        let policy = UpdatePolicy {
-            publishers: vec![publisher().public()],
-            oldest: None,
-        };
+        let settings = &self.settings;
         let (agent, link, hand_over) =
-            Self::process(&self.engine, self.dir.path(), &self.clock, policy, &own).await;
+            Self::process(&self.engine, self.dir.path(), &self.clock, settings, &own).await;
         Self {
             agent,
             link,
@@ -148,6 +189,33 @@ impl Host {
                 _ => None,
             }
         })
+    }
+
+    /// The orchestrator has answered all the time for as long as it must, from now on.
+    fn answered(&self) {
+        let since = Instant::now();
+        let last = since + Duration::from_hours(1);
+        self.link.send_replace(Some(Answers { since, last }));
+    }
+
+    /// What the agent says is wrong with its own state.
+    fn problems(&self) -> String {
+        let facts = self.agent.workshop.facts().borrow().clone();
+        let told = facts.degraded.iter();
+        let ours = told.filter(|told| told.is(ConditionCode::AgentState));
+        ours.map(|told| told.detail.clone())
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    /// What lies in the folder of programs.
+    fn left(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.path().join(crate::program::files::FOLDER)).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
     }
 
     async fn ended(&self, order: &Order<AgentManifest>) -> Finished {
@@ -209,7 +277,7 @@ async fn r3_r15_a_program_is_exchanged_proven_and_seen() {
     // Without an answer of the orchestrator it is not healthy, however long it is connected otherwise.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(host.finished(&order).map(|finished| finished.result()), None);
-    host.link.send_replace(Some(Instant::now()));
+    host.answered();
     let finished = host.ended(&order).await;
     assert_eq!(finished.result(), Wire::Succeeded, "{finished:?}");
     let key = AttemptKey {
@@ -346,7 +414,7 @@ async fn an_exchange_cuts_no_other_task_and_others_wait_for_it() {
         running(&host.engine).is_empty(),
         "nothing begins while a program is on trial"
     );
-    host.link.send_replace(Some(Instant::now()));
+    host.answered();
     assert_eq!(host.ended(&update).await.result(), Wire::Succeeded);
     host.agent.idle().await;
     assert_eq!(host.agent.finished(&later).unwrap().result(), Wire::Succeeded);
