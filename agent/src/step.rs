@@ -148,22 +148,10 @@ impl Step {
 
 /// The next step. Pure.
 pub fn next(manifest: &Manifest, swap: Swap, state: &AttemptState, wanted: Wanted, world: &World) -> Step {
+    if let Some(cause) = turned_back(state, wanted) {
+        return Step::Restore(cause);
+    }
     match &state.phase {
-        Phase::Preparing
-        | Phase::Switching
-        | Phase::Proving
-        | Phase::Moving
-        | Phase::Baking
-        | Phase::Committing
-            if state.is_poison() =>
-        {
-            Step::Restore(Cause::Failed { failure: poison() })
-        }
-        Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Moving | Phase::Baking
-            if wanted == Wanted::Stop =>
-        {
-            Step::Restore(Cause::Stopped)
-        }
         Phase::Preparing => prepare(manifest, state, world),
         Phase::Switching => match swap {
             Swap::InPlace => in_place(manifest, state, world),
@@ -189,11 +177,19 @@ pub fn next(manifest: &Manifest, swap: Swap, state: &AttemptState, wanted: Wante
     }
 }
 
-pub(crate) fn poison() -> Failure {
-    Failure::new(
-        FailureCode::AgentState,
-        format!("the agent was started {MOST_STARTS} times during this attempt and never came to its end"),
-    )
+/// Why an attempt that goes forward turns back whatever is left to do, for every kind of target: it was begun too often, or it is asked to
+/// stop. What is only written down and reported any more is not stopped.
+fn turned_back(state: &AttemptState, wanted: Wanted) -> Option<Cause> {
+    let is_forward = !matches!(state.phase, Phase::Restoring(_) | Phase::Ended(_) | Phase::Done);
+    if is_forward && state.is_poison() {
+        let summary = format!(
+            "the agent was started {MOST_STARTS} times during this attempt and never came to its end"
+        );
+        let failure = Failure::new(FailureCode::AgentState, summary);
+        return Some(Cause::Failed { failure });
+    }
+    let may_stop = is_forward && state.phase != Phase::Committing;
+    (may_stop && wanted == Wanted::Stop).then_some(Cause::Stopped)
 }
 
 fn prepare(manifest: &Manifest, state: &AttemptState, world: &World) -> Step {

@@ -15,25 +15,28 @@ use crate::{host::Host, journal::Record, kill};
 impl<H: Host> Runner<H> {
     /// The new set is healthy.
     pub(super) async fn note_ready(&mut self) -> Done {
-        let at = self.now();
+        let at = self.attempt.now();
         kill::at("ready_journalled.before");
-        self.write(Record::Ready { at }, Vec::new()).await?;
+        self.attempt.write(Record::Ready { at }, Vec::new()).await?;
         kill::at("ready_journalled");
         // What comes now has its own time.
-        self.healthy_until = None;
-        self.log.say("the new set is healthy");
+        self.attempt.healthy_until = None;
+        self.attempt.log.say("the new set is healthy");
         Ok(())
     }
 
     pub(super) async fn join_new(&mut self, service: &ServiceName) -> Done {
         let id = self.watched(service)?.id;
-        let manifest = &self.order.manifest;
+        let manifest = &self.attempt.order.manifest;
         let spec = self.spec(service)?;
         kill::at("new_joined.before");
         for (name, aliases) in effects::aliases(service, spec) {
             if swap::is_external(manifest, name) {
-                let (host, network) = (self.host(), self.network_name(name));
-                patiently(self.patience(), || host.join_network(&id, &network, &aliases)).await?;
+                let (host, network) = (self.attempt.host(), self.network_name(name));
+                patiently(self.attempt.patience(), || {
+                    host.join_network(&id, &network, &aliases)
+                })
+                .await?;
             }
         }
         kill::at("new_joined");
@@ -46,8 +49,8 @@ impl<H: Host> Runner<H> {
     pub(super) async fn leave_old(&mut self, id: &str) -> Done {
         kill::at("old_left.before");
         for network in self.old_aliases(id).into_keys() {
-            let host = self.host();
-            patiently(self.patience(), || host.join_network(id, &network, &[])).await?;
+            let host = self.attempt.host();
+            patiently(self.attempt.patience(), || host.join_network(id, &network, &[])).await?;
         }
         kill::at("old_left");
         self.world.left.insert(id.to_owned());
@@ -57,8 +60,11 @@ impl<H: Host> Runner<H> {
     pub(super) async fn join_old(&mut self, id: &str) -> Done {
         kill::at("old_joined.before");
         for (network, aliases) in self.old_aliases(id) {
-            let host = self.host();
-            patiently(self.patience(), || host.join_network(id, &network, &aliases)).await?;
+            let host = self.attempt.host();
+            patiently(self.attempt.patience(), || {
+                host.join_network(id, &network, &aliases)
+            })
+            .await?;
         }
         kill::at("old_joined");
         self.world.back.insert(id.to_owned());
@@ -66,25 +72,25 @@ impl<H: Host> Runner<H> {
     }
 
     fn old_aliases(&self, id: &str) -> BTreeMap<String, Vec<String>> {
-        let old = self.state.old.iter().flatten().find(|old| old.id == id);
+        let old = self.attempt.state.old.iter().flatten().find(|old| old.id == id);
         old.map(|old| old.aliases.clone()).unwrap_or_default()
     }
 
     pub(super) async fn note_switched(&mut self) -> Done {
-        let at = self.now();
+        let at = self.attempt.now();
         kill::at("switched_journalled.before");
-        self.write(Record::Switched { at }, Vec::new()).await?;
+        self.attempt.write(Record::Switched { at }, Vec::new()).await?;
         kill::at("switched_journalled");
-        self.log.say("the new set has taken over");
+        self.attempt.log.say("the new set has taken over");
         Ok(())
     }
 
     pub(super) async fn await_bake(&mut self) -> Done {
-        let bake = match self.order.swap {
+        let bake = match self.attempt.order.swap {
             Swap::InPlace => Duration::ZERO,
             Swap::BlueGreen { bake_ms } => Duration::from_millis(bake_ms.into()),
         };
-        let limit = Duration::from_millis(self.order.limits.healthy_deadline_ms.into());
+        let limit = Duration::from_millis(self.attempt.order.limits.healthy_deadline_ms.into());
         self.watch_all(bake, Instant::now() + bake + limit).await?;
         self.note_healthy().await
     }

@@ -1,9 +1,6 @@
 //! What each step does to the host, up to the switch: images, networks and volumes, new containers, and a look at the old set.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use sealift_common::{
     failure::{Failure, FailureCode},
@@ -12,7 +9,6 @@ use sealift_common::{
     name::ServiceName,
     swap::{self, Swap},
 };
-use tokio::time::Instant;
 
 use super::{Done, Runner, Trouble, borrowed, hooks, is_up, patiently, prove::aside, pull::bring};
 use crate::{
@@ -59,7 +55,7 @@ impl<H: Host> Runner<H> {
     }
 
     pub(super) fn spec(&self, service: &ServiceName) -> Result<&ServiceSpec, Failure> {
-        self.order.manifest.services.get(service).ok_or_else(|| {
+        self.attempt.order.manifest.services.get(service).ok_or_else(|| {
             let summary = format!("service {service} is not in the order");
             Failure::new(FailureCode::Internal, summary)
         })
@@ -67,19 +63,18 @@ impl<H: Host> Runner<H> {
 
     async fn pull(&mut self) -> Done {
         let engine = {
-            let shared = &self.shared;
-            patiently(self.patience(), || shared.engine()).await?
+            let shared = &self.attempt.shared;
+            patiently(self.attempt.patience(), || shared.engine()).await?
         };
-        let platform = engine.platform.clone();
-        self.engine = Some(engine);
-        let deadline = Instant::now() + Duration::from_millis(self.order.limits.pull_deadline_ms.into());
+        let deadline = self.attempt.pull_deadline();
         let images: BTreeMap<String, PinnedImage> = self
+            .attempt
             .order
             .manifest
             .services
             .values()
             .map(|spec| &spec.image)
-            .chain(self.order.manifest.hooks.iter().map(|hook| &hook.image))
+            .chain(self.attempt.order.manifest.hooks.iter().map(|hook| &hook.image))
             .map(|image| (image.pull_reference(), image.clone()))
             .collect();
         kill::at("pull_begun");
@@ -87,11 +82,11 @@ impl<H: Host> Runner<H> {
             .values()
             .map(|image| {
                 bring(
-                    &self.shared,
-                    &self.log,
+                    &self.attempt.shared,
+                    &self.attempt.log,
                     image,
-                    &platform,
-                    self.patience(),
+                    &engine.platform,
+                    self.attempt.patience(),
                     deadline,
                 )
             })
@@ -102,20 +97,16 @@ impl<H: Host> Runner<H> {
         let pulled = brought.iter().any(|(_, pulled)| *pulled);
         self.images
             .extend(brought.into_iter().map(|(local, _)| (local.id, local.digests)));
-        if pulled && !self.state.pulled {
-            let at = self.now();
-            self.write(Record::Pulled { at }, Vec::new()).await?;
-        }
-        Ok(())
+        Ok(self.attempt.note_pulled(pulled).await?)
     }
 
     async fn surroundings(&mut self) -> Done {
-        let borrowed = Borrowed::of_manifest(&self.order.manifest);
-        borrowed::are_there(self.host(), self.patience(), &borrowed).await?;
-        let order = &self.order;
+        let borrowed = Borrowed::of_manifest(&self.attempt.order.manifest);
+        borrowed::are_there(self.attempt.host(), self.attempt.patience(), &borrowed).await?;
+        let order = &self.attempt.order;
         let own = labels::of_project(order.target_id, &order.release.project);
-        let host = self.host();
-        let patience = self.patience();
+        let host = self.attempt.host();
+        let patience = self.attempt.patience();
         for (name, spec) in self.networks() {
             let network = NewNetwork {
                 name,
@@ -136,7 +127,7 @@ impl<H: Host> Runner<H> {
 
     /// Names of the networks that the order needs and that are ours to make, with whether they are internal.
     pub(super) fn networks(&self) -> BTreeMap<String, bool> {
-        let manifest = &self.order.manifest;
+        let manifest = &self.attempt.order.manifest;
         let used: BTreeSet<&str> = manifest
             .services
             .values()
@@ -156,21 +147,26 @@ impl<H: Host> Runner<H> {
 
     pub(super) fn network_name(&self, name: &str) -> String {
         let external = self
+            .attempt
             .order
             .manifest
             .networks
             .get(name)
             .and_then(|spec| spec.external.clone());
-        external.unwrap_or_else(|| match self.order.swap {
-            Swap::InPlace => labels::network_name(self.order.target_id, &self.order.release.project, name),
+        external.unwrap_or_else(|| match self.attempt.order.swap {
+            Swap::InPlace => labels::network_name(
+                self.attempt.order.target_id,
+                &self.attempt.order.release.project,
+                name,
+            ),
             // Two sets that run side by side must not find each other's services by their names.
-            Swap::BlueGreen { .. } => labels::set_network_name(&self.order, name),
+            Swap::BlueGreen { .. } => labels::set_network_name(&self.attempt.order, name),
         })
     }
 
     /// The engine's names of the used volumes and whether they are not ours to make.
     pub(super) fn volumes(&self) -> BTreeMap<ServiceName, (String, bool)> {
-        let order = &self.order;
+        let order = &self.attempt.order;
         let of_hooks = order.manifest.hooks.iter().flat_map(|hook| &hook.volumes);
         order
             .manifest
@@ -203,8 +199,8 @@ impl<H: Host> Runner<H> {
         service: &ServiceName,
         spec: &ServiceSpec,
     ) -> Vec<(String, Vec<String>)> {
-        let manifest = &self.order.manifest;
-        let later = |name: &str| !self.order.swap.is_in_place() && swap::is_external(manifest, name);
+        let manifest = &self.attempt.order.manifest;
+        let later = |name: &str| !self.attempt.order.swap.is_in_place() && swap::is_external(manifest, name);
         aliases(service, spec)
             .into_iter()
             .map(|(name, aliases)| {
@@ -217,10 +213,10 @@ impl<H: Host> Runner<H> {
     async fn create(&mut self, service: &ServiceName) -> Done {
         let spec = self.spec(service)?.clone();
         self.still_allowed(service, &spec).await?;
-        let labels = labels::of_container(&self.order, service, &spec)
+        let labels = labels::of_container(&self.attempt.order, service, &spec)
             .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?;
         let container = NewContainer {
-            name: labels::container_name(&self.order, service),
+            name: labels::container_name(&self.attempt.order, service),
             service: service.clone(),
             labels,
             networks: self.service_networks(service, &spec),
@@ -233,8 +229,8 @@ impl<H: Host> Runner<H> {
         };
         kill::at("new_created.before");
         let id = {
-            let host = self.host();
-            patiently(self.patience(), || host.create(&container)).await?
+            let host = self.attempt.host();
+            patiently(self.attempt.patience(), || host.create(&container)).await?
         };
         kill::at("new_created");
         self.world.complete.insert(service.clone());
@@ -249,8 +245,8 @@ impl<H: Host> Runner<H> {
 
     /// A path that was allowed when the order was taken may lead elsewhere by now: whoever may write there may put a link in.
     async fn still_allowed(&self, service: &ServiceName, spec: &ServiceSpec) -> Result<(), Failure> {
-        let (shared, service, spec) = (self.shared.clone(), service.clone(), spec.clone());
-        let environment = self.order.environment.clone();
+        let (shared, service, spec) = (self.attempt.shared.clone(), service.clone(), spec.clone());
+        let environment = self.attempt.order.environment.clone();
         let checked = aside(move || {
             let policy = shared.policy.of(&environment);
             Ok(policy.check_service(service.as_str(), &spec).map(drop))
@@ -271,17 +267,19 @@ impl<H: Host> Runner<H> {
             };
             self.world.old.insert(one.id.clone(), seen);
         }
-        let at = self.now();
+        let at = self.attempt.now();
         kill::at("switch_journalled.before");
-        self.write(Record::Prepared { at, old }, Vec::new()).await?;
+        self.attempt
+            .write(Record::Prepared { at, old }, Vec::new())
+            .await?;
         kill::at("switch_journalled");
         Ok(())
     }
 
     /// The engine's networks on which the new set takes the old one's place.
     fn taken_over(&self) -> BTreeSet<String> {
-        let manifest = &self.order.manifest;
-        if self.order.swap.is_in_place() || !swap::moves_aliases(manifest) {
+        let manifest = &self.attempt.order.manifest;
+        if self.attempt.order.swap.is_in_place() || !swap::moves_aliases(manifest) {
             return BTreeSet::new();
         }
         let names = manifest.services.values().flat_map(ServiceSpec::network_names);
@@ -292,11 +290,14 @@ impl<H: Host> Runner<H> {
     }
 
     async fn capture(&self) -> Result<Vec<OldContainer>, Trouble> {
-        let order = &self.order;
+        let order = &self.attempt.order;
         let wanted = labels::of_project(order.target_id, &order.release.project);
-        let host = self.host();
-        let patience = self.patience();
-        let baseline = self.journal().baseline(order.target_id, &order.release.project)?;
+        let host = self.attempt.host();
+        let patience = self.attempt.patience();
+        let baseline = self
+            .attempt
+            .journal()
+            .baseline(order.target_id, &order.release.project)?;
         let rank = |id: &str| {
             baseline
                 .iter()

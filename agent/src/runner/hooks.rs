@@ -3,11 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use sealift_common::{
+    any_manifest::Described,
     bounds,
     failure::{Failure, FailureCode},
     hook::{Direction, GRACE_MS, HookSpec, HookWhen},
@@ -17,14 +18,13 @@ use sealift_common::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Done, LOG_DRAIN, internal, patiently};
+use super::{Done, LOG_DRAIN, attempt::Attempt, internal, patiently};
 use crate::{
     host::{Host, HostError, Inspected, NewContainer},
-    journal::{AttemptState, HookOutcome, HookRef, JournalError, Record},
+    journal::{HookOutcome, HookRef, Record},
     kill, labels,
     logs::{AttemptLog, Tail},
     step::hooks::{HookStep, Present},
-    workshop::Shared,
 };
 
 /// First and longest time between two looks at a hook.
@@ -38,20 +38,14 @@ const KEPT_OUTPUT: [(&str, &str); 2] = [("max-size", "1m"), ("max-file", "2")];
 
 /// An attempt as its hooks need it.
 pub(super) trait HookAttempt<H: Host>: Send + Sync {
-    /// What all attempts share.
-    fn shared(&self) -> &Arc<Shared<H>>;
-    /// Where the attempt says what it does.
-    fn log(&self) -> &AttemptLog;
-    /// How long the engine may be away.
-    fn patience(&self) -> Duration;
-    /// What is written about the attempt.
-    fn state(&self) -> &AttemptState;
-    /// The ordered hooks.
-    fn specs(&self) -> &[HookSpec];
+    /// What was ordered.
+    type Manifest: Described + Send + Sync;
+    /// What every attempt has.
+    fn attempt(&self) -> &Attempt<H, Self::Manifest>;
+    /// The same, to write down what was done.
+    fn attempt_mut(&mut self) -> &mut Attempt<H, Self::Manifest>;
     /// The containers that are there.
     fn present(&mut self) -> &mut Present;
-    /// Writes a record in the journal.
-    fn note(&mut self, record: Record) -> impl Future<Output = Result<(), JournalError>> + Send;
     /// The container to make, with everything around it made.
     fn container(
         &self,
@@ -63,35 +57,41 @@ pub(super) trait HookAttempt<H: Host>: Send + Sync {
 }
 
 /// Does one step and updates what is known.
-pub(super) async fn perform<H: Host, A: HookAttempt<H>>(attempt: &mut A, step: &HookStep) -> Done {
+pub(super) async fn perform<H: Host, A: HookAttempt<H>>(runner: &mut A, step: &HookStep) -> Done {
     match step {
-        HookStep::Begin(hook) => begin(attempt, hook).await,
-        HookStep::Await(hook) => wait(attempt, hook).await,
-        HookStep::Remove(hook) => remove(attempt, hook).await,
+        HookStep::Begin(hook) => begin(runner, hook).await,
+        HookStep::Await(hook) => wait(runner, hook).await,
+        HookStep::Remove(hook) => remove(runner, hook).await,
     }
 }
 
-fn spec_of<H: Host, A: HookAttempt<H>>(attempt: &A, hook: &HookRef) -> Result<HookSpec, Failure> {
-    let found = attempt.specs().iter().find(|spec| spec.name == hook.hook);
+fn spec_of<H: Host, A: HookAttempt<H>>(runner: &A, hook: &HookRef) -> Result<HookSpec, Failure> {
+    let found = runner
+        .attempt()
+        .order
+        .manifest
+        .hooks()
+        .iter()
+        .find(|spec| spec.name == hook.hook);
     found
         .cloned()
         .ok_or_else(|| internal(format!("hook {} is not in the order", hook.hook)))
 }
 
-async fn begin<H: Host, A: HookAttempt<H>>(attempt: &mut A, hook: &HookRef) -> Done {
-    let spec = spec_of(attempt, hook)?;
+async fn begin<H: Host, A: HookAttempt<H>>(runner: &mut A, hook: &HookRef) -> Done {
+    let spec = spec_of(runner, hook)?;
     let began = Record::HookBegan {
-        at: attempt.shared().clock.now(),
+        at: runner.attempt().now(),
         hook: hook.clone(),
         when: spec.when,
     };
     kill::at("hook_journalled.before");
-    attempt.note(began).await?;
+    runner.attempt_mut().write(began, Vec::new()).await?;
     kill::at("hook_journalled");
-    let made = match attempt.container(&spec, hook).await {
+    let made = match runner.container(&spec, hook).await {
         Ok(container) => {
-            let host = &attempt.shared().host;
-            patiently(attempt.patience(), || host.create(&container))
+            let host = &runner.attempt().shared.host;
+            patiently(runner.attempt().patience(), || host.create(&container))
                 .await
                 .map_err(Failure::from)
         }
@@ -100,34 +100,34 @@ async fn begin<H: Host, A: HookAttempt<H>>(attempt: &mut A, hook: &HookRef) -> D
     match made {
         Ok(id) => {
             kill::at("hook_created");
-            attempt.present().insert(hook.clone(), id);
+            runner.present().insert(hook.clone(), id);
             Ok(())
         }
-        Err(failure) => end(attempt, hook, Err(failure)).await,
+        Err(failure) => end(runner, hook, Err(failure)).await,
     }
 }
 
-async fn wait<H: Host, A: HookAttempt<H>>(attempt: &mut A, hook: &HookRef) -> Done {
-    let spec = spec_of(attempt, hook)?;
-    let began = attempt.state().last_run(hook).map(|run| run.began_at);
+async fn wait<H: Host, A: HookAttempt<H>>(runner: &mut A, hook: &HookRef) -> Done {
+    let spec = spec_of(runner, hook)?;
+    let began = runner.attempt().state.last_run(hook).map(|run| run.began_at);
     // What it had before the agent was started again counts.
-    let spent = began.and_then(|began| (attempt.shared().clock.now() - began).to_std().ok());
+    let spent = began.and_then(|began| (runner.attempt().now() - began).to_std().ok());
     let limit = Duration::from_millis(spec.timeout_ms.into());
-    let id = attempt.present().get(hook).cloned().unwrap_or_default();
+    let id = runner.present().get(hook).cloned().unwrap_or_default();
     let run = Run {
-        host: &attempt.shared().host,
-        log: attempt.log(),
-        patience: attempt.patience(),
+        host: &runner.attempt().shared.host,
+        log: &runner.attempt().log,
+        patience: runner.attempt().patience(),
         spec: &spec,
         id: &id,
     };
     let outcome = run.to_end(limit.saturating_sub(spent.unwrap_or_default())).await;
-    end(attempt, hook, outcome).await
+    end(runner, hook, outcome).await
 }
 
 /// Writes down how a hook ended. An engine that is away is none of the hook's doing.
 async fn end<H: Host, A: HookAttempt<H>>(
-    attempt: &mut A,
+    runner: &mut A,
     hook: &HookRef,
     outcome: Result<HookOutcome, Failure>,
 ) -> Done {
@@ -150,14 +150,14 @@ async fn end<H: Host, A: HookAttempt<H>>(
         .failure
         .as_ref()
         .map_or_else(|| format!("hook {} is done", hook.hook), ToString::to_string);
-    attempt.log().say(said);
+    runner.attempt().log.say(said);
     let ended = Record::HookEnded {
-        at: attempt.shared().clock.now(),
+        at: runner.attempt().now(),
         hook: hook.clone(),
         outcome,
     };
     kill::at("hook_ended.before");
-    attempt.note(ended).await?;
+    runner.attempt_mut().write(ended, Vec::new()).await?;
     kill::at("hook_ended");
     Ok(())
 }
@@ -170,15 +170,15 @@ fn cannot_run(hook: &HookRef, failure: Failure) -> Failure {
     Failure::new(FailureCode::HookFailed, summary).with_detail(failure.detail)
 }
 
-async fn remove<H: Host, A: HookAttempt<H>>(attempt: &mut A, hook: &HookRef) -> Done {
-    let id = attempt.present().get(hook).cloned().unwrap_or_default();
+async fn remove<H: Host, A: HookAttempt<H>>(runner: &mut A, hook: &HookRef) -> Done {
+    let id = runner.present().get(hook).cloned().unwrap_or_default();
     {
-        let (host, patience) = (&attempt.shared().host, attempt.patience());
+        let (host, patience) = (&runner.attempt().shared.host, runner.attempt().patience());
         patiently(patience, || host.remove(&id)).await?;
-        attempt.tidy().await?;
+        runner.tidy().await?;
     }
     kill::at("hook_removed");
-    attempt.present().remove(hook);
+    runner.present().remove(hook);
     Ok(())
 }
 

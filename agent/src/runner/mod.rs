@@ -1,5 +1,6 @@
 //! Runner: one actor per attempt. Asks [`crate::step`] what comes next, does it, writes down the result, until nothing is left.
 
+mod attempt;
 mod blue_green;
 mod borrowed;
 pub(crate) mod compose;
@@ -12,19 +13,16 @@ mod prove;
 mod pull;
 mod switch;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
     digest::Digest,
-    evidence::EngineInfo,
     failure::{Failure, FailureCode},
     manifest::{Manifest, RestartPolicy},
     observation::ContainerState,
     order::Order,
-    task::Wanted,
 };
-use sealift_proto::agent::v1::{Progressed, report::Event};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -33,15 +31,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     host::{Host, HostError},
-    journal::{
-        AttemptKey, AttemptState, Cause, Journal, JournalError, Phase, Record, ReportDraft, Write, steps,
-    },
-    kill, labels,
-    logs::AttemptLog,
-    proof,
+    journal::{AttemptKey, Cause, JournalError, Phase, Record},
+    labels, proof,
     step::{self, Seen, Step, World},
     workshop::Shared,
 };
+use attempt::Attempt;
 
 /// How long the engine may be away while going forward, and while going back.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(30);
@@ -50,6 +45,10 @@ const RESTORE_PATIENCE: Duration = Duration::from_mins(10);
 const RESTORE_TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// What a restore that is given up has not done.
+const OLD_SET: &str = "the old set could not be restored";
+const UNREACHED: &str = "callers may not reach the old set";
+const UNKNOWN: &str = "what runs now is not known";
 /// How long the end of an attempt waits for the last lines of containers that ended.
 const LOG_DRAIN: Duration = Duration::from_millis(500);
 
@@ -95,27 +94,17 @@ impl From<JournalError> for Trouble {
 
 /// One attempt under way.
 pub(crate) struct Runner<H: Host> {
-    shared: Arc<Shared<H>>,
-    key: AttemptKey,
-    order: Order<Manifest>,
-    order_digest: Digest,
-    state: AttemptState,
+    attempt: Attempt<H, Manifest>,
     world: World,
     /// Whether the world was seen since it may have changed behind our back.
     looked: bool,
-    stop: CancellationToken,
-    log: AttemptLog,
     followers: JoinSet<()>,
-    engine: Option<EngineInfo>,
     starting_at: Option<DateTime<Utc>>,
-    healthy_until: Option<Instant>,
     /// Images whose digests were compared.
     images: proof::Images,
     seen_healthy: Option<Vec<proof::Running>>,
     /// The sticker that waits beside its place.
     staged: Option<Vec<u8>>,
-    restore_failure: Option<Failure>,
-    tries: BTreeMap<String, u32>,
 }
 
 impl<H: Host> Runner<H> {
@@ -127,49 +116,25 @@ impl<H: Host> Runner<H> {
         records: &[Record],
         stop: CancellationToken,
     ) -> Self {
-        let state = AttemptState::fold(records);
-        let log = shared.attempt_log(key, &state);
         Self {
-            key,
-            order,
-            order_digest,
-            state,
+            attempt: Attempt::new(shared, key, order, order_digest, records, stop),
             world: World::default(),
             // Of an order that nothing was done for yet there is nothing to see: its fencing token is new.
             looked: matches!(records, [Record::Accepted { .. }]),
-            stop,
-            log,
             followers: JoinSet::new(),
-            engine: None,
             starting_at: None,
-            healthy_until: None,
             images: proof::Images::new(),
             seen_healthy: None,
             staged: None,
-            restore_failure: None,
-            tries: BTreeMap::new(),
-            shared,
         }
-    }
-
-    fn host(&self) -> &H {
-        &self.shared.host
-    }
-
-    fn journal(&self) -> &Journal {
-        &self.shared.journal
-    }
-
-    fn now(&self) -> DateTime<Utc> {
-        self.shared.clock.now()
     }
 
     /// Works until the attempt is done, the agent goes down, or the journal fails.
     pub(crate) async fn run(mut self) -> Result<(), JournalError> {
-        let shutdown = self.shared.shutdown.clone();
-        let stop = self.stop.clone();
+        let shutdown = self.attempt.shared.shutdown.clone();
+        let stop = self.attempt.stop.clone();
         loop {
-            if shutdown.is_cancelled() || self.state.phase == Phase::Done {
+            if shutdown.is_cancelled() || self.attempt.state.phase == Phase::Done {
                 break;
             }
             if !self.looked {
@@ -180,19 +145,20 @@ impl<H: Host> Runner<H> {
                 };
                 match look {
                     Ok(()) => self.looked = true,
-                    Err(error) if matches!(self.state.phase, Phase::Preparing) => {
+                    Err(error) if matches!(self.attempt.state.phase, Phase::Preparing) => {
                         self.fail(&Step::Pull, Trouble::Failed(error.into())).await?;
                         self.looked = true;
                     }
                     // The old set was not touched yet, so the end can be told without waiting for the engine.
                     Err(error)
-                        if matches!(self.state.phase, Phase::Restoring(_)) && self.state.old.is_none() =>
+                        if matches!(self.attempt.state.phase, Phase::Restoring(_))
+                            && self.attempt.state.old.is_none() =>
                     {
-                        self.log.say(format!("cannot see the engine: {error}"));
+                        self.attempt.log.say(format!("cannot see the engine: {error}"));
                         self.looked = true;
                     }
                     Err(error) => {
-                        self.log.say(format!("waiting for the engine: {error}"));
+                        self.attempt.log.say(format!("waiting for the engine: {error}"));
                         tokio::select! {
                             () = shutdown.cancelled() => {}
                             () = sleep(LONGEST_PAUSE) => {}
@@ -201,16 +167,12 @@ impl<H: Host> Runner<H> {
                 }
                 continue;
             }
-            let wanted = if stop.is_cancelled() {
-                Wanted::Stop
-            } else {
-                Wanted::Run
-            };
+            let attempt = &self.attempt;
             let step = step::next(
-                &self.order.manifest,
-                self.order.swap,
-                &self.state,
-                wanted,
+                &attempt.order.manifest,
+                attempt.order.swap,
+                &attempt.state,
+                attempt.wanted(),
                 &self.world,
             );
             let outcome = tokio::select! {
@@ -224,18 +186,14 @@ impl<H: Host> Runner<H> {
             }
         }
         self.followers.shutdown().await;
-        if !matches!(self.state.phase, Phase::Ended(_) | Phase::Done) {
-            let at = self.now();
-            self.write(Record::Rested { at }, Vec::new()).await?;
-        }
-        Ok(())
+        self.attempt.rest().await
     }
 
     /// Sees what is on the engine.
     async fn look(&mut self) -> Result<(), HostError> {
-        let wanted = labels::of_project(self.order.target_id, &self.order.release.project);
+        let wanted = labels::of_project(self.attempt.order.target_id, &self.attempt.order.release.project);
         let listed = {
-            let host = self.host();
+            let host = self.attempt.host();
             patiently(FORWARD_PATIENCE, || host.list(&wanted)).await?
         };
         self.world.new.clear();
@@ -243,7 +201,7 @@ impl<H: Host> Runner<H> {
         self.world.hooks.clear();
         for container in listed {
             if let Some((hook, fence)) = labels::read_hook(&container.labels) {
-                if fence == self.order.fence {
+                if fence == self.attempt.order.fence {
                     self.world.hooks.insert(hook, container.id);
                 }
                 continue;
@@ -257,11 +215,11 @@ impl<H: Host> Runner<H> {
                 running,
                 restart: RestartPolicy::No,
             };
-            if ours.fence == self.order.fence {
+            if ours.fence == self.attempt.order.fence {
                 self.world.new.insert(ours.service, seen);
             } else if self.is_old(&seen.id) {
                 let inspected = {
-                    let (host, id) = (self.host(), seen.id.as_str());
+                    let (host, id) = (self.attempt.host(), seen.id.as_str());
                     patiently(FORWARD_PATIENCE, || host.inspect(id)).await?
                 };
                 if let Some(inspected) = inspected {
@@ -274,54 +232,13 @@ impl<H: Host> Runner<H> {
     }
 
     fn is_old(&self, id: &str) -> bool {
-        self.state.old.iter().flatten().any(|old| old.id == id)
-    }
-
-    /// Writes a record, what it reports, and whatever else belongs to it, in one commit; then it counts.
-    async fn write(&mut self, record: Record, more: Vec<Write>) -> Result<(), JournalError> {
-        let mut writes = self.writes(&record);
-        writes.extend(more);
-        self.journal().commit(writes).await?;
-        self.state.apply(&record);
-        Ok(())
-    }
-
-    /// As [`Self::write`] for a record that tells only what looking at the host tells as well: nothing waits for the disk.
-    fn write_behind(&mut self, record: &Record) -> Result<(), JournalError> {
-        self.journal().post(self.writes(record))?;
-        self.state.apply(record);
-        Ok(())
-    }
-
-    fn writes(&self, record: &Record) -> Vec<Write> {
-        let reports = steps(record).into_iter().map(|(step, at)| {
-            Write::Report(ReportDraft {
-                key: self.key,
-                at,
-                event: Event::Progressed(Progressed {
-                    step: step.as_str().to_owned(),
-                }),
-            })
-        });
-        let mut writes: Vec<Write> = reports.collect();
-        writes.push(Write::Record(self.key, record.clone()));
-        writes
+        self.attempt.state.old.iter().flatten().any(|old| old.id == id)
     }
 
     /// What to do when a step did not work.
     async fn fail(&mut self, step: &Step, trouble: Trouble) -> Result<(), JournalError> {
-        let failure = match trouble {
-            Trouble::Journal(error) => return Err(error),
-            Trouble::Failed(failure) => failure,
-        };
-        self.log.say(format!("{failure}"));
-        match self.state.phase.clone() {
-            Phase::Preparing
-            | Phase::Switching
-            | Phase::Proving
-            | Phase::Moving
-            | Phase::Baking
-            | Phase::Committing => self.begin_restore(Cause::Failed { failure }).await,
+        let failure = self.attempt.told(trouble)?;
+        match self.attempt.state.phase {
             Phase::Restoring(_) => {
                 self.retry_or_give_up(step, failure).await;
                 Ok(())
@@ -332,20 +249,18 @@ impl<H: Host> Runner<H> {
                     Step::RemoveOld(id) => {
                         self.world.old.remove(id);
                     }
-                    _ => self.write(Record::Cleaned, Vec::new()).await?,
+                    _ => self.attempt.write(Record::Cleaned, Vec::new()).await?,
                 }
                 Ok(())
             }
             Phase::Done => Ok(()),
+            _ => self.begin_restore(Cause::Failed { failure }).await,
         }
     }
 
     pub(super) async fn begin_restore(&mut self, cause: Cause) -> Result<(), JournalError> {
-        kill::at("restore_journalled.before");
-        self.drain_logs().await;
-        let at = self.now();
-        self.write(Record::Restoring { at, cause }, Vec::new()).await?;
-        kill::at("restore_journalled");
+        drain(&mut self.followers).await;
+        self.attempt.begin_restore(cause).await?;
         // A call that failed may have had its effect all the same, now or a while ago: nothing is decided on what was seen
         // before it.
         self.looked = false;
@@ -358,14 +273,11 @@ impl<H: Host> Runner<H> {
             self.looked = false;
             return;
         }
-        let tries = self.tries.entry(format!("{step:?}")).or_default();
-        *tries += 1;
         // What does not run as it was seen has changed since: choose again from what is there now.
         if matches!(step, Step::CheckOld) {
             self.looked = false;
         }
-        if *tries < RESTORE_TRIES {
-            sleep(FIRST_PAUSE * 2_u32.pow(*tries)).await;
+        if self.attempt.try_again(step).await {
             return;
         }
         match step {
@@ -384,29 +296,14 @@ impl<H: Host> Runner<H> {
             }
             _ => self.world.old_checked = true,
         }
-        let summary = format!("the old set could not be restored: {}", failure.summary);
-        let detail = failure.detail;
-        self.restore_failure
-            .get_or_insert_with(|| Failure::new(FailureCode::RestoreFailed, summary).with_detail(detail));
+        self.attempt.give_up_restore(OLD_SET, &failure);
     }
+}
 
-    /// Gives the followers of containers that ended a moment to read their last lines.
-    async fn drain_logs(&mut self) {
-        let deadline = Instant::now() + LOG_DRAIN;
-        while !self.followers.is_empty() {
-            match tokio::time::timeout_at(deadline, self.followers.join_next()).await {
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => break,
-            }
-        }
-    }
-
-    fn patience(&self) -> Duration {
-        match self.state.phase {
-            Phase::Restoring(_) => RESTORE_PATIENCE,
-            _ => FORWARD_PATIENCE,
-        }
-    }
+/// Gives the followers of containers that ended a moment to read their last lines.
+async fn drain(followers: &mut JoinSet<()>) {
+    let deadline = Instant::now() + LOG_DRAIN;
+    while let Ok(Some(_)) = tokio::time::timeout_at(deadline, followers.join_next()).await {}
 }
 
 /// Tries again while the engine is away, at most for `limit`.

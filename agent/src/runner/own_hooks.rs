@@ -1,24 +1,22 @@
 //! Hooks of a set that the agent makes itself.
 
-use std::{sync::Arc, time::Duration};
-
 use sealift_common::{
     failure::Failure,
     hook::{Direction, HookSpec},
+    manifest::Manifest,
 };
 
 use super::{
     Runner,
+    attempt::Attempt,
     hooks::{HookAttempt, Sets, called, confined, environment},
     internal,
 };
 use crate::{
     host::{Host, HostError, NewContainer},
-    journal::{AttemptState, HookRef, JournalError, Record},
+    journal::HookRef,
     labels,
-    logs::AttemptLog,
     step::hooks::Present,
-    workshop::Shared,
 };
 
 impl<H: Host> Runner<H> {
@@ -26,7 +24,7 @@ impl<H: Host> Runner<H> {
     fn sets(&self, direction: Direction) -> Sets {
         let new = self.world.new.iter();
         let new = new.map(|(service, seen)| called(service, &seen.id)).collect();
-        let old = self.state.old.iter().flatten().filter(|old| old.running);
+        let old = self.attempt.state.old.iter().flatten().filter(|old| old.running);
         let old = old.map(|old| called(&old.service, &old.id)).collect();
         match direction {
             Direction::Forward => Sets { to: new, from: old },
@@ -36,37 +34,26 @@ impl<H: Host> Runner<H> {
 }
 
 impl<H: Host> HookAttempt<H> for Runner<H> {
-    fn shared(&self) -> &Arc<Shared<H>> {
-        &self.shared
+    type Manifest = Manifest;
+
+    fn attempt(&self) -> &Attempt<H, Manifest> {
+        &self.attempt
     }
 
-    fn log(&self) -> &AttemptLog {
-        &self.log
-    }
-
-    fn patience(&self) -> Duration {
-        Self::patience(self)
-    }
-
-    fn state(&self) -> &AttemptState {
-        &self.state
-    }
-
-    fn specs(&self) -> &[HookSpec] {
-        &self.order.manifest.hooks
+    fn attempt_mut(&mut self) -> &mut Attempt<H, Manifest> {
+        &mut self.attempt
     }
 
     fn present(&mut self) -> &mut Present {
         &mut self.world.hooks
     }
 
-    async fn note(&mut self, record: Record) -> Result<(), JournalError> {
-        self.write(record, Vec::new()).await
-    }
-
     async fn container(&self, spec: &HookSpec, hook: &HookRef) -> Result<NewContainer, Failure> {
-        let order = &self.order;
-        let known = self.journal().baseline(order.target_id, &order.release.project);
+        let order = &self.attempt.order;
+        let known = self
+            .attempt
+            .journal()
+            .baseline(order.target_id, &order.release.project);
         let is_first = known.map_err(internal)?.is_none();
         let environment = environment(order, spec, hook, is_first, &self.sets(hook.direction));
         let networks = spec.network_names().into_iter();

@@ -20,11 +20,6 @@ use crate::{
 };
 
 impl<H: Host> Runner<H> {
-    pub(super) fn health_deadline(&mut self) -> Instant {
-        let limit = Duration::from_millis(self.order.limits.healthy_deadline_ms.into());
-        *self.healthy_until.get_or_insert_with(|| Instant::now() + limit)
-    }
-
     pub(super) fn watched(&self, service: &ServiceName) -> Result<Watched, Failure> {
         let spec = self.spec(service)?;
         let id = self.world.new.get(service).map(|seen| seen.id.clone());
@@ -39,20 +34,22 @@ impl<H: Host> Runner<H> {
     }
 
     pub(super) async fn await_dependency(&mut self, service: &ServiceName) -> Done {
-        self.log.say(format!("waiting until {service} is healthy"));
-        let deadline = self.health_deadline();
+        self.attempt
+            .log
+            .say(format!("waiting until {service} is healthy"));
+        let deadline = self.attempt.health_deadline();
         let watched = self.watched(service)?;
-        health::await_healthy(self.host(), &[watched], Duration::ZERO, deadline).await?;
+        health::await_healthy(self.attempt.host(), &[watched], Duration::ZERO, deadline).await?;
         self.world.healthy.insert(service.clone());
         Ok(())
     }
 
     pub(super) async fn await_health(&mut self) -> Done {
-        let deadline = self.health_deadline();
-        let min_healthy = Duration::from_millis(self.order.limits.min_healthy_ms.into());
+        let deadline = self.attempt.health_deadline();
+        let min_healthy = Duration::from_millis(self.attempt.order.limits.min_healthy_ms.into());
         self.watch_all(min_healthy, deadline).await?;
         kill::at("healthy");
-        if self.order.swap.is_in_place() && !hook::has_late(&self.order.manifest.hooks) {
+        if self.attempt.order.swap.is_in_place() && !hook::has_late(&self.attempt.order.manifest.hooks) {
             self.note_healthy().await
         } else {
             self.note_ready().await
@@ -61,32 +58,32 @@ impl<H: Host> Runner<H> {
 
     /// Waits until the new set was well for `time` without a break, and keeps what was seen at the end.
     pub(super) async fn watch_all(&mut self, time: Duration, deadline: Instant) -> Done {
-        let services = self.order.manifest.services.keys();
+        let services = self.attempt.order.manifest.services.keys();
         let watched = services
             .map(|service| self.watched(service))
             .collect::<Result<Vec<_>, _>>()?;
-        let seen = health::await_healthy(self.host(), &watched, time, deadline).await?;
+        let seen = health::await_healthy(self.attempt.host(), &watched, time, deadline).await?;
         self.seen_healthy = proof::seen_running(seen, &self.images);
         Ok(())
     }
 
     /// From here on the new set is the one that stays.
     pub(super) async fn note_healthy(&mut self) -> Done {
-        let path = self.sticker_path();
-        let before = aside(move || Stickers::read(&path)).await?;
-        let sticker_before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let at = self.now();
-        let sticker = self.sticker(sticker_before.as_deref())?;
+        let sticker_before = self.attempt.read_sticker().await?;
+        let at = self.attempt.now();
+        let sticker = self.attempt.sticker(sticker_before.as_deref())?;
+        let sticker = sticker.to_file().map_err(internal)?;
         // The sticker is got ready and the old set looked at while the journal writes.
         let staged = {
-            let (path, bytes) = (self.sticker_path(), sticker.clone());
+            let (path, bytes) = (self.attempt.sticker_path(), sticker.clone());
             aside(move || Stickers::stage(&path, &bytes))
         };
-        let shared = self.shared.clone();
-        let project = labels::of_project(self.order.target_id, &self.order.release.project);
+        let shared = self.attempt.shared.clone();
+        let project = labels::of_project(self.attempt.order.target_id, &self.attempt.order.release.project);
         let has_old = !self.world.old.is_empty();
         let (written, staged, listed) = tokio::join!(
-            self.write(Record::Healthy { at, sticker_before }, Vec::new()),
+            self.attempt
+                .write(Record::Healthy { at, sticker_before }, Vec::new()),
             staged,
             async {
                 if has_old {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{Done, Runner, hooks, patiently};
 use crate::{
     host::{Host, HostError},
-    journal::{Ending, Phase, Record, Write},
+    journal::{Ending, Phase, Record},
     kill, labels,
 };
 
@@ -27,8 +27,11 @@ const TIDY: Duration = Duration::from_secs(30);
 impl<H: Host> Runner<H> {
     pub(super) async fn quiet(&mut self, id: &str) -> Done {
         kill::at("old_policy_no.before");
-        let host = self.host();
-        patiently(self.patience(), || host.set_restart(id, RestartPolicy::No)).await?;
+        let host = self.attempt.host();
+        patiently(self.attempt.patience(), || {
+            host.set_restart(id, RestartPolicy::No)
+        })
+        .await?;
         kill::at("old_policy_no");
         if let Some(seen) = self.world.old.get_mut(id) {
             seen.restart = RestartPolicy::No;
@@ -37,11 +40,11 @@ impl<H: Host> Runner<H> {
     }
 
     pub(super) async fn stop_old(&mut self, id: &str) -> Done {
-        let old = self.state.old.iter().flatten().find(|old| old.id == id);
+        let old = self.attempt.state.old.iter().flatten().find(|old| old.id == id);
         let grace = old.map_or(SHORT_GRACE, |old| Duration::from_millis(old.grace_ms));
         kill::at("old_stopped.before");
-        let host = self.host();
-        patiently(self.patience(), || host.stop(id, grace)).await?;
+        let host = self.attempt.host();
+        patiently(self.attempt.patience(), || host.stop(id, grace)).await?;
         kill::at("old_stopped");
         if let Some(seen) = self.world.old.get_mut(id) {
             seen.running = false;
@@ -50,17 +53,17 @@ impl<H: Host> Runner<H> {
     }
 
     pub(super) async fn start_new(&mut self, service: &ServiceName) -> Done {
-        self.health_deadline();
-        let now = self.now();
+        self.attempt.health_deadline();
+        let now = self.attempt.now();
         self.starting_at.get_or_insert(now);
         let id = self.watched(service)?.id;
         kill::at("new_started.before");
         {
-            let (host, id) = (self.host(), id.as_str());
-            patiently(self.patience(), || host.start(id)).await?;
+            let (host, id) = (self.attempt.host(), id.as_str());
+            patiently(self.attempt.patience(), || host.start(id)).await?;
         }
         kill::at("new_started");
-        self.log.say(format!("started {service}"));
+        self.attempt.log.say(format!("started {service}"));
         if let Some(seen) = self.world.new.get_mut(service) {
             seen.running = true;
         }
@@ -70,15 +73,15 @@ impl<H: Host> Runner<H> {
 
     /// Copies the output of a new container into the log.
     fn follow(&mut self, service: ServiceName, id: String) {
-        let (shared, log) = (self.shared.clone(), self.log.clone());
+        let (shared, log) = (self.attempt.shared.clone(), self.attempt.log.clone());
         self.followers
             .spawn(async move { log.follow(&shared.host, &service, &id).await });
     }
 
     pub(super) fn note_started(&mut self) -> Done {
-        let at = self.now();
+        let at = self.attempt.now();
         let starting_at = self.starting_at.unwrap_or(at);
-        self.write_behind(&Record::Started { starting_at, at })?;
+        self.attempt.write_behind(&Record::Started { starting_at, at })?;
         kill::at("health_wait");
         Ok(())
     }
@@ -89,8 +92,8 @@ impl<H: Host> Runner<H> {
         });
         let id = self.watched(service)?.id;
         kill::at("new_stopped.before");
-        let host = self.host();
-        patiently(self.patience(), || host.stop(&id, grace)).await?;
+        let host = self.attempt.host();
+        patiently(self.attempt.patience(), || host.stop(&id, grace)).await?;
         kill::at("new_stopped");
         if let Some(seen) = self.world.new.get_mut(service) {
             seen.running = false;
@@ -101,8 +104,8 @@ impl<H: Host> Runner<H> {
     pub(super) async fn remove_new(&mut self, service: &ServiceName) -> Done {
         let id = self.watched(service)?.id;
         kill::at("new_removed.before");
-        let host = self.host();
-        patiently(self.patience(), || host.remove(&id)).await?;
+        let host = self.attempt.host();
+        patiently(self.attempt.patience(), || host.remove(&id)).await?;
         kill::at("new_removed");
         self.world.new.remove(service);
         Ok(())
@@ -110,8 +113,8 @@ impl<H: Host> Runner<H> {
 
     pub(super) async fn restore_policy(&mut self, id: &str, policy: RestartPolicy) -> Done {
         kill::at("old_policy_restored.before");
-        let host = self.host();
-        patiently(self.patience(), || host.set_restart(id, policy)).await?;
+        let host = self.attempt.host();
+        patiently(self.attempt.patience(), || host.set_restart(id, policy)).await?;
         kill::at("old_policy_restored");
         if let Some(seen) = self.world.old.get_mut(id) {
             seen.restart = policy;
@@ -121,8 +124,8 @@ impl<H: Host> Runner<H> {
 
     pub(super) async fn start_old(&mut self, id: &str) -> Done {
         kill::at("old_started.before");
-        let host = self.host();
-        patiently(self.patience(), || host.start(id)).await?;
+        let host = self.attempt.host();
+        patiently(self.attempt.patience(), || host.start(id)).await?;
         kill::at("old_started");
         if let Some(seen) = self.world.old.get_mut(id) {
             seen.running = true;
@@ -134,9 +137,9 @@ impl<H: Host> Runner<H> {
     pub(super) async fn check_old(&mut self) -> Done {
         let steady = Instant::now() + OLD_STEADY;
         loop {
-            for old in self.state.old.iter().flatten().filter(|old| old.running) {
-                let (host, id) = (self.host(), old.id.as_str());
-                let seen = patiently(self.patience(), || host.inspect(id)).await?;
+            for old in self.attempt.state.old.iter().flatten().filter(|old| old.running) {
+                let (host, id) = (self.attempt.host(), old.id.as_str());
+                let seen = patiently(self.attempt.patience(), || host.inspect(id)).await?;
                 if seen.is_none_or(|seen| seen.state != ContainerState::Running) {
                     let summary = format!("service {} of the old set does not run", old.service);
                     return Err(Failure::new(FailureCode::RestoreFailed, summary).into());
@@ -153,8 +156,8 @@ impl<H: Host> Runner<H> {
 
     pub(super) async fn remove_old(&mut self, id: &str) -> Done {
         kill::at("old_removed.before");
-        let host = self.host();
-        patiently(self.patience(), || host.remove(id)).await?;
+        let host = self.attempt.host();
+        patiently(self.attempt.patience(), || host.remove(id)).await?;
         kill::at("old_removed");
         self.world.old.remove(id);
         Ok(())
@@ -165,29 +168,32 @@ impl<H: Host> Runner<H> {
         let deadline = Instant::now() + TIDY;
         match timeout_at(deadline, self.tidy_networks()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.log.say(format!("networks were not tidied: {error}")),
-            Err(_) => self.log.say("networks were not tidied: the engine is too slow"),
+            Ok(Err(error)) => self.attempt.log.say(format!("networks were not tidied: {error}")),
+            Err(_) => self
+                .attempt
+                .log
+                .say("networks were not tidied: the engine is too slow"),
         }
-        if !self.order.manifest.hooks.is_empty() {
-            let swept = timeout_at(Instant::now() + TIDY, hooks::sweep(self.host(), &self.order)).await;
+        if !self.attempt.order.manifest.hooks.is_empty() {
+            let swept = timeout_at(
+                Instant::now() + TIDY,
+                hooks::sweep(self.attempt.host(), &self.attempt.order),
+            )
+            .await;
             if !matches!(swept, Ok(Ok(()))) {
-                self.log
+                self.attempt
+                    .log
                     .say("hooks left something behind that could not be removed");
             }
         }
-        // Losing this record only means to look once more.
-        self.journal()
-            .note(vec![Write::Record(self.key, Record::Cleaned)])
-            .await?;
-        self.state.apply(&Record::Cleaned);
-        Ok(())
+        Ok(self.attempt.note_cleaned().await?)
     }
 
     async fn tidy_networks(&self) -> Result<(), HostError> {
-        let (host, order) = (self.host(), &self.order);
+        let (host, order) = (self.attempt.host(), &self.attempt.order);
         let own = labels::of_project(order.target_id, &order.release.project);
         let mine = self.networks();
-        let unused: Vec<String> = if self.state.phase == Phase::Ended(Ending::Succeeded) {
+        let unused: Vec<String> = if self.attempt.state.phase == Phase::Ended(Ending::Succeeded) {
             let all = host.networks(&own).await?;
             all.into_iter().filter(|name| !mine.contains_key(name)).collect()
         } else if !order.swap.is_in_place() {

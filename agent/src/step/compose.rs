@@ -94,25 +94,11 @@ impl Step {
 
 /// The next step. Pure.
 pub fn next(manifest: &ComposeManifest, state: &AttemptState, wanted: Wanted, world: &World) -> Step {
+    if let Some(cause) = super::turned_back(state, wanted) {
+        return Step::Restore(cause);
+    }
     let pending = |when| Step::of_hooks(hooks::pending(&manifest.hooks, when, state, &world.hooks));
     match &state.phase {
-        Phase::Preparing
-        | Phase::Switching
-        | Phase::Proving
-        | Phase::Moving
-        | Phase::Baking
-        | Phase::Committing
-            if state.is_poison() =>
-        {
-            Step::Restore(Cause::Failed {
-                failure: super::poison(),
-            })
-        }
-        Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Moving | Phase::Baking
-            if wanted == Wanted::Stop =>
-        {
-            Step::Restore(Cause::Stopped)
-        }
         Phase::Preparing if state.lock.is_none() => Step::Render,
         Phase::Preparing if !world.images => Step::Pull,
         Phase::Preparing => pending(HookWhen::PreDeploy).unwrap_or(Step::Prepare),

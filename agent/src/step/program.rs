@@ -88,32 +88,18 @@ impl Step {
 
 /// The next step. Pure.
 pub fn next(state: &AttemptState, wanted: Wanted, world: &World) -> Step {
-    match &state.phase {
+    if let Phase::Switching | Phase::Proving | Phase::Moving | Phase::Baking | Phase::Committing = state.phase
+        && let Stand::Returned(returned) = &world.stand
+    {
         // Whatever else is true: the launcher has settled it.
-        Phase::Switching | Phase::Proving | Phase::Moving | Phase::Baking | Phase::Committing
-            if matches!(world.stand, Stand::Returned(_)) =>
-        {
-            Step::Restore(Cause::Failed {
-                failure: not_healthy(&world.stand),
-            })
-        }
-        Phase::Preparing
-        | Phase::Switching
-        | Phase::Proving
-        | Phase::Moving
-        | Phase::Baking
-        | Phase::Committing
-            if state.is_poison() =>
-        {
-            Step::Restore(Cause::Failed {
-                failure: super::poison(),
-            })
-        }
-        Phase::Preparing | Phase::Switching | Phase::Proving | Phase::Moving | Phase::Baking
-            if wanted == Wanted::Stop =>
-        {
-            Step::Restore(Cause::Stopped)
-        }
+        return Step::Restore(Cause::Failed {
+            failure: not_healthy(returned),
+        });
+    }
+    if let Some(cause) = super::turned_back(state, wanted) {
+        return Step::Restore(cause);
+    }
+    match &state.phase {
         Phase::Preparing => prepare(world),
         Phase::Switching => forward(world, Step::NoteStarted),
         Phase::Proving | Phase::Moving | Phase::Baking => match world.stand {
@@ -212,14 +198,8 @@ fn restore(state: &AttemptState, cause: &Cause, world: &World) -> Step {
 }
 
 /// Why the program of an attempt was given up, as a failure.
-fn not_healthy(stand: &Stand) -> Failure {
-    let Stand::Returned(Returned {
-        program, why, detail, ..
-    }) = stand
-    else {
-        return Failure::new(FailureCode::AgentUpdateNotHealthy, "the new program did not work");
-    };
-    let summary = match why {
+fn not_healthy(returned: &Returned) -> Failure {
+    let summary = match returned.why {
         Why::Died => "did not keep running, and the one before runs again",
         Why::Silent => "did not come back to the orchestrator in time, and the one before runs again",
         Why::Damaged => "was not started: its file is not what was signed",
@@ -227,9 +207,9 @@ fn not_healthy(stand: &Stand) -> Failure {
     };
     Failure::new(
         FailureCode::AgentUpdateNotHealthy,
-        format!("the new program {} {summary}", program.short()),
+        format!("the new program {} {summary}", returned.program.short()),
     )
-    .with_detail(detail)
+    .with_detail(&returned.detail)
 }
 
 #[cfg(test)]

@@ -21,11 +21,10 @@ use crate::{
     },
     health::{self, Watched},
     host::Host,
-    journal::{Cause, LockRef, Locked, OldContainer, Record, Write},
+    journal::{Cause, LockRef, Locked, OldContainer, Record},
     kill, labels, proof,
     runner::{Done, borrowed, hooks, internal, is_up, prove::aside, pull::bring},
     step::compose::Step,
-    stickers::Stickers,
 };
 
 /// How long bringing the old set up again, or taking the new one away, may take.
@@ -58,7 +57,8 @@ impl<H: Host> ComposeRunner<H> {
     }
 
     pub(super) fn locked(&self) -> Result<&Locked, Failure> {
-        self.state
+        self.attempt
+            .state
             .lock
             .as_ref()
             .ok_or_else(|| internal("an attempt went on without a lock"))
@@ -66,25 +66,25 @@ impl<H: Host> ComposeRunner<H> {
 
     async fn render(&mut self) -> Done {
         let previous = self.previous_lock().await?;
-        let policy = self.shared.policy.of(&self.order.environment);
+        let policy = self.attempt.shared.policy.of(&self.attempt.order.environment);
         let compose = &self.compose;
-        let key = &self.shared.identity.evidence_key;
-        let made = render::render(compose, &self.order, policy, key).await?;
-        borrowed::are_there(&self.shared.host, self.patience(), &made.borrowed).await?;
-        let files = self.compose.files(&self.order);
+        let key = &self.attempt.shared.identity.evidence_key;
+        let made = render::render(compose, &self.attempt.order, policy, key).await?;
+        borrowed::are_there(&self.attempt.shared.host, self.attempt.patience(), &made.borrowed).await?;
+        let files = self.compose.files(&self.attempt.order);
         let bytes = made.bytes;
         let lock = aside(move || files.keep(&bytes)).await?;
-        self.log.say(format!(
+        self.attempt.log.say(format!(
             "resolved by Compose {}: lock {lock}",
             self.compose.version()
         ));
         let locked = Record::Locked {
-            at: self.now(),
+            at: self.attempt.now(),
             lock,
             previous,
             allowances: made.allowances,
         };
-        self.write(locked, Vec::new()).await?;
+        self.attempt.write(locked, Vec::new()).await?;
         kill::at("lock_journalled");
         Ok(())
     }
@@ -92,14 +92,15 @@ impl<H: Host> ComposeRunner<H> {
     /// The lock that runs now. Without it there would be no way back, so nothing is begun then.
     async fn previous_lock(&self) -> Result<Option<LockRef>, Failure> {
         let baseline = self
+            .attempt
             .shared
             .journal
-            .baseline(self.order.target_id, &self.order.release.project)
+            .baseline(self.attempt.order.target_id, &self.attempt.order.release.project)
             .map_err(internal)?;
         let Some(lock) = baseline.and_then(|baseline| baseline.lock) else {
             return Ok(None);
         };
-        let (files, digest) = (self.compose.files(&self.order), lock.digest);
+        let (files, digest) = (self.compose.files(&self.attempt.order), lock.digest);
         if aside(move || files.has(digest)).await? {
             return Ok(Some(lock));
         }
@@ -114,39 +115,47 @@ impl<H: Host> ComposeRunner<H> {
     }
 
     async fn pull(&mut self) -> Done {
-        let shared = &self.shared;
-        let engine = patiently(self.patience(), || shared.engine()).await?;
-        let deadline = Instant::now() + Duration::from_millis(self.order.limits.pull_deadline_ms.into());
+        let shared = &self.attempt.shared;
+        let engine = patiently(self.attempt.patience(), || shared.engine()).await?;
+        let deadline = self.attempt.pull_deadline();
         let images: BTreeMap<String, &PinnedImage> = self
+            .attempt
             .order
             .manifest
             .services
             .values()
             .map(|pin| &pin.image)
-            .chain(self.order.manifest.hooks.iter().map(|hook| &hook.image))
+            .chain(self.attempt.order.manifest.hooks.iter().map(|hook| &hook.image))
             .map(|image| (image.pull_reference(), image))
             .collect();
         kill::at("pull_begun");
-        let patience = self.patience();
-        let pulls = images
-            .into_values()
-            .map(|image| bring(shared, &self.log, image, &engine.platform, patience, deadline));
+        let patience = self.attempt.patience();
+        let pulls = images.into_values().map(|image| {
+            bring(
+                shared,
+                &self.attempt.log,
+                image,
+                &engine.platform,
+                patience,
+                deadline,
+            )
+        });
         let brought = futures::future::try_join_all(pulls).await?;
         kill::at("digest_compared");
         self.world.images = true;
-        if brought.iter().any(|(_, pulled)| *pulled) && !self.state.pulled {
-            let at = self.now();
-            self.write(Record::Pulled { at }, Vec::new()).await?;
-        }
-        Ok(())
+        let pulled = brought.iter().any(|(_, pulled)| *pulled);
+        Ok(self.attempt.note_pulled(pulled).await?)
     }
 
     /// Looks at the old set; it is what a restore is compared with.
     async fn prepare(&mut self) -> Done {
         let mut old = Vec::new();
         for (service, listed) in self.listed().await? {
-            let host = &self.shared.host;
-            let digests = patiently(self.patience(), || proof::digests_of(host, &listed.image_id)).await?;
+            let host = &self.attempt.shared.host;
+            let digests = patiently(self.attempt.patience(), || {
+                proof::digests_of(host, &listed.image_id)
+            })
+            .await?;
             let labelled = labels::read(&listed.labels).and_then(|ours| ours.digest);
             old.push(OldContainer {
                 id: listed.id,
@@ -159,29 +168,35 @@ impl<H: Host> ComposeRunner<H> {
             });
         }
         kill::at("old_saved");
-        let at = self.now();
+        let at = self.attempt.now();
         kill::at("switch_journalled.before");
-        self.write(Record::Prepared { at, old }, Vec::new()).await?;
+        self.attempt
+            .write(Record::Prepared { at, old }, Vec::new())
+            .await?;
         kill::at("switch_journalled");
         Ok(())
     }
 
     async fn up(&mut self) -> Done {
         let lock = self.locked()?.lock;
-        let files = self.compose.files(&self.order);
+        let files = self.compose.files(&self.attempt.order);
         aside(move || files.show(Some(lock))).await?;
         kill::at("lock_shown");
-        let deadline = self.health_deadline().saturating_duration_since(Instant::now());
-        let starting_at = self.now();
+        let deadline = self
+            .attempt
+            .health_deadline()
+            .saturating_duration_since(Instant::now());
+        let starting_at = self.attempt.now();
         kill::at("up.before");
-        let profiles = self.order.manifest.profiles.clone();
+        let profiles = self.attempt.order.manifest.profiles.clone();
         let result = self.call(lock, &profiles, &up(), deadline).await;
         // Also what failed has something to say.
         self.follow().await;
         result?;
         kill::at("up");
-        let at = self.now();
-        self.write(Record::Started { starting_at, at }, Vec::new())
+        let at = self.attempt.now();
+        self.attempt
+            .write(Record::Started { starting_at, at }, Vec::new())
             .await?;
         kill::at("health_wait");
         self.looked = false;
@@ -196,13 +211,14 @@ impl<H: Host> ComposeRunner<H> {
         what: &[&str],
         deadline: Duration,
     ) -> Done {
-        let files = self.compose.files(&self.order);
+        let files = self.compose.files(&self.attempt.order);
         let checked = files.clone();
         if !aside(move || checked.has(lock)).await? {
             let summary = format!("lock {lock} is gone or was changed on the host");
             return Err(Failure::new(FailureCode::AgentState, summary).into());
         }
-        let mut arguments: Vec<OsString> = vec!["-p".into(), labels::compose_project(&self.order).into()];
+        let mut arguments: Vec<OsString> =
+            vec!["-p".into(), labels::compose_project(&self.attempt.order).into()];
         for profile in profiles {
             arguments.extend(["--profile".into(), profile.into()]);
         }
@@ -227,7 +243,7 @@ impl<H: Host> ComposeRunner<H> {
             .map_err(internal)?;
         let messages = host.redact(&said.messages);
         for line in messages.lines().filter(|line| !line.trim().is_empty()) {
-            self.log.say(line);
+            self.attempt.log.say(line);
         }
         if said.success {
             return Ok(());
@@ -241,14 +257,14 @@ impl<H: Host> ComposeRunner<H> {
             return;
         };
         for (service, listed) in listed {
-            let (shared, log) = (self.shared.clone(), self.log.clone());
+            let (shared, log) = (self.attempt.shared.clone(), self.attempt.log.clone());
             self.followers
                 .spawn(async move { log.follow(&shared.host, &service, &listed.id).await });
         }
     }
 
     fn watched(&self, found: &BTreeMap<ServiceName, crate::host::Listed>) -> Result<Vec<Watched>, Failure> {
-        let services = self.order.manifest.services.iter();
+        let services = self.attempt.order.manifest.services.iter();
         let watched = services.map(|(service, pin)| {
             let listed = found.get(service).ok_or_else(|| {
                 let summary = format!("service {service} has no container");
@@ -266,42 +282,36 @@ impl<H: Host> ComposeRunner<H> {
     }
 
     async fn await_health(&mut self) -> Done {
-        let deadline = self.health_deadline();
+        let deadline = self.attempt.health_deadline();
         let watched = self.watched(&self.listed().await?)?;
-        let min_healthy = Duration::from_millis(self.order.limits.min_healthy_ms.into());
-        health::await_healthy(&self.shared.host, &watched, min_healthy, deadline).await?;
+        let min_healthy = Duration::from_millis(self.attempt.order.limits.min_healthy_ms.into());
+        health::await_healthy(&self.attempt.shared.host, &watched, min_healthy, deadline).await?;
         kill::at("healthy");
-        if hook::has_late(&self.order.manifest.hooks) {
-            let at = self.now();
-            return Ok(self.write(Record::Ready { at }, Vec::new()).await?);
+        if hook::has_late(&self.attempt.order.manifest.hooks) {
+            let at = self.attempt.now();
+            return Ok(self.attempt.write(Record::Ready { at }, Vec::new()).await?);
         }
         self.note_healthy().await
     }
 
     async fn note_switched(&mut self) -> Done {
-        let at = self.now();
-        self.write(Record::Switched { at }, Vec::new()).await?;
+        let at = self.attempt.now();
+        self.attempt.write(Record::Switched { at }, Vec::new()).await?;
         // What comes now has its own time.
-        self.healthy_until = None;
+        self.attempt.healthy_until = None;
         Ok(())
     }
 
     /// Hooks take their time, in which nobody looked.
     async fn confirm(&mut self) -> Done {
-        let deadline = self.health_deadline();
+        let deadline = self.attempt.health_deadline();
         let watched = self.watched(&self.listed().await?)?;
-        health::await_healthy(&self.shared.host, &watched, Duration::ZERO, deadline).await?;
+        health::await_healthy(&self.attempt.shared.host, &watched, Duration::ZERO, deadline).await?;
         self.note_healthy().await
     }
 
     async fn note_healthy(&mut self) -> Done {
-        let path = self.sticker_path();
-        let before = aside(move || Stickers::read(&path)).await?;
-        let sticker_before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let at = self.now();
-        self.write(Record::Healthy { at, sticker_before }, Vec::new())
-            .await?;
-        kill::at("commit_journalled");
+        self.attempt.note_healthy().await?;
         self.looked = false;
         Ok(())
     }
@@ -314,11 +324,11 @@ impl<H: Host> ComposeRunner<H> {
             self.call(old.digest, &old.profiles, &up(), RETURN_DEADLINE)
                 .await?;
         } else {
-            let profiles = self.order.manifest.profiles.clone();
+            let profiles = self.attempt.order.manifest.profiles.clone();
             self.call(lock, &profiles, &["down", "--remove-orphans"], RETURN_DEADLINE)
                 .await?;
         }
-        let files = self.compose.files(&self.order);
+        let files = self.compose.files(&self.attempt.order);
         aside(move || files.show(previous.map(|old| old.digest))).await?;
         kill::at("return");
         self.world.restored = true;
@@ -330,12 +340,12 @@ impl<H: Host> ComposeRunner<H> {
         let steady = Instant::now() + OLD_STEADY;
         loop {
             let found = self.listed().await?;
-            for old in self.state.old.iter().flatten().filter(|old| old.running) {
+            for old in self.attempt.state.old.iter().flatten().filter(|old| old.running) {
                 let Some(listed) = found.get(&old.service) else {
                     return Err(lost(&old.service));
                 };
-                let (host, id) = (&self.shared.host, listed.id.as_str());
-                let seen = patiently(self.patience(), || host.inspect(id)).await?;
+                let (host, id) = (&self.attempt.shared.host, listed.id.as_str());
+                let seen = patiently(self.attempt.patience(), || host.inspect(id)).await?;
                 // One that only had work to do may have done it.
                 let well = seen.is_some_and(|seen| match seen.state {
                     ContainerState::Running => true,
@@ -358,30 +368,28 @@ impl<H: Host> ComposeRunner<H> {
     /// Drops locks that nothing needs any more.
     async fn clean(&mut self) -> Done {
         let baseline = self
+            .attempt
             .shared
             .journal
-            .baseline(self.order.target_id, &self.order.release.project)?;
+            .baseline(self.attempt.order.target_id, &self.attempt.order.release.project)?;
         let keep = baseline
             .and_then(|baseline| baseline.lock)
             .map(|lock| lock.digest);
-        let files = self.compose.files(&self.order);
+        let files = self.compose.files(&self.attempt.order);
         if let Err(failure) = aside(move || files.tidy(keep)).await {
-            self.log.say(format!("old locks were not dropped: {failure}"));
+            self.attempt
+                .log
+                .say(format!("old locks were not dropped: {failure}"));
         }
-        if !self.order.manifest.hooks.is_empty() {
-            let swept = timeout(TIDY, hooks::sweep(&self.shared.host, &self.order)).await;
+        if !self.attempt.order.manifest.hooks.is_empty() {
+            let swept = timeout(TIDY, hooks::sweep(&self.attempt.shared.host, &self.attempt.order)).await;
             if !matches!(swept, Ok(Ok(()))) {
-                self.log
+                self.attempt
+                    .log
                     .say("hooks left something behind that could not be removed");
             }
         }
-        // Losing this record only means to look once more.
-        self.shared
-            .journal
-            .note(vec![Write::Record(self.key, Record::Cleaned)])
-            .await?;
-        self.state.apply(&Record::Cleaned);
-        Ok(())
+        Ok(self.attempt.note_cleaned().await?)
     }
 }
 

@@ -1,36 +1,27 @@
-//! The two ends of an attempt on a compose host: the new lock committed, or the old one restored. Sticker, packet and report.
+//! The two ends of an attempt on a compose host: the new lock committed, or the old one restored.
 
 use sealift_common::{
     any_manifest::Described as _,
     digest::Digest,
-    evidence::EngineInfo,
     failure::{Failure, FailureCode},
     observation::{ContainerHealth, ContainerState},
 };
 
-use super::{ComposeRunner, Trouble, patiently};
+use super::{ComposeRunner, patiently};
 use crate::{
     host::Host,
-    journal::{
-        Baseline, BaselineService, Cause, Ending, LockRef, MOST_RESTORE_STARTS, Record, ReportDraft, Write,
-    },
-    kill, labels,
-    proof::{self, End, Running},
-    runner::{
-        Done,
-        finish::{end_of, put_back, settle_sticker},
-        internal,
-        prove::aside,
-    },
+    journal::{Baseline, BaselineService, Cause, Ending, LockRef, Write},
+    labels,
+    proof::{self, Running},
+    runner::{Done, OLD_SET, UNKNOWN, UNREACHED, internal},
     step::hooks,
-    stickers::Stickers,
 };
 
 impl<H: Host> ComposeRunner<H> {
     /// The new set was healthy: prove it and end.
     pub(super) async fn finish_well(&mut self) -> Done {
         let set = self.set().await?;
-        for (service, pin) in &self.order.manifest.services {
+        for (service, pin) in &self.attempt.order.manifest.services {
             let found = set.iter().find(|one| one.ours.service == *service);
             if found.and_then(|one| one.digest) != Some(pin.image.digest) {
                 let summary = format!(
@@ -41,40 +32,16 @@ impl<H: Host> ComposeRunner<H> {
             }
         }
         let lock = self.locked()?.lock;
-        let before = self.state.sticker_before.as_ref().and_then(Option::as_deref);
-        let sticker = settle_sticker(&self.shared, &self.order, before, Some(lock)).await?;
-        let digest = Stickers::digest(&sticker);
-        let packet = self.packet(Ending::Succeeded, None, &set, Some(digest)).await?;
-        kill::at("evidence_signed");
-        let at = self.now();
-        let report = ReportDraft {
-            key: self.key,
-            at,
-            event: proof::finished(Ending::Succeeded, None, packet, sticker),
-        };
-        let baseline = Write::Baseline {
-            target: self.order.target_id,
-            project: self.order.release.project.clone(),
-            baseline: self.baseline(lock, &set)?,
-        };
-        let finished = Write::Finished {
-            report,
-            order: self.order_digest,
-        };
-        let ended = Record::Ended {
-            at,
-            ending: Ending::Succeeded,
-        };
-        kill::at("outbox_synced.before");
-        self.write(ended, vec![baseline, finished]).await?;
-        kill::at("outbox_synced");
-        self.log.say("the new set runs");
+        let sticker = self.attempt.settle_sticker().await?;
+        let baseline = self.baseline(lock, &set)?;
+        self.attempt.end_well(sticker, &set, baseline).await?;
+        self.attempt.log.say("the new set runs");
         Ok(())
     }
 
     /// All containers of the project's services, also those that have ended.
     async fn set(&self) -> Result<Vec<Running>, Failure> {
-        let (host, patience) = (&self.shared.host, self.patience());
+        let (host, patience) = (&self.attempt.shared.host, self.attempt.patience());
         let mut set = Vec::new();
         for listed in self.listed().await?.into_values() {
             let Some(ours) = labels::read(&listed.labels) else {
@@ -107,15 +74,15 @@ impl<H: Host> ComposeRunner<H> {
                 service: service.clone(),
                 container: one.inspected.id.clone(),
                 fingerprint: one.inspected.fingerprint,
-                config: self.order.manifest.config_of(service).map_err(internal)?,
+                config: self.attempt.order.manifest.config_of(service).map_err(internal)?,
             })
         });
         Ok(Baseline {
-            fence: self.order.fence,
+            fence: self.attempt.order.fence,
             services: services.collect::<Result<_, Failure>>()?,
             lock: Some(LockRef {
                 digest: lock,
-                profiles: self.order.manifest.profiles.clone(),
+                profiles: self.attempt.order.manifest.profiles.clone(),
             }),
             program: None,
         })
@@ -124,8 +91,11 @@ impl<H: Host> ComposeRunner<H> {
     /// What is known of the set that was committed last, now that it is back: containers that Compose made anew take the place of
     /// those that the failed swap removed, so that what we did ourselves is no drift.
     fn restored(&self, set: &[Running]) -> Option<Write> {
-        let (target, project) = (self.order.target_id, self.order.release.project.clone());
-        let mut baseline = self.shared.journal.baseline(target, &project).ok()??;
+        let (target, project) = (
+            self.attempt.order.target_id,
+            self.attempt.order.release.project.clone(),
+        );
+        let mut baseline = self.attempt.shared.journal.baseline(target, &project).ok()??;
         let is_known = |id: &str| baseline.services.iter().any(|known| known.container == id);
         let mut made: Vec<&Running> = set.iter().filter(|one| !is_known(&one.inspected.id)).collect();
         for known in &mut baseline.services {
@@ -148,96 +118,27 @@ impl<H: Host> ComposeRunner<H> {
 
     /// The old set is back (or as far back as could be): prove it and end.
     pub(super) async fn finish_restored(&mut self, cause: &Cause) -> Done {
-        if let Some(before) = self.state.sticker_before.clone() {
-            let (path, fence) = (self.sticker_path(), self.order.fence);
-            if let Err(failure) = aside(move || put_back(&path, fence, before.as_deref())).await {
-                self.log.say(format!("the sticker was not put back: {failure}"));
-            }
+        self.attempt.unwrite_sticker().await;
+        self.attempt.note_poison(OLD_SET);
+        let stuck = hooks::stuck(&self.attempt.order.manifest.hooks, &self.attempt.state).cloned();
+        if let Some(stuck) = stuck {
+            self.attempt.give_up_restore(UNREACHED, &stuck);
         }
-        if self.state.is_poison() {
-            let summary = format!(
-                "the old set could not be restored: the agent was started {MOST_RESTORE_STARTS} times while it restored and never came to the end"
-            );
-            self.restore_failure
-                .get_or_insert_with(|| Failure::new(FailureCode::RestoreFailed, summary));
-        }
-        if let Some(stuck) = hooks::stuck(&self.order.manifest.hooks, &self.state) {
-            let summary = format!("callers may not reach the old set: {}", stuck.summary);
-            let failure = Failure::new(FailureCode::RestoreFailed, summary).with_detail(&stuck.detail);
-            self.restore_failure.get_or_insert(failure);
-        }
-        let set = match self.set().await {
-            Ok(set) => set,
-            Err(failure) => {
-                // The end is told all the same, with what is known: nothing.
-                let summary = format!("what runs now is not known: {}", failure.summary);
-                self.restore_failure
-                    .get_or_insert_with(|| Failure::new(FailureCode::RestoreFailed, summary));
-                Vec::new()
-            }
-        };
-        let (ending, failure) = end_of(self.restore_failure.clone(), cause);
-        let packet = match self.packet(ending, failure.as_ref(), &set, None).await {
-            Ok(packet) => packet,
-            Err(defect) => {
-                // An end without a packet is still an end; the orchestrator says that the packet is missing.
-                self.log.say(format!("no packet could be made: {defect}"));
-                Vec::new()
-            }
-        };
-        kill::at("evidence_signed");
-        let at = self.now();
-        let report = ReportDraft {
-            key: self.key,
-            at,
-            event: proof::finished(ending, failure.as_ref(), packet, Vec::new()),
-        };
-        let finished = Write::Finished {
-            report,
-            order: self.order_digest,
-        };
-        let mut writes = vec![finished];
-        if self.restore_failure.is_none() {
-            writes.splice(0..0, self.restored(&set));
-        }
-        kill::at("outbox_synced.before");
-        self.write(Record::Ended { at, ending }, writes)
-            .await
-            .map_err(Trouble::Journal)?;
-        kill::at("outbox_synced");
-        self.log.say(match ending {
+        let set = self.set().await.unwrap_or_else(|failure| {
+            // The end is told all the same, with what is known: nothing.
+            self.attempt.give_up_restore(UNKNOWN, &failure);
+            Vec::new()
+        });
+        let is_back = self.attempt.restore_failure.is_none();
+        let restored = self.restored(&set).filter(|_| is_back);
+        let ending = self
+            .attempt
+            .end_restored(cause, &set, restored.into_iter().collect())
+            .await?;
+        self.attempt.log.say(match ending {
             Ending::Stopped => "stopped; what ran before runs",
             _ => "failed",
         });
         Ok(())
-    }
-
-    async fn packet(
-        &self,
-        ending: Ending,
-        failure: Option<&Failure>,
-        set: &[Running],
-        sticker: Option<Digest>,
-    ) -> Result<Vec<u8>, Failure> {
-        let engine = self.shared.engine().await.unwrap_or_else(|_| EngineInfo {
-            name: "unknown".to_owned(),
-            version: String::new(),
-            api: String::new(),
-            platform: String::new(),
-        });
-        let end = End {
-            order: &self.order,
-            order_digest: self.order_digest,
-            state: &self.state,
-            ending,
-            failure,
-            running: set,
-            engine,
-            sticker,
-            compose_lock: self.state.lock.as_ref().map(|locked| locked.lock),
-            log_truncated: self.log.is_truncated(),
-            at: self.now(),
-        };
-        proof::packet(&self.shared.identity, &end).map_err(internal)
     }
 }

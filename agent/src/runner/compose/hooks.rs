@@ -1,9 +1,10 @@
 //! Hooks of a set that Compose makes. Their containers join its networks and volumes and are otherwise none of its business.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
 
 use sealift_common::{
     compose::hosted,
+    compose_manifest::ComposeManifest,
     failure::{Failure, FailureCode},
     hook::{Direction, HookSpec, HookWhen},
     name::ServiceName,
@@ -14,16 +15,15 @@ use super::{ComposeRunner, patiently};
 use crate::{
     compose::names::thing,
     host::{Host, HostError, NewContainer, NewNetwork},
-    journal::{AttemptState, HookRef, JournalError, Record},
+    journal::HookRef,
     labels,
-    logs::AttemptLog,
     runner::{
+        attempt::Attempt,
         hooks::{HookAttempt, Sets, called, confined, environment},
         internal,
         prove::aside,
     },
     step::hooks::Present,
-    workshop::Shared,
 };
 
 /// Labels by which Compose knows what is its own.
@@ -34,7 +34,7 @@ impl<H: Host> ComposeRunner<H> {
     /// The lock as data.
     async fn model(&self) -> Result<Value, Failure> {
         let digest = self.locked()?.lock;
-        let files = self.compose.files(&self.order);
+        let files = self.compose.files(&self.attempt.order);
         let text = aside(move || files.text(digest)).await?;
         hosted::document(&text).map_err(internal)
     }
@@ -47,10 +47,10 @@ impl<H: Host> ComposeRunner<H> {
         spec: &HookSpec,
         hook: &HookRef,
     ) -> Result<Vec<(String, Vec<String>)>, Failure> {
-        let (host, order) = (&self.shared.host, &self.order);
+        let (host, order) = (&self.attempt.shared.host, &self.attempt.order);
         let project = labels::compose_project(order);
         let own = labels::of_project(order.target_id, &order.release.project);
-        let there = patiently(self.patience(), || host.networks(&own)).await?;
+        let there = patiently(self.attempt.patience(), || host.networks(&own)).await?;
         let mut networks = Vec::new();
         for key in spec.network_names() {
             let network = thing(model, &project, "networks", key);
@@ -65,7 +65,7 @@ impl<H: Host> ComposeRunner<H> {
                 internal: network.is_internal,
                 labels,
             };
-            patiently(self.patience(), || host.ensure_network(&instead)).await?;
+            patiently(self.attempt.patience(), || host.ensure_network(&instead)).await?;
             networks.push((instead.name, Vec::new()));
         }
         Ok(networks)
@@ -77,7 +77,7 @@ impl<H: Host> ComposeRunner<H> {
         model: &Value,
         spec: &HookSpec,
     ) -> Result<BTreeMap<ServiceName, String>, Failure> {
-        let (host, order) = (&self.shared.host, &self.order);
+        let (host, order) = (&self.attempt.shared.host, &self.attempt.order);
         let project = labels::compose_project(order);
         let mut volumes = BTreeMap::new();
         for mount in &spec.volumes {
@@ -93,7 +93,10 @@ impl<H: Host> ComposeRunner<H> {
                 let mut labels = labels::of_project(order.target_id, &order.release.project);
                 labels.insert(COMPOSE_PROJECT.to_owned(), project.clone());
                 labels.insert(COMPOSE_VOLUME.to_owned(), mount.volume.to_string());
-                patiently(self.patience(), || host.ensure_volume(&volume.name, &labels)).await?;
+                patiently(self.attempt.patience(), || {
+                    host.ensure_volume(&volume.name, &labels)
+                })
+                .await?;
             }
             volumes.insert(mount.volume.clone(), volume.name);
         }
@@ -111,7 +114,7 @@ impl<H: Host> ComposeRunner<H> {
             .map_err(internal)?
             .map_err(internal)?;
         let given = spec.variables.iter().map(|name| {
-            let value = host.get(name).or_else(|| self.order.variables.get(name));
+            let value = host.get(name).or_else(|| self.attempt.order.variables.get(name));
             let value = value.ok_or_else(|| {
                 let summary = format!("variable {name} is neither set on the host nor in the environment");
                 Failure::new(FailureCode::HookFailed, summary)
@@ -131,7 +134,7 @@ impl<H: Host> ComposeRunner<H> {
             .iter()
             .map(|(service, listed)| called(service, &listed.id))
             .collect();
-        let old = self.state.old.iter().flatten().filter(|old| old.running);
+        let old = self.attempt.state.old.iter().flatten().filter(|old| old.running);
         let old = old.filter(|_| direction == Direction::Forward);
         let from = old.map(|old| called(&old.service, &old.id)).collect();
         Ok(Sets { to, from })
@@ -139,36 +142,22 @@ impl<H: Host> ComposeRunner<H> {
 }
 
 impl<H: Host> HookAttempt<H> for ComposeRunner<H> {
-    fn shared(&self) -> &Arc<Shared<H>> {
-        &self.shared
+    type Manifest = ComposeManifest;
+
+    fn attempt(&self) -> &Attempt<H, ComposeManifest> {
+        &self.attempt
     }
 
-    fn log(&self) -> &AttemptLog {
-        &self.log
-    }
-
-    fn patience(&self) -> Duration {
-        Self::patience(self)
-    }
-
-    fn state(&self) -> &AttemptState {
-        &self.state
-    }
-
-    fn specs(&self) -> &[HookSpec] {
-        &self.order.manifest.hooks
+    fn attempt_mut(&mut self) -> &mut Attempt<H, ComposeManifest> {
+        &mut self.attempt
     }
 
     fn present(&mut self) -> &mut Present {
         &mut self.world.hooks
     }
 
-    async fn note(&mut self, record: Record) -> Result<(), JournalError> {
-        self.write(record, Vec::new()).await
-    }
-
     async fn container(&self, spec: &HookSpec, hook: &HookRef) -> Result<NewContainer, Failure> {
-        let order = &self.order;
+        let order = &self.attempt.order;
         let model = self.model().await?;
         let is_first = self.locked()?.previous.is_none();
         let sets = self.sets(spec, hook.direction).await?;
@@ -185,10 +174,10 @@ impl<H: Host> HookAttempt<H> for ComposeRunner<H> {
     }
 
     async fn tidy(&self) -> Result<(), HostError> {
-        let all = labels::of_hooks(self.order.target_id, &self.order.release.project);
-        let host = &self.shared.host;
-        for network in patiently(self.patience(), || host.networks(&all)).await? {
-            patiently(self.patience(), || host.remove_network(&network)).await?;
+        let all = labels::of_hooks(self.attempt.order.target_id, &self.attempt.order.release.project);
+        let host = &self.attempt.shared.host;
+        for network in patiently(self.attempt.patience(), || host.networks(&all)).await? {
+            patiently(self.attempt.patience(), || host.remove_network(&network)).await?;
         }
         Ok(())
     }

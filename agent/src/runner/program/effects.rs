@@ -13,13 +13,13 @@ use sealift_common::{
     manifest::RestartPolicy,
     program::{PROGRAM_PATH, ProgramRefusal, ProgramStatement, SIGNATURE_PATH},
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use super::{ProgramRunner, unreadable};
 use crate::{
     facts,
     host::{Host, contents::CopyOut},
-    journal::{Cause, OldContainer, Phase, Record, Write},
+    journal::{Cause, OldContainer, Phase, Record},
     kill, labels,
     program::{
         Program,
@@ -29,7 +29,6 @@ use crate::{
     },
     runner::{Done, internal, patiently, prove::aside, pull::bring},
     step::program::Step,
-    stickers::Stickers,
 };
 
 /// Largest signature.
@@ -61,36 +60,34 @@ impl<H: Host> ProgramRunner<H> {
     }
 
     async fn pull(&mut self) -> Done {
-        let shared = &self.shared;
-        let engine = patiently(Self::patience(), || shared.engine()).await?;
-        let deadline = Instant::now() + Duration::from_millis(self.order.limits.pull_deadline_ms.into());
+        let shared = &self.attempt.shared;
+        let engine = patiently(self.attempt.patience(), || shared.engine()).await?;
+        let deadline = self.attempt.pull_deadline();
         let (_, image) = self.ordered()?;
         kill::at("pull_begun");
         let (_, pulled) = bring(
             shared,
-            &self.log,
+            &self.attempt.log,
             image,
             &engine.platform,
-            Self::patience(),
+            self.attempt.patience(),
             deadline,
         )
         .await?;
         kill::at("digest_compared");
         self.world.image = true;
-        if pulled && !self.state.pulled {
-            let at = self.now();
-            self.write(Record::Pulled { at }, Vec::new()).await?;
-        }
-        Ok(())
+        Ok(self.attempt.note_pulled(pulled).await?)
     }
 
     /// Nothing but a folder for what comes in is touched before every check has passed, and nothing stays there when one does not.
     async fn fetch(&mut self) -> Done {
         let fetched = self.fetch_checked().await;
         if fetched.is_err() {
-            let files = self.shared.program.files.clone();
+            let files = self.attempt.shared.program.files.clone();
             if let Err(failure) = aside(move || files.drop_incoming()).await {
-                self.log.say(format!("what came in was not removed: {failure}"));
+                self.attempt
+                    .log
+                    .say(format!("what came in was not removed: {failure}"));
             }
         }
         fetched
@@ -99,7 +96,7 @@ impl<H: Host> ProgramRunner<H> {
     /// The signature first: what nobody trusted has signed, or what is not for this host, is not copied at all, and of the rest no
     /// more than was signed.
     async fn fetch_checked(&mut self) -> Done {
-        let files = self.shared.program.files.clone();
+        let files = self.attempt.shared.program.files.clone();
         let (program, signature) = files.incoming();
         let cleared = files.clone();
         aside(move || cleared.make().and_then(|()| cleared.drop_incoming()))
@@ -118,7 +115,7 @@ impl<H: Host> ProgramRunner<H> {
         kill::at("program_verified");
         aside(move || files.install(digest)).await.map_err(named)?;
         kill::at("program_installed");
-        self.log.say(format!(
+        self.attempt.log.say(format!(
             "program {} (version {}, {}) is signed by a trusted publisher and ready",
             digest.short(),
             statement.version,
@@ -128,8 +125,8 @@ impl<H: Host> ProgramRunner<H> {
             program: digest,
             version: statement.version,
             image: self.ordered()?.1.clone(),
-            task: self.key.task,
-            attempt: self.key.attempt,
+            task: self.attempt.key.task,
+            attempt: self.attempt.key.attempt,
         });
         self.world.staged = Some(digest);
         Ok(())
@@ -137,7 +134,7 @@ impl<H: Host> ProgramRunner<H> {
 
     /// Copies one file of the image, of at most this size.
     async fn copy_out(&self, path: &str, to: &Path, most_bytes: u64) -> Done {
-        let host = &self.shared.host;
+        let host = &self.attempt.shared.host;
         let (_, image) = self.ordered()?;
         let copies = [CopyOut {
             path: path.to_owned(),
@@ -147,10 +144,14 @@ impl<H: Host> ProgramRunner<H> {
         let name = format!(
             "{}program-{}",
             labels::NAME_PREFIX,
-            labels::short_target(self.order.target_id)
+            labels::short_target(self.attempt.order.target_id)
         );
-        let ours = [(labels::TARGET_ID.to_owned(), self.order.target_id.to_string())].into();
-        let copied = patiently(Self::patience(), || {
+        let ours = [(
+            labels::TARGET_ID.to_owned(),
+            self.attempt.order.target_id.to_string(),
+        )]
+        .into();
+        let copied = patiently(self.attempt.patience(), || {
             host.copy_out(image, &copies, &name, &ours, COPY)
         });
         Ok(copied.await?)
@@ -158,7 +159,7 @@ impl<H: Host> ProgramRunner<H> {
 
     /// What a trusted publisher states about the program, which may run here if the statement is true.
     async fn statement(&self, signature: PathBuf) -> Result<ProgramStatement, Failure> {
-        let shared = self.shared.clone();
+        let shared = self.attempt.shared.clone();
         let judge = move || {
             let program = &shared.program;
             let mut bytes = Vec::new();
@@ -177,7 +178,7 @@ impl<H: Host> ProgramRunner<H> {
 
     /// Whether the disk of the agent's state has room for a program, and for what has to be written beside it.
     async fn check_room(&self, bytes: u64) -> Result<(), Failure> {
-        let shared = &self.shared;
+        let shared = &self.attempt.shared;
         // A disk that does not say how full it is shows it when it is written to.
         let Some(disk) = facts::look(facts::STATE, shared.state_dir.clone()).await else {
             return Ok(());
@@ -195,10 +196,11 @@ impl<H: Host> ProgramRunner<H> {
     }
 
     async fn await_turn(&mut self) -> Done {
-        let limit = Duration::from_millis(self.order.limits.progress_deadline_ms.into());
-        self.log
+        let limit = Duration::from_millis(self.attempt.order.limits.progress_deadline_ms.into());
+        self.attempt
+            .log
             .say("waiting until nothing else is under way on this agent");
-        let Ok(turn) = timeout(limit, self.shared.program.exchange()).await else {
+        let Ok(turn) = timeout(limit, self.attempt.shared.program.exchange()).await else {
             let summary = format!(
                 "other tasks of this agent did not end within {} s, and none is cut",
                 limit.as_secs()
@@ -214,6 +216,7 @@ impl<H: Host> ProgramRunner<H> {
         let (service, _) = self.ordered()?;
         let service = service.clone();
         let (running, known) = self
+            .attempt
             .shared
             .program
             .seen()
@@ -228,16 +231,17 @@ impl<H: Host> ProgramRunner<H> {
             digest: known.map(|known| known.image.digest),
             aliases: std::collections::BTreeMap::new(),
         };
-        let at = self.now();
+        let at = self.attempt.now();
         kill::at("switch_journalled.before");
-        self.write(Record::Prepared { at, old: vec![old] }, Vec::new())
+        self.attempt
+            .write(Record::Prepared { at, old: vec![old] }, Vec::new())
             .await?;
         kill::at("switch_journalled");
         Ok(())
     }
 
     async fn change_marker(&mut self, change: impl FnOnce(Marker) -> Marker + Send) -> Done {
-        let program = &self.shared.program;
+        let program = &self.attempt.shared.program;
         let marker = program.marker().await.map_err(|error| unreadable(&error))?;
         let changed = change(marker);
         program
@@ -253,9 +257,9 @@ impl<H: Host> ProgramRunner<H> {
             .installed
             .clone()
             .ok_or_else(|| internal("an update went on without a program"))?;
-        let packaged = self.shared.program.packaged().await;
+        let packaged = self.attempt.shared.program.packaged().await;
         let is_same = installed.program == self.world.running;
-        let patience = u64::from(self.order.limits.healthy_deadline_ms);
+        let patience = u64::from(self.attempt.order.limits.healthy_deadline_ms);
         kill::at("trial_marked.before");
         self.change_marker(|marker| {
             if is_same {
@@ -271,26 +275,27 @@ impl<H: Host> ProgramRunner<H> {
 
     /// Comes back never: the process ends, and the next one goes on from the journal.
     async fn hand_over(&mut self) -> Done {
-        self.log.say("handing over to the other program");
+        self.attempt.log.say("handing over to the other program");
         self.handing_over = true;
-        self.shared.program.hand_over();
+        self.attempt.shared.program.hand_over();
         std::future::pending().await
     }
 
     async fn note_started(&mut self) -> Done {
-        let at = self.now();
-        self.write(Record::Started { starting_at: at, at }, Vec::new())
+        let at = self.attempt.now();
+        self.attempt
+            .write(Record::Started { starting_at: at, at }, Vec::new())
             .await?;
         kill::at("health_wait");
-        self.log.say("the new program runs");
+        self.attempt.log.say("the new program runs");
         Ok(())
     }
 
     /// Healthy is a program that the orchestrator has answered to without a break for as long as it must be (R15).
     async fn await_health(&mut self) -> Done {
-        let deadline = self.health_deadline();
-        let shared = self.shared.clone();
-        let wanted = Duration::from_millis(self.order.limits.min_healthy_ms.into());
+        let deadline = self.attempt.health_deadline();
+        let shared = self.attempt.shared.clone();
+        let wanted = Duration::from_millis(self.attempt.order.limits.min_healthy_ms.into());
         if let Some(installed) = &self.installed
             && installed.version != own_version()
         {
@@ -319,23 +324,16 @@ impl<H: Host> ProgramRunner<H> {
             let summary = format!(
                 "the orchestrator did not answer the new program for {} ms without a break, within {} ms",
                 wanted.as_millis(),
-                self.order.limits.healthy_deadline_ms
+                self.attempt.order.limits.healthy_deadline_ms
             );
             return Err(Failure::new(FailureCode::AgentUpdateNotHealthy, summary).into());
         }
         kill::at("healthy");
-        let path = self.sticker_path();
-        let before = aside(move || Stickers::read(&path)).await?;
-        let sticker_before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let at = self.now();
-        self.write(Record::Healthy { at, sticker_before }, Vec::new())
-            .await?;
-        kill::at("commit_journalled");
-        Ok(())
+        self.attempt.note_healthy().await
     }
 
     async fn confirm(&mut self) -> Done {
-        let packaged = self.shared.program.packaged().await;
+        let packaged = self.attempt.shared.program.packaged().await;
         kill::at("program_confirmed.before");
         self.change_marker(|marker| marker.confirm(packaged)).await?;
         kill::at("program_confirmed");
@@ -343,8 +341,8 @@ impl<H: Host> ProgramRunner<H> {
     }
 
     async fn withdraw(&mut self) -> Done {
-        let key = self.key;
-        let why = match &self.state.phase {
+        let key = self.attempt.key;
+        let why = match &self.attempt.state.phase {
             Phase::Restoring(Cause::Failed { failure }) => failure.to_string(),
             _ => "it was asked to stop".to_owned(),
         };
@@ -359,27 +357,24 @@ impl<H: Host> ProgramRunner<H> {
         self.turn = None;
         let running = self.world.running;
         let marker = self
+            .attempt
             .shared
             .program
             .marker()
             .await
             .map_err(|error| unreadable(&error))?;
-        let files = self.shared.program.files.clone();
+        let files = self.attempt.shared.program.files.clone();
         let tidied = aside(move || {
             let mut needed = marker.needed();
             needed.push(running);
             files.tidy(&needed)
         });
         if let Err(failure) = tidied.await {
-            self.log.say(format!("old programs were not dropped: {failure}"));
+            self.attempt
+                .log
+                .say(format!("old programs were not dropped: {failure}"));
         }
-        // Losing this record only means to look once more.
-        self.shared
-            .journal
-            .note(vec![Write::Record(self.key, Record::Cleaned)])
-            .await?;
-        self.state.apply(&Record::Cleaned);
-        Ok(())
+        Ok(self.attempt.note_cleaned().await?)
     }
 }
 
