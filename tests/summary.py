@@ -1,6 +1,7 @@
 """Counts the tests of a run from nextest's JUnit files, for `tests/run`.
 
-Usage: summary.py REPORT.xml...   Prints one line per group and, last, `N passed, N failed`.
+Usage: summary.py REPORT.xml...           Prints one line per group and, last, `N passed, N failed`.
+       summary.py --names REPORT.xml...   Prints `PASS name` or `FAIL name` for every test, for the fault suite, and nothing else.
 Exit code: 0 when at least one test ran and none failed, 1 when one failed, 3 when none ran.
 A test belongs to a group by its name or its binary's name; the same names select the stages in `tests/run`.
 """
@@ -40,6 +41,10 @@ def line(label, outcomes):
 
 
 def main():
+    if sys.argv[1:2] == ["--names"]:
+        for (_, _, name), passed in sorted(results(sys.argv[2:]).items()):
+            print("PASS" if passed else "FAIL", name)
+        return
     tests = results(sys.argv[1:])
     grouped = set()
     for label, belongs in GROUPS:

@@ -14,14 +14,18 @@ mod sticker;
 mod table;
 
 use std::{
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use futures::{StreamExt as _, stream};
+use sealift_e2e::phases;
 
 use crate::{
     matrix::Outcome,
+    proofs::Passed,
     stage::Stage,
     table::{Act, FAULTS, Flag, Host, Proof, ROWS, Row},
 };
@@ -30,15 +34,36 @@ use crate::{
 const SHORT: Duration = Duration::from_mins(10);
 const LONG: Duration = Duration::from_mins(30);
 
-const USAGE: &str = "usage: sealift-faults [--full] [--only FAULT]... [--host docker_host|compose_host|center] [--no-tests] [--list]";
+/// Rows that run side by side: most of a row is waiting, and each has programs, ports and folders of its own.
+const SIDE_BY_SIDE: usize = 2;
 
-#[derive(Debug, Default)]
+const USAGE: &str = "usage: sealift-faults [--full] [--only FAULT]... [--host docker_host|compose_host|center] \
+     [--jobs N] [--seen FILE] [--no-tests] [--list]";
+
+#[derive(Debug)]
 struct Options {
     full: bool,
     only: Vec<String>,
     host: Option<String>,
+    jobs: usize,
+    /// What tests said that ran already: `PASS name` or `FAIL name` in each line.
+    seen: Option<PathBuf>,
     list: bool,
     no_tests: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            full: phases::is_full(),
+            only: Vec::new(),
+            host: None,
+            jobs: SIDE_BY_SIDE,
+            seen: None,
+            list: false,
+            no_tests: false,
+        }
+    }
 }
 
 fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
@@ -56,6 +81,11 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
                 options.only.push(fault);
             }
             "--host" => options.host = words.next(),
+            "--jobs" => {
+                let jobs = words.next().and_then(|number| number.parse().ok());
+                options.jobs = jobs.filter(|jobs| (1..=8).contains(jobs)).context(USAGE)?;
+            }
+            "--seen" => options.seen = Some(words.next().context(USAGE)?.into()),
             _ => bail!("{word:?}? {USAGE}"),
         }
     }
@@ -101,42 +131,59 @@ async fn suite() -> Result<bool> {
     let passed = if options.no_tests {
         None
     } else {
-        Some(proofs::run(tests.flatten().copied(), options.full).await?)
+        let seen = options
+            .seen
+            .as_deref()
+            .map_or_else(|| Ok(Passed::default()), Passed::read)?;
+        Some(proofs::run(seen, tests.flatten().copied(), options.full).await?)
     };
-    let mut results = Vec::new();
-    for (row, host) in chosen {
+    let (options, passed) = (&options, passed.as_ref());
+    let rows = stream::iter(chosen.into_iter().enumerate()).map(|(place, (row, host))| async move {
         let began = Instant::now();
-        let outcome = match &row.proof {
-            Proof::Tests(names) => passed
-                .as_ref()
-                .map_or(Outcome::LeftOut("--no-tests"), |passed| passed.outcome(names)),
-            Proof::Act { flags, .. } if flags.contains(&Flag::Long) && !options.full => {
-                Outcome::LeftOut("--full")
-            }
-            Proof::Act { flags, .. } if flags.contains(&Flag::Memory) && !memory::is_there() => {
-                Outcome::LeftOut("no memory controller")
-            }
-            Proof::Act { flags, .. } if !flags.is_empty() && !rustix::process::geteuid().is_root() => {
-                Outcome::LeftOut("needs root")
-            }
-            Proof::Act { act, flags, settings } => {
-                eprintln!("--- {} {}: {}", row.fault, host.as_str(), row.how);
-                let private = flags.contains(&Flag::Private);
-                let done = perform(*act, host, private, settings, options.full).await;
-                done.unwrap_or_else(|error| Outcome::Failed(format!("the stage: {error:#}")))
-            }
-        };
-        if let Outcome::Violated(_) | Outcome::Failed(_) = &outcome {
-            eprintln!("{outcome:#?}");
+        let outcome = outcome(row, host, options, passed).await;
+        let took = began.elapsed();
+        if !matches!(outcome, Outcome::LeftOut(_)) {
+            let (seconds, how) = (took.as_secs_f64(), row.how);
+            eprintln!(
+                "--- {seconds:>6.1} s  {} {}: {how}: {outcome}",
+                row.fault,
+                host.as_str()
+            );
         }
-        results.push(matrix::Result {
+        let result = matrix::Result {
             row,
             host,
             outcome,
-            took: began.elapsed(),
-        });
-    }
+            took,
+        };
+        (place, result)
+    });
+    let mut results: Vec<_> = rows.buffer_unordered(options.jobs).collect().await;
+    results.sort_by_key(|(place, _)| *place);
+    let results: Vec<_> = results.into_iter().map(|(_, result)| result).collect();
     Ok(matrix::print(&results, is_chosen))
+}
+
+/// What comes of a row.
+async fn outcome(row: &Row, host: Host, options: &Options, passed: Option<&Passed>) -> Outcome {
+    let (act, flags, settings) = match &row.proof {
+        Proof::Tests(names) => {
+            return passed.map_or(Outcome::LeftOut("--no-tests"), |passed| passed.outcome(names));
+        }
+        Proof::Act { act, flags, settings } => (act, flags, settings),
+    };
+    if flags.contains(&Flag::Long) && !options.full {
+        return Outcome::LeftOut("--full");
+    }
+    if flags.contains(&Flag::Memory) && !memory::is_there() {
+        return Outcome::LeftOut("no memory controller");
+    }
+    if !flags.is_empty() && !rustix::process::geteuid().is_root() {
+        return Outcome::LeftOut("needs root");
+    }
+    let private = flags.contains(&Flag::Private);
+    let done = perform(*act, host, private, settings, options.full).await;
+    done.unwrap_or_else(|error| Outcome::Failed(format!("the stage: {error:#}")))
 }
 
 /// Sets the stage, does it, checks what must hold, clears up.

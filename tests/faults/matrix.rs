@@ -1,6 +1,6 @@
 //! The matrix: fault × host × result.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::table::{FAULTS, Host, Row};
 
@@ -15,6 +15,18 @@ pub enum Outcome {
     Failed(String),
     /// Left out of this run, and why.
     LeftOut(&'static str),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(note) if note.is_empty() => write!(to, "held"),
+            Self::Held(note) => write!(to, "held ({note})"),
+            Self::Violated(found) => write!(to, "VIOLATED\n  {}", found.join("\n  ")),
+            Self::Failed(why) => write!(to, "FAILED\n  {why}"),
+            Self::LeftOut(why) => write!(to, "not run ({why})"),
+        }
+    }
 }
 
 /// A row with what came of it.

@@ -168,12 +168,27 @@ impl Stage {
         Ok(!seen["finishTime"].is_null())
     }
 
-    /// Whether that is so before the time is over.
-    pub async fn is_over_within(&self, promotion: &Promotion, patience: Duration) -> bool {
-        let over = within(patience, "the promotion ends", async || {
-            Ok(self.is_over(promotion).await?.then_some(()))
+    /// Waits until a promotion's end is known, or until its agent cannot go on by itself: it is gone, or it has told that its journal
+    /// takes no more writes, which it does until it is started again.
+    pub async fn over_or_stuck(&mut self, promotion: &Promotion, agent: usize, patience: Duration) -> bool {
+        let over = within(patience, "the promotion ends or the agent is stuck", async || {
+            let told = self.is_over(promotion).await?
+                || !self.system.agents[agent].is_running()
+                || self.has_told_of_its_journal().await?;
+            Ok(told.then_some(()))
         });
         over.await.is_ok()
+    }
+
+    /// Whether an agent has told that its journal failed.
+    async fn has_told_of_its_journal(&self) -> Result<bool> {
+        let all = self.system.json(&["agent", "list"]).await?;
+        let agents = all["agents"].as_array().into_iter().flatten();
+        let mut conditions = agents.flat_map(|agent| agent["degraded"].as_array().into_iter().flatten());
+        Ok(conditions.any(|condition| {
+            let detail = condition["detail"].as_str().unwrap_or_default();
+            detail.starts_with("journal: ")
+        }))
     }
 
     /// Deploys a release, which must succeed.

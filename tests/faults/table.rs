@@ -170,12 +170,11 @@ pub const ROWS: &[Row] = &[
     tests(
         "F1",
         DOCKER,
-        "SIGKILL at every step of a swap in place",
+        "abort in a swap in place and with hooks, forward and back",
         &[
-            "r10_killed_at_each_step_first_quarter",
-            "r10_killed_at_each_step_second_quarter",
-            "r10_killed_at_each_step_third_quarter",
-            "r10_killed_at_each_step_fourth_quarter",
+            "r10_killed_in_every_phase_first_half",
+            "r10_killed_in_every_phase_second_half",
+            "f1_r10_killed_in_every_phase_of_a_hook_the_target_ends_whole",
         ],
     ),
     act!(
@@ -187,7 +186,7 @@ pub const ROWS: &[Row] = &[
     act!(
         "F1",
         COMPOSE,
-        "abort at every step, forward and back",
+        "abort in an attempt, forward and back",
         agent::killed_on_compose
     ),
     act!(
@@ -222,18 +221,10 @@ pub const ROWS: &[Row] = &[
     ),
     act!(
         "F4",
-        DOCKER,
+        HOSTS,
         "SIGSTOP for 10 s in the health wait, then SIGCONT",
         engine::hangs_for_a_moment,
         Private
-    ),
-    act!(
-        "F4",
-        COMPOSE,
-        "SIGSTOP for 10 s in the health wait, then SIGCONT",
-        engine::hangs_for_a_moment,
-        Private,
-        Long
     ),
     act!(
         "F4",
@@ -266,18 +257,10 @@ pub const ROWS: &[Row] = &[
     ),
     act!(
         "F7",
-        DOCKER,
+        HOSTS,
         "agent's state on a full tmpfs",
         disk::of_the_agent,
         Root
-    ),
-    act!(
-        "F7",
-        COMPOSE,
-        "agent's state on a full tmpfs",
-        disk::of_the_agent,
-        Root,
-        Long
     ),
     act!(
         "F7",
@@ -439,16 +422,9 @@ pub const ROWS: &[Row] = &[
     ),
     act!(
         "F21",
-        DOCKER,
+        HOSTS,
         "abort when the new set is started, each time",
         agent::poison
-    ),
-    act!(
-        "F21",
-        COMPOSE,
-        "abort when the new set is started, each time",
-        agent::poison,
-        Long
     ),
     tests(
         "F22",

@@ -1,9 +1,11 @@
-//! Hooks with the real programs: the agent is killed with SIGKILL at each of their steps; the hook is taken up again or run again,
-//! and the target ends with the old or the new set, whole (F1, R10).
+//! Hooks with the real programs: the agent is killed in each of their phases, with `SEALIFT_TEST_FULL=1` at each of their steps; the
+//! hook is taken up again or run again, and the target ends with the old or the new set, whole (F1, R10).
 
 use anyhow::{Context as _, Result, ensure};
-use sealift_agent::kill::HOOK_KILL_POINTS;
-use sealift_e2e::real::{Database, System, compose, eventually, image};
+use sealift_e2e::{
+    phases::{self, HOOKS},
+    real::{Database, System, compose, eventually, image},
+};
 
 const TARGET: &str = "staging/web-1";
 
@@ -16,7 +18,7 @@ fn with_hooks(web: &str, tool: &str, late: &str) -> String {
 }
 
 #[tokio::test]
-async fn f1_r10_killed_at_each_step_of_a_hook_the_target_ends_whole() -> Result<()> {
+async fn f1_r10_killed_in_every_phase_of_a_hook_the_target_ends_whole() -> Result<()> {
     let mut system = System::start(Database::Sqlite).await?;
     system.environment("staging", 10).await?;
     let agent = system.target(TARGET).await?;
@@ -38,7 +40,7 @@ async fn f1_r10_killed_at_each_step_of_a_hook_the_target_ends_whole() -> Result<
     ensure!(code == 0, "the first promotion ended with {code}:\n{said}");
 
     let mut current = 1;
-    for point in HOOK_KILL_POINTS {
+    for point in phases::chosen(HOOKS, phases::is_full()) {
         // The first passage is the pre_deploy hook's, the second the post_deploy hook's.
         for (passage, release) in [(1, 3 - current), (2, 3)] {
             let killed = crash_at(&mut system, agent, &format!("{point}:{passage}"), release).await;

@@ -3,9 +3,9 @@
 use std::{fs, os::unix::process::ExitStatusExt as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use sealift_agent::kill;
 use sealift_common::bounds;
 use sealift_e2e::{
+    phases::{self, Phase},
     real::{compose, image},
     wait::within,
 };
@@ -22,7 +22,7 @@ use crate::{
 /// The variable that tells an agent where to die.
 const KILL_AT: &str = "SEALIFT_AGENT_KILL_AT";
 const DIES: Duration = Duration::from_secs(90);
-/// How long an agent is left alone with a disk that does not sync.
+/// How long an agent may be left alone with a disk that does not sync.
 const BROKEN: Duration = Duration::from_secs(20);
 
 /// A place to die, and the release on the way to which the agent passes it.
@@ -48,17 +48,10 @@ struct Releases {
     flapping: u64,
 }
 
-fn deaths(points: &[&'static str], release: To) -> Vec<Death> {
-    points.iter().map(|point| Death { point, release }).collect()
-}
-
-/// Of a long list every fourth one; the walk of all is for those who have the time.
-fn some(all: Vec<Death>, full: bool) -> Vec<Death> {
-    let chosen = all
-        .into_iter()
-        .enumerate()
-        .filter(|(index, _)| full || index % 4 == 1);
-    chosen.map(|(_, death)| death).collect()
+/// Places in every phase on the way to a release.
+fn deaths(phases: &[Phase], release: To, full: bool) -> Vec<Death> {
+    let points = phases::chosen(phases, full).into_iter();
+    points.map(|point| Death { point, release }).collect()
 }
 
 /// The agent dies at each of the places in turn. Each time the target must end with the old or the new set, whole.
@@ -136,78 +129,17 @@ pub async fn killed_in_blue_green(stage: &mut Stage) -> Result<()> {
         )
     };
     let releases = releases(stage, text).await?;
-    // Those that every swap passes are walked on swaps in place; here the ones around the move of the aliases.
-    let mut all = deaths(
-        &[
-            "new_created",
-            "old_saved",
-            "switch_journalled",
-            "new_started",
-            "health_wait",
-        ],
-        To::Good,
-    );
-    all.extend(deaths(kill::BLUE_GREEN_KILL_POINTS, To::Good));
-    all.extend(deaths(
-        &[
-            "healthy",
-            "commit_journalled",
-            "sticker_renamed",
-            "outbox_synced",
-            "old_stopped",
-            "old_removed",
-        ],
-        To::Good,
-    ));
-    all.extend(deaths(
-        &["restore_journalled", "new_stopped", "new_removed"],
-        To::Ill,
-    ));
-    all.extend(deaths(kill::BLUE_GREEN_RESTORE_KILL_POINTS, To::Flapping));
-    all.extend(deaths(&["new_stopped.before", "new_removed"], To::Flapping));
-    let all = some(all, stage.full);
+    let mut all = deaths(phases::BLUE_GREEN, To::Good, stage.full);
+    all.extend(deaths(phases::BLUE_GREEN_GIVEN_UP, To::Ill, stage.full));
+    all.extend(deaths(phases::BLUE_GREEN_RESTORE, To::Flapping, stage.full));
     walk(stage, all, &releases, &["--blue-green"]).await
 }
 
 /// F1 on a compose host, forward and back.
 pub async fn killed_on_compose(stage: &mut Stage) -> Result<()> {
     let releases = releases(stage, compose).await?;
-    let mut all = deaths(
-        &[
-            "received",
-            "verified",
-            "journalled.before",
-            "journalled",
-            "pull_begun",
-            "digest_compared",
-        ],
-        To::Good,
-    );
-    all.extend(deaths(kill::COMPOSE_KILL_POINTS, To::Good));
-    all.extend(deaths(
-        &[
-            "old_saved",
-            "switch_journalled.before",
-            "switch_journalled",
-            "health_wait",
-            "healthy",
-            "commit_journalled",
-            "sticker_temp_written",
-            "sticker_renamed",
-            "evidence_signed",
-            "outbox_synced.before",
-            "outbox_synced",
-        ],
-        To::Good,
-    ));
-    all.extend(deaths(kill::SESSION_KILL_POINTS, To::Good));
-    all.extend(deaths(
-        &["restore_journalled.before", "restore_journalled"],
-        To::Ill,
-    ));
-    all.extend(deaths(kill::COMPOSE_RESTORE_KILL_POINTS, To::Ill));
-    all.extend(deaths(&["evidence_signed", "outbox_synced"], To::Ill));
-    let all = some(all, stage.full);
+    let mut all = deaths(phases::COMPOSE, To::Good, stage.full);
+    all.extend(deaths(phases::COMPOSE_RESTORE, To::Ill, stage.full));
     walk(stage, all, &releases, &[]).await
 }
 
@@ -390,7 +322,7 @@ pub async fn sync_fails(stage: &mut Stage) -> Result<()> {
             .await?;
         // What it did until then is for the next start to end.
         // An agent that stays up with a broken disk says so and waits.
-        let said = stage.is_over_within(&promotion, BROKEN).await;
+        let said = stage.over_or_stuck(&promotion, agent, BROKEN).await;
         stage.system.agents[agent].kill().await?;
         stage.system.agents[agent].under.clear();
         stage.system.start_agent(agent, &[]).await?;

@@ -14,6 +14,11 @@ use crate::{
     stage::Stage,
 };
 
+/// How long an agent is left alone with a disk that is full, if it says nothing.
+const FULL: Duration = Duration::from_secs(15);
+/// How long it may take to go on when there is room again.
+const ROOM: Duration = Duration::from_secs(20);
+
 /// Fills a disk to the last byte.
 fn fill(folder: &Path) -> Result<PathBuf> {
     let path = folder.join("filler");
@@ -42,7 +47,7 @@ pub async fn of_the_agent(stage: &mut Stage) -> Result<()> {
     let filler = fill(&folder)?;
     let promotion = stage.begin(new, &["--max-attempts", "1"]).await?;
     // Whether it says so or goes down: it does not do what it cannot write down.
-    stage.is_over_within(&promotion, Duration::from_secs(15)).await;
+    stage.over_or_stuck(&promotion, agent, FULL).await;
     let during = stage.system.running(crate::stage::TARGET).await?;
     stage.note(if before == during {
         "old set untouched"
@@ -53,8 +58,9 @@ pub async fn of_the_agent(stage: &mut Stage) -> Result<()> {
     if !stage.system.agents[agent].is_running() {
         stage.system.start_agent(agent, &[]).await?;
     }
-    // An agent whose journal failed takes no more work until it is started again.
-    if !stage.is_over_within(&promotion, Duration::from_secs(20)).await {
+    // An agent whose journal failed takes no more work until it is started again; others find that there is room.
+    stage.over_or_stuck(&promotion, agent, ROOM).await;
+    if !stage.is_over(&promotion).await? {
         stage.system.agents[agent].kill().await?;
         stage.system.start_agent(agent, &[]).await?;
     }
