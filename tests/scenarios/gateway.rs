@@ -174,8 +174,8 @@ async fn r3_r8_the_main_job_over_the_wire_ends_with_packets_and_records() {
             let packet = tx.packet_of_attempt(task.id, 1).await.unwrap().unwrap();
             assert_eq!(packet.result, "succeeded");
             assert_eq!(tx.attempts(task.id).await.unwrap()[0].packet_id, Some(packet.id));
-            let recorded = tx.recorded(task.target_id).await.unwrap();
-            assert_eq!(recorded[0].1.fence, task.fence);
+            let current = tx.current(task.target_id).await.unwrap();
+            assert_eq!(current[0].recorded.fence, task.fence);
         }
     }
     for agent in &agents {

@@ -1,14 +1,13 @@
 //! Brings a job forward by what its waves and tasks allow, as [`sealift_common::rollout::next`] says: opens waves, watches them
 //! bake, closes the rest after failures, orders further attempts, passes a stop on, and ends the job or has it undone. Each call
-//! does one piece of work and says whether there is more; the piece that passes a wave looks at each target of it.
+//! does one piece of work and says whether there is more. Whatever has to be looked at before is read outside the transaction that
+//! writes: that one changes a bounded number of rows, and nobody waits for more.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
-    drift,
     failure::{Failure, FailureCode},
     id::JobId,
     job::{JobEvent, Stop, StopWish},
-    observation::{ContainerHealth, TargetObservation},
     recipe::{OnFailure, Recipe},
     rollout::{self, Next, Progress, Situation, WaveSummary},
     strategy::Then,
@@ -19,10 +18,12 @@ use sealift_store::{Job, JobTally, JobWave, StoreError, Task, Tx};
 use crate::{
     app::{
         Core, ORCHESTRATOR,
-        assign_tasks::{Orders, assign_tasks, is_between_attempts},
+        assign_tasks::{Patience, is_between_attempts},
         attempts,
         end_job::end_job,
+        order_tasks::{Waiting, order_tasks},
         roll_back::undo_job,
+        spoiled::spoiled,
         turn::Turn,
     },
     status::ApiError,
@@ -32,8 +33,6 @@ use crate::{
 pub const BATCH: usize = 100;
 /// The same, as statements take it.
 const LIMIT: u32 = BATCH as u32;
-/// Most transactions that make orders before the job is looked at anew.
-const ROUNDS: usize = 10;
 
 /// What a call did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +76,12 @@ impl Known {
 }
 
 /// Does the next piece of work of the job.
-pub async fn advance_job(core: &Core, turn: &Turn, id: JobId) -> Result<Advance, ApiError> {
+pub async fn advance_job(
+    core: &Core,
+    turn: &Turn,
+    id: JobId,
+    waiting: &mut Waiting,
+) -> Result<Advance, ApiError> {
     let mut tx = turn.read().await?;
     let Some(job) = tx.job_by_id(id).await? else {
         return Ok(Advance::Idle);
@@ -89,7 +93,7 @@ pub async fn advance_job(core: &Core, turn: &Turn, id: JobId) -> Result<Advance,
     drop(tx);
     let now = core.clock.now();
     let next = decide(&known, now);
-    act(core, turn, &known, next, now).await
+    act(core, turn, &known, next, now, waiting).await
 }
 
 async fn act(
@@ -98,18 +102,12 @@ async fn act(
     known: &Known,
     next: Next,
     now: DateTime<Utc>,
+    waiting: &mut Waiting,
 ) -> Result<Advance, ApiError> {
     let Known { job, .. } = known;
     match next {
-        Next::Wait(_) => attend(core, turn, known).await,
-        Next::OpenWave(wave) => {
-            let opened = order(core, turn, job, Some(wave)).await?;
-            if opened == Advance::Idle {
-                attend(core, turn, known).await
-            } else {
-                Ok(opened)
-            }
-        }
+        Next::Wait(_) => attend(core, turn, known, None, waiting).await,
+        Next::OpenWave(wave) => attend(core, turn, known, Some(wave), waiting).await,
         Next::CloseRest => close_rest(core, turn, job).await,
         Next::SettleWave(wave) => {
             let mut tx = turn.write().await?;
@@ -180,74 +178,6 @@ fn progress_due(known: &Known) -> Option<DateTime<Utc>> {
     progress.due(known.recipe.limits.progress_deadline_ms)
 }
 
-/// Makes orders for those that want one, some batches of them: for tasks whose next attempt is due, and for the pending ones of a
-/// wave.
-async fn order(core: &Core, turn: &Turn, job: &Job, wave: Option<u32>) -> Result<Advance, ApiError> {
-    let mut orders = None;
-    let mut did = Advance::Idle;
-    for _ in 0..ROUNDS {
-        let mut tx = turn.write().await?;
-        // Whoever steered the job meanwhile is heard before the next batch.
-        let unchanged = tx
-            .job_by_id(job.id)
-            .await?
-            .is_some_and(|now| now.version == job.version);
-        if !unchanged {
-            break;
-        }
-        let orders = match &mut orders {
-            Some(orders) => orders,
-            none => none.insert(Orders::of(&mut tx, job).await?),
-        };
-        let changed = order_batch(core, &mut tx, orders, job, wave).await?;
-        if changed == 0 {
-            break;
-        }
-        if let Some(wave) = wave {
-            tx.open_wave(job.id, wave, core.clock.now()).await?;
-        }
-        tx.commit().await?;
-        did = Advance::Worked;
-        if changed < BATCH {
-            break;
-        }
-    }
-    Ok(did)
-}
-
-async fn order_batch(
-    core: &Core,
-    tx: &mut Tx,
-    orders: &Orders,
-    job: &Job,
-    wave: Option<u32>,
-) -> Result<usize, ApiError> {
-    // Targets whose agents are waited for must not keep those behind them waiting.
-    let (mut changed, mut after) = (0, None);
-    while changed < BATCH {
-        let now = core.clock.now();
-        let page = tx.tasks_due_again(job.id, now, after.as_ref(), LIMIT).await?;
-        changed += assign_tasks(core, tx, orders, &page).await?;
-        match page.last() {
-            Some(last) if page.len() == BATCH => after = Some(last.target.clone()),
-            Some(_) | None => break,
-        }
-    }
-    let Some(wave) = wave else {
-        return Ok(changed);
-    };
-    let mut after = None;
-    while changed < BATCH {
-        let page = tx.free_pending_tasks(job.id, wave, after.as_ref(), LIMIT).await?;
-        changed += assign_tasks(core, tx, orders, &page).await?;
-        match page.last() {
-            Some(last) if page.len() == BATCH => after = Some(last.target.clone()),
-            Some(_) | None => break,
-        }
-    }
-    Ok(changed)
-}
-
 /// After failures or a stop: what has not begun never begins.
 async fn close_rest(core: &Core, turn: &Turn, job: &Job) -> Result<Advance, ApiError> {
     let event = match &job.stop {
@@ -290,45 +220,36 @@ async fn pass_wave(turn: &Turn, known: &Known, wave: u32, now: DateTime<Utc>) ->
     let baked = known
         .wave
         .is_some_and(|item| matches!(item.then, Then::Bake { .. } | Then::Approve { .. }));
-    let mut tx = turn.write().await?;
-    if baked && let Some(failure) = spoiled(&mut tx, known, wave).await? {
+    if baked {
+        let mut tx = turn.read().await?;
+        let failure = spoiled(&mut tx, known.job.id, wave).await?;
         drop(tx);
-        return halt(turn, known, failure, now).await;
+        if let Some(failure) = failure {
+            return halt(turn, known, failure, now).await;
+        }
     }
-    tx.pass_wave(known.job.id, wave, now).await?;
-    tx.commit().await?;
+    let mut tx = turn.write().await?;
+    if is_unchanged(&mut tx, &known.job).await? {
+        tx.pass_wave(known.job.id, wave, now).await?;
+        tx.commit().await?;
+    }
     Ok(Advance::Worked)
 }
 
-/// What is wrong with a wave that was healthy, as its hosts last told; hosts that told nothing since are not held against it.
-async fn spoiled(tx: &mut Tx, known: &Known, wave: u32) -> Result<Option<Failure>, ApiError> {
-    for task in tx.succeeded_tasks(known.job.id, wave).await? {
-        let Some(seen) = tx.observation(task.target_id).await? else {
-            continue;
-        };
-        let recorded = tx.recorded(task.target_id).await?;
-        let wrong = recorded.iter().find_map(|(project, recorded)| {
-            let observed = seen.project(project)?;
-            let finding = drift::compare(Some(recorded), observed).into_iter().next();
-            finding.map(|finding| format!("{} instead of {}", finding.actual, finding.expected))
-        });
-        if let Some(wrong) = wrong.or_else(|| unhealthy(&seen)) {
-            let summary = format!("{} was healthy and is not any more: {wrong}", task.target);
-            return Ok(Some(Failure::new(FailureCode::CanaryFailed, summary)));
-        }
-    }
-    Ok(None)
+/// Whether nobody has steered the job since it was looked at: what was decided from that look still counts.
+pub(super) async fn is_unchanged(tx: &mut Tx, job: &Job) -> Result<bool, ApiError> {
+    let now = tx.job_by_id(job.id).await?;
+    Ok(now.is_some_and(|now| now.version == job.version))
 }
 
-fn unhealthy(seen: &TargetObservation) -> Option<String> {
-    let mut containers = seen.projects.values().flat_map(|project| &project.containers);
-    containers
-        .find(|container| container.health == ContainerHealth::Unhealthy)
-        .map(|container| format!("service {} is unhealthy", container.service))
-}
-
-/// What live tasks need: a stop passed on, or the next attempt.
-async fn attend(core: &Core, turn: &Turn, known: &Known) -> Result<Advance, ApiError> {
+/// What tasks need: a stop passed on, the time of the next attempt, or an order; orders for pending tasks only of `wave`.
+async fn attend(
+    core: &Core,
+    turn: &Turn,
+    known: &Known,
+    wave: Option<u32>,
+    waiting: &mut Waiting,
+) -> Result<Advance, ApiError> {
     let Known { job, .. } = known;
     let now = core.clock.now();
     // Looking costs a read; only what is found is worth a transaction that writes.
@@ -343,23 +264,19 @@ async fn attend(core: &Core, turn: &Turn, known: &Known) -> Result<Advance, ApiE
         return stop(core, turn, &told).await;
     }
     let undated = tx.undated_tasks(job.id, LIMIT).await?;
-    let is_due = !tx.tasks_due_again(job.id, now, None, 1).await?.is_empty();
     drop(tx);
-    if !undated.is_empty() {
-        let mut tx = turn.write().await?;
-        for task in &undated {
-            let wait = attempts::retry_wait(task.id, task.attempt);
-            let wait = TimeDelta::from_std(wait).unwrap_or(TimeDelta::minutes(1));
-            unless_it_moved(tx.set_task_retry(task, now + wait, ORCHESTRATOR, now).await)?;
-        }
-        tx.commit().await?;
-        return Ok(Advance::Worked);
+    if undated.is_empty() {
+        let patience = Patience::of(&known.recipe, job);
+        return order_tasks(core, turn, job, patience, wave, waiting).await;
     }
-    if is_due {
-        order(core, turn, job, None).await
-    } else {
-        Ok(Advance::Idle)
+    let mut tx = turn.write().await?;
+    for task in &undated {
+        let wait = attempts::retry_wait(task.id, task.attempt);
+        let wait = TimeDelta::from_std(wait).unwrap_or(TimeDelta::minutes(1));
+        unless_it_moved(tx.set_task_retry(task, now + wait, ORCHESTRATOR, now).await)?;
     }
+    tx.commit().await?;
+    Ok(Advance::Worked)
 }
 
 async fn stop(core: &Core, turn: &Turn, tasks: &[Task]) -> Result<Advance, ApiError> {

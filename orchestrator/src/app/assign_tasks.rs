@@ -1,11 +1,13 @@
 //! Makes orders: for each task a fencing token, a signed order and the row of its attempt, many tasks in one transaction.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     any_manifest::Described as _,
     digest::Digest,
     failure::{Failure, FailureCode},
-    id::AgentId,
+    id::{AgentId, TargetId},
     inventory::{Agent, AgentIntent, AgentStatus, Target},
     name::Name,
     order::{self, DecisionRef, Fence, Order},
@@ -31,8 +33,28 @@ pub struct Orders {
     variables: Variables,
     inputs: Digest,
     recipe: Recipe,
-    /// Until when a target whose agent is away is waited for, when the recipe does that.
-    wait_until: Option<DateTime<Utc>>,
+}
+
+/// How long agents that take no orders are waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    offline: OfflinePolicy,
+    /// Until when, where the recipe waits at all.
+    until: Option<DateTime<Utc>>,
+}
+
+impl Patience {
+    /// Of a job with this recipe.
+    pub fn of(recipe: &Recipe, job: &Job) -> Self {
+        let until = match recipe.offline {
+            OfflinePolicy::Fail {} | OfflinePolicy::Skip {} => None,
+            OfflinePolicy::Wait { ms } => job.started_at.map(|at| at + TimeDelta::milliseconds(ms.into())),
+        };
+        Self {
+            offline: recipe.offline,
+            until,
+        }
+    }
 }
 
 impl Orders {
@@ -63,12 +85,6 @@ impl Orders {
             release,
             variables: plan.variables,
             inputs,
-            wait_until: match promotion.recipe.offline {
-                OfflinePolicy::Fail {} | OfflinePolicy::Skip {} => None,
-                OfflinePolicy::Wait { ms } => {
-                    job.started_at.map(|at| at + TimeDelta::milliseconds(ms.into()))
-                }
-            },
             recipe: promotion.recipe,
         })
     }
@@ -109,30 +125,64 @@ impl Orders {
     }
 }
 
+/// The targets of some tasks, and their agents.
+struct Hosts {
+    targets: BTreeMap<TargetId, Target>,
+    agents: BTreeMap<AgentId, Agent>,
+}
+
+impl Hosts {
+    async fn of(tx: &mut Tx, tasks: &[Task]) -> Result<Self, ApiError> {
+        let ids: Vec<_> = tasks.iter().map(|task| task.target_id).collect();
+        let targets = tx.targets_by_ids(&ids).await?;
+        let ids: Vec<_> = targets.values().filter_map(|target| target.agent_id).collect();
+        let agents = tx.agents_by_ids(&ids).await?;
+        Ok(Self { targets, agents })
+    }
+
+    fn server_of(&self, core: &Core, patience: Patience, task: &Task, now: DateTime<Utc>) -> Server<'_> {
+        let target = self.targets.get(&task.target_id);
+        let agent = target
+            .and_then(|target| target.agent_id)
+            .and_then(|id| self.agents.get(&id));
+        server_of(core, patience, task, target, agent, now)
+    }
+}
+
+/// Whether [`assign_tasks`] would change one of these tasks now: the others wait for their agents.
+pub async fn would_assign(
+    core: &Core,
+    tx: &mut Tx,
+    patience: Patience,
+    tasks: &[Task],
+) -> Result<bool, ApiError> {
+    if tasks.is_empty() {
+        return Ok(false);
+    }
+    let now = core.clock.now();
+    let hosts = Hosts::of(tx, tasks).await?;
+    let moves = |task: &Task| !matches!(hosts.server_of(core, patience, task, now), Server::Later);
+    Ok(tasks.iter().any(moves))
+}
+
 /// Makes orders for `tasks`, whose targets nothing else occupies; answers how many of them changed. A task whose target has nobody
 /// who could ever do it fails at once instead of waiting for ever.
 pub async fn assign_tasks(
     core: &Core,
     tx: &mut Tx,
     orders: &Orders,
+    patience: Patience,
     tasks: &[Task],
 ) -> Result<usize, ApiError> {
     if tasks.is_empty() {
         return Ok(0);
     }
     let now = core.clock.now();
-    let ids: Vec<_> = tasks.iter().map(|task| task.target_id).collect();
-    let targets = tx.targets_by_ids(&ids).await?;
-    let ids: Vec<_> = targets.values().filter_map(|target| target.agent_id).collect();
-    let agents = tx.agents_by_ids(&ids).await?;
+    let hosts = Hosts::of(tx, tasks).await?;
     let mut ready = Vec::with_capacity(tasks.len());
     let mut changed = 0;
     for task in tasks {
-        let target = targets.get(&task.target_id);
-        let agent = target
-            .and_then(|target| target.agent_id)
-            .and_then(|id| agents.get(&id));
-        let event = match server_of(core, orders, task, target, agent, now) {
+        let event = match hosts.server_of(core, patience, task, now) {
             Server::Ready(target, agent) => {
                 ready.push((task, target, agent));
                 continue;
@@ -168,7 +218,7 @@ enum Server<'a> {
 /// order would be good for.
 fn server_of<'a>(
     core: &Core,
-    orders: &Orders,
+    patience: Patience,
     task: &Task,
     target: Option<&'a Target>,
     agent: Option<&Agent>,
@@ -186,9 +236,9 @@ fn server_of<'a>(
     let first = task.state.phase() == TaskPhase::Pending;
     let offline = (core.status_of)(agent) == AgentStatus::Offline;
     let away = agent.intent != AgentIntent::Active || offline;
-    if first && away && agent.intent.is_live() && orders.recipe.offline != (OfflinePolicy::Fail {}) {
+    if first && away && agent.intent.is_live() && patience.offline != (OfflinePolicy::Fail {}) {
         let late = offline && core.reconnect_until().is_some();
-        let later = late || orders.wait_until.is_some_and(|until| now < until);
+        let later = late || patience.until.is_some_and(|until| now < until);
         return if later { Server::Later } else { Server::Away };
     }
     match agent.intent {

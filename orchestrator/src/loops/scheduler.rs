@@ -14,6 +14,7 @@ use crate::{
         Core,
         advance_job::{Advance, advance_job},
         give_up_job::give_up_job,
+        order_tasks::Waiting,
         start_job::{Started, start_job},
         turn::{self, Turn},
     },
@@ -34,6 +35,8 @@ pub struct Scheduler {
     turn: Turn,
     /// How often in a row each job could not be moved.
     stuck: BTreeMap<JobId, u32>,
+    /// How far each job was looked at whose hosts are waited for.
+    waiting: BTreeMap<JobId, Waiting>,
 }
 
 impl Scheduler {
@@ -44,6 +47,7 @@ impl Scheduler {
             core,
             turn,
             stuck: BTreeMap::new(),
+            waiting: BTreeMap::new(),
         }
     }
 
@@ -83,8 +87,13 @@ impl Scheduler {
         if self.stuck.len() > JOBS as usize {
             self.stuck.clear();
         }
+        let mut before = std::mem::take(&mut self.waiting);
         for job in jobs {
-            match advance_job(&self.core, &self.turn, job.id).await {
+            // Of jobs that ended nothing is kept.
+            let mut waiting = before.remove(&job.id).unwrap_or_default();
+            let advanced = advance_job(&self.core, &self.turn, job.id, &mut waiting).await;
+            self.waiting.insert(job.id, waiting);
+            match advanced {
                 Ok(moved) => {
                     self.stuck.remove(&job.id);
                     worked |= moved != Advance::Idle;

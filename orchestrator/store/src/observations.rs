@@ -9,11 +9,11 @@ use sealift_common::{
     digest::Digest,
     drift::Recorded,
     id::{EnvironmentId, JobId, ReleaseId, TargetId, TaskId},
-    name::ProjectRef,
+    name::{Name, ProjectRef},
     observation::TargetObservation,
     order::Fence,
 };
-use sqlx::FromRow;
+use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
@@ -43,6 +43,10 @@ statements! {
         "WHERE t.environment_id = $1 AND t.archived_at IS NULL AND c.repository = $2 AND c.project = $3 LIMIT $4"
     };
     MANIFEST = { "SELECT manifest FROM releases WHERE id = $1" };
+    SEEN_OF_WAVE = {
+        "SELECT t.target, o.observation FROM tasks t JOIN target_observations o ON o.target_id = t.target_id ",
+        "WHERE t.job_id = $1 AND t.state = 'succeeded' AND t.wave = $2 AND t.target > $3 ORDER BY t.target LIMIT $4"
+    };
     SET_CURRENT = {
         "INSERT INTO target_current (target_id, repository, project, job_id, task_id, release_id, fence, inputs, sticker, since) ",
         "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (target_id, repository, project) DO UPDATE SET ",
@@ -51,6 +55,9 @@ statements! {
         "WHERE target_current.fence < excluded.fence"
     };
 }
+
+const RECORDED_OF_TARGETS: &str =
+    "SELECT target_id, repository, project, fence, inputs, sticker, release_id FROM target_current WHERE target_id IN (";
 
 /// Most observations of one environment.
 const MOST: i64 = bounds::TARGETS_PER_JOB as i64 + 1;
@@ -103,6 +110,40 @@ fn observation((target, text): (Uuid, String)) -> Result<TargetObservation> {
     At::new("target_observations", target).json("observation", &text)
 }
 
+/// Manifests of releases: many targets run few releases, so each is read once.
+#[derive(Default)]
+struct Manifests(BTreeMap<Uuid, AnyManifest>);
+
+impl Manifests {
+    async fn of(&mut self, tx: &mut Tx, release: Uuid) -> Result<AnyManifest> {
+        if let Some(known) = self.0.get(&release) {
+            return Ok(known.clone());
+        }
+        let text: String = on!(tx, |conn| sqlx::query_scalar(MANIFEST)
+            .bind(release)
+            .fetch_one(conn)
+            .await)?;
+        let manifest: AnyManifest = At::new("releases", release).json("manifest", &text)?;
+        self.0.insert(release, manifest.clone());
+        Ok(manifest)
+    }
+}
+
+/// What is recorded, from fence, inputs and sticker of its row.
+fn recorded(
+    target: Uuid,
+    (fence, inputs, sticker): (i64, String, String),
+    manifest: AnyManifest,
+) -> Result<Recorded> {
+    let at = At::new("target_current", target);
+    Ok(Recorded {
+        fence: Fence(at.number("fence", fence)?),
+        manifest,
+        inputs: at.parse("inputs", &inputs)?,
+        sticker: at.parse("sticker", &sticker)?,
+    })
+}
+
 impl Tx {
     /// Replaces what was last seen of a target.
     pub async fn put_observation(&mut self, seen: &TargetObservation, now: DateTime<Utc>) -> Result<()> {
@@ -149,17 +190,7 @@ impl Tx {
         all(rows)
     }
 
-    /// What is recorded to run on a target, by project.
-    pub async fn recorded(&mut self, target: TargetId) -> Result<Vec<(ProjectRef, Recorded)>> {
-        let current = self.current(target).await?;
-        Ok(current
-            .into_iter()
-            .map(|one| (one.project, one.recorded))
-            .collect())
-    }
-
-    /// What is recorded of one project on the live targets of an environment. Targets run few releases, so each manifest is read
-    /// once.
+    /// What is recorded of one project on the live targets of an environment.
     pub async fn recorded_of_project(
         &mut self,
         environment: EnvironmentId,
@@ -173,28 +204,63 @@ impl Tx {
                 .bind(MOST)
                 .fetch_all(conn)
                 .await)?;
-        let mut manifests: BTreeMap<Uuid, AnyManifest> = BTreeMap::new();
+        let mut manifests = Manifests::default();
         let mut found = BTreeMap::new();
         for (target, fence, inputs, sticker, release) in rows {
-            let at = At::new("target_current", target);
-            let manifest = if let Some(known) = manifests.get(&release) {
-                known.clone()
-            } else {
-                let text: String = on!(self, |conn| sqlx::query_scalar(MANIFEST)
-                    .bind(release)
-                    .fetch_one(conn)
-                    .await)?;
-                let manifest: AnyManifest = at.json("manifest", &text)?;
-                manifests.insert(release, manifest.clone());
-                manifest
-            };
-            let recorded = Recorded {
-                fence: Fence(at.number("fence", fence)?),
-                manifest,
-                inputs: at.parse("inputs", &inputs)?,
-                sticker: at.parse("sticker", &sticker)?,
-            };
-            found.insert(target.into(), recorded);
+            let manifest = manifests.of(self, release).await?;
+            let row = (fence, inputs, sticker);
+            found.insert(target.into(), recorded(target, row, manifest)?);
+        }
+        Ok(found)
+    }
+
+    /// What was last seen of targets on which tasks of a wave succeeded, by target: those behind the target `after`, and of these
+    /// only the ones of which something was seen.
+    pub async fn seen_of_wave(
+        &mut self,
+        job: JobId,
+        wave: u32,
+        after: Option<&Name>,
+        limit: u32,
+    ) -> Result<Vec<(Name, TargetObservation)>> {
+        let rows: Vec<(String, String)> = on!(self, |conn| sqlx::query_as(SEEN_OF_WAVE)
+            .bind(job.uuid())
+            .bind(i64::from(wave))
+            .bind(after.map_or("", Name::as_str))
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)?;
+        let at = At::new("target_observations", job);
+        rows.into_iter()
+            .map(|(target, text)| Ok((at.parse("target", &target)?, at.json("observation", &text)?)))
+            .collect()
+    }
+
+    /// What is recorded to run on some targets, all of their projects. Of a page of targets.
+    pub async fn recorded_of_targets(
+        &mut self,
+        targets: &[TargetId],
+    ) -> Result<BTreeMap<TargetId, Vec<(ProjectRef, Recorded)>>> {
+        if targets.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        type Row = (Uuid, String, String, i64, String, String, Uuid);
+        let rows: Vec<Row> = on!(self, |conn| {
+            let mut query = QueryBuilder::new(RECORDED_OF_TARGETS);
+            let mut ids = query.separated(", ");
+            for target in targets {
+                ids.push_bind(target.uuid());
+            }
+            ids.push_unseparated(") ORDER BY target_id, repository, project");
+            query.build_query_as().fetch_all(conn).await
+        })?;
+        let mut manifests = Manifests::default();
+        let mut found: BTreeMap<TargetId, Vec<_>> = BTreeMap::new();
+        for (target, repository, project, fence, inputs, sticker, release) in rows {
+            let manifest = manifests.of(self, release).await?;
+            let project = ProjectRef { repository, project };
+            let one = recorded(target, (fence, inputs, sticker), manifest)?;
+            found.entry(target.into()).or_default().push((project, one));
         }
         Ok(found)
     }

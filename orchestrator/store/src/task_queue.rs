@@ -1,5 +1,5 @@
 //! Tasks as the scheduler looks for them: how many stand where, and the next few that need something. A count runs
-//! through one index of the job's tasks; rows are read in bounded pages, but for those of a wave that has succeeded.
+//! through one index of the job's tasks; rows are read in bounded pages.
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
@@ -36,9 +36,6 @@ statements! {
     };
     PENDING = {
         "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 AND state = 'pending' ORDER BY wave, target LIMIT $2"
-    };
-    SUCCEEDED_OF_WAVE = {
-        "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 AND state = 'succeeded' AND wave = $2 ORDER BY target"
     };
     BETWEEN_ATTEMPTS = {
         "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 AND step = 'retry_wait' LIMIT $2"
@@ -132,16 +129,6 @@ impl Tx {
     /// The first pending tasks of a job, by wave and target, without orders.
     pub async fn pending_tasks(&mut self, job: JobId, limit: u32) -> Result<Vec<Task>> {
         self.first_tasks(PENDING, job, limit).await
-    }
-
-    /// The tasks of a wave that succeeded, by target, without orders.
-    pub async fn succeeded_tasks(&mut self, job: JobId, wave: u32) -> Result<Vec<Task>> {
-        let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(SUCCEEDED_OF_WAVE)
-            .bind(job.uuid())
-            .bind(i64::from(wave))
-            .fetch_all(conn)
-            .await)?;
-        all(rows)
     }
 
     /// Tasks of a job that wait for another attempt, without orders.

@@ -7,6 +7,7 @@ mod cancel;
 mod gates;
 mod intents;
 mod lanes;
+mod large_waves;
 mod reconcile;
 mod releases;
 mod restart;

@@ -67,9 +67,9 @@ async fn r8_what_is_recorded_can_be_told_from_history_alone() {
         .collect();
     assert_eq!(recorded, active);
     assert_eq!(active.keys().next(), Some(&Digest::of(b"two")));
-    let found = tx.recorded(target.id).await.unwrap();
+    let found = tx.current(target.id).await.unwrap();
     assert_eq!(found.len(), 1);
-    assert_eq!(Some(&found[0].1.fence), current.get(&target.id));
+    assert_eq!(Some(&found[0].recorded.fence), current.get(&target.id));
     drop(tx);
     stop(fleet, vec![agent]).await;
 }

@@ -35,7 +35,7 @@ async fn r8_a_late_success_is_kept_as_proof_and_changes_no_record() {
     raw.acknowledged(1).await;
     let mut tx = app.db.read().await.unwrap();
     assert!(tx.packet_of_attempt(order.task_id, 1).await.unwrap().is_some());
-    assert!(tx.recorded(target.id).await.unwrap().is_empty());
+    assert!(tx.current(target.id).await.unwrap().is_empty());
     drop(tx);
     drop(raw);
     stop(fleet, vec![]).await;
@@ -65,7 +65,7 @@ async fn t1_what_a_revoked_agent_says_is_not_stored_even_before_its_session_ends
     assert_eq!(fleet.end_of(job).await.unwrap(), JobPhase::Failed);
     let mut tx = app.db.read().await.unwrap();
     assert!(tx.packet_of_attempt(order.task_id, 1).await.unwrap().is_none());
-    assert!(tx.recorded(target.id).await.unwrap().is_empty());
+    assert!(tx.current(target.id).await.unwrap().is_empty());
     drop(tx);
     drop(raw);
     stop(fleet, vec![]).await;

@@ -110,7 +110,8 @@ async fn what_is_recorded_follows_the_highest_fence(world: World) {
         .await
         .unwrap();
     }
-    let recorded = tx.recorded(target).await.unwrap();
+    let recorded = tx.recorded_of_targets(&[target]).await.unwrap().remove(&target);
+    let recorded = recorded.unwrap_or_default();
     assert_eq!(recorded.len(), 1);
     assert_eq!(recorded[0].0, shop);
     assert_eq!(

@@ -1,6 +1,10 @@
 //! Tasks as the scheduler and the gateway work on them: many at once, counted, found by what they need.
 
+use std::collections::BTreeMap;
+
 use sealift_common::{
+    observation::TargetObservation,
+    order::Fence,
     rollout::Tally,
     task::{SkipReason, TaskEvent, TaskState, TaskStep, Wanted},
 };
@@ -8,13 +12,14 @@ use sealift_store::EntityKind;
 
 use crate::{
     harness::{World, at, conformance},
-    seed::{Seed, failure},
+    seed::{Seed, digest, failure, project},
 };
 
 conformance![
     events_that_follow_each_other_are_one_write_and_whole_history,
     tallies_are_those_of_the_tasks,
     the_next_tasks_of_a_job_are_found_by_what_they_need,
+    what_was_seen_of_a_wave_comes_in_pages,
 ];
 
 async fn events_that_follow_each_other_are_one_write_and_whole_history(world: World) {
@@ -186,13 +191,77 @@ async fn the_next_tasks_of_a_job_are_found_by_what_they_need(world: World) {
     );
     let again = seed.assign(&mut tx, &told, at(11)).await.unwrap();
     assert_eq!(ids(tx.tasks_to_stop(job, 10).await.unwrap()), [], "it was told");
-    let ended = tx
-        .apply_task_event(&again, &TaskEvent::Succeeded, "x", at(12))
-        .await
-        .unwrap();
-    assert_eq!(ids(tx.succeeded_tasks(job, wave).await.unwrap()), [ended.id]);
     assert_eq!(
-        tx.bare_task(ended.id).await.unwrap().map(|task| task.order),
+        tx.bare_task(again.id).await.unwrap().map(|task| task.order),
         Some(None)
     );
+}
+
+/// The look at a wave that has baked: a page of what succeeded, and what is recorded on these targets, whatever the wave's size.
+async fn what_was_seen_of_a_wave_comes_in_pages(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 5).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let job = made.job.id;
+    let shop = project("github.com/acme/shop/api");
+    let mut tx = world.db.write().await.unwrap();
+    for (index, task) in made.tasks.iter().enumerate() {
+        // The last one has not succeeded, and of the first nothing was seen.
+        if index < 4 {
+            let assigned = seed.assign(&mut tx, task, at(1)).await.unwrap();
+            tx.apply_task_event(&assigned, &TaskEvent::Succeeded, "x", at(2))
+                .await
+                .unwrap();
+        }
+        let (id, release) = (task.id, made.release.id);
+        let (inputs, sticker) = (digest("inputs"), digest(task.target.as_str()));
+        let fence = Fence(7);
+        tx.set_current(
+            task.target_id,
+            &shop,
+            job,
+            id,
+            release,
+            fence,
+            inputs,
+            sticker,
+            at(2),
+        )
+        .await
+        .unwrap();
+        if index > 0 {
+            let seen = TargetObservation {
+                target_id: task.target_id,
+                observed_at: at(2),
+                busy: false,
+                projects: BTreeMap::new(),
+                events: Vec::new(),
+            };
+            tx.put_observation(&seen, at(2)).await.unwrap();
+        }
+    }
+    tx.commit().await.unwrap();
+    let mut tx = world.db.read().await.unwrap();
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let page = tx.seen_of_wave(job, 0, after.as_ref(), 2).await.unwrap();
+        assert!(page.len() <= 2);
+        let Some((last, _)) = page.last() else { break };
+        after = Some(last.clone());
+        found.extend(page);
+    }
+    let names: Vec<_> = found.iter().map(|(target, _)| target.as_str()).collect();
+    assert_eq!(names, ["web-1", "web-2", "web-3"]);
+    assert_eq!(found[0].1.target_id, made.tasks[1].target_id);
+    assert!(tx.seen_of_wave(job, 1, None, 2).await.unwrap().is_empty());
+
+    let ids: Vec<_> = found.iter().map(|(_, seen)| seen.target_id).collect();
+    let recorded = tx.recorded_of_targets(&ids).await.unwrap();
+    assert_eq!(recorded.len(), 3);
+    for (target, seen) in &found {
+        let (project, one) = &recorded[&seen.target_id][0];
+        assert_eq!((project, one.sticker), (&shop, digest(target.as_str())));
+        assert_eq!(one.manifest, made.release.manifest);
+    }
+    assert!(tx.recorded_of_targets(&[]).await.unwrap().is_empty());
 }
