@@ -135,7 +135,10 @@ pub struct LaneFacts {
     pub running: u32,
     /// Jobs that wait before this one.
     pub ahead: u32,
-    /// Whether one of those that run is of the same project: whatever the capacity, this one waits for it.
+    /// So many of these start first when there is room: of each project one, and none that something else keeps back.
+    pub start_first: u32,
+    /// Whether another job of the same project comes first, one that runs, waits or is being undone: whatever the capacity, this
+    /// one waits for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub project_busy: bool,
     /// Jobs that the lane lets run side by side.

@@ -351,7 +351,7 @@ fn hold(inputs: &Inputs) -> Said {
 fn lane(inputs: &Inputs) -> Said {
     let lane = inputs.lane;
     let environment = &inputs.environment_name;
-    if !lane.project_busy && lane.running.saturating_add(lane.ahead) < lane.capacity {
+    if !lane.project_busy && lane.running.saturating_add(lane.start_first) < lane.capacity {
         return pass("LANE_FREE", format!("the lane of {environment} is free"));
     }
     if lane.ahead >= lane.queue_limit {
@@ -361,10 +361,16 @@ fn lane(inputs: &Inputs) -> Said {
             "wait until the lane is shorter, or cancel what is no longer wanted",
         );
     }
+    let why = if lane.project_busy {
+        let project = &inputs.release.project;
+        format!("; another job of {project} comes first, and only one of a project is under way")
+    } else {
+        String::new()
+    };
     wait(
         GateReason::LaneBusy,
         format!(
-            "place {} in the lane of {environment}",
+            "place {} in the lane of {environment}{why}",
             lane.ahead.saturating_add(1)
         ),
         "nothing: it starts by itself when its turn comes",

@@ -1,6 +1,6 @@
 //! Promotion: the request to bring a release to an environment, and its fate.
 
-use crate::{phases, task::IllegalTransition};
+use crate::{id::JobId, phases, task::IllegalTransition};
 
 phases! {
     /// The state of a promotion.
@@ -21,6 +21,16 @@ phases! {
         GatesPassed = "gates_passed", GatesRefused = "gates_refused", JobStarted = "job_started",
         JobSucceeded = "job_succeeded", JobFailed = "job_failed", JobCancelled = "job_cancelled",
         JobRolledBack = "job_rolled_back",
+    }
+}
+
+impl PromotionKind {
+    /// What a promotion is for that undoes this job, if any.
+    pub const fn of(undoes: Option<JobId>) -> Self {
+        match undoes {
+            Some(_) => Self::Rollback,
+            None => Self::Deploy,
+        }
     }
 }
 

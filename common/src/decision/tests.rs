@@ -54,6 +54,7 @@ fn inputs(targets: Vec<(Name, Situation)>) -> Inputs {
         lane: LaneFacts {
             running: 0,
             ahead: 0,
+            start_first: 0,
             project_busy: false,
             capacity: 1,
             queue_limit: 10,
@@ -78,6 +79,7 @@ fn all_gates_answer_even_when_all_fail() {
     inputs.lane = LaneFacts {
         running: 1,
         ahead: 10,
+        start_first: 1,
         project_busy: false,
         capacity: 1,
         queue_limit: 10,
@@ -272,6 +274,7 @@ fn a_busy_lane_waits_and_does_not_refuse() {
     inputs.lane = LaneFacts {
         running: 1,
         ahead: 2,
+        start_first: 1,
         project_busy: false,
         capacity: 1,
         queue_limit: 10,
@@ -284,20 +287,32 @@ fn a_busy_lane_waits_and_does_not_refuse() {
 }
 
 #[test]
-fn a_wide_lane_is_busy_for_a_project_that_is_under_way_there() {
+fn a_wide_lane_is_free_only_when_nothing_starts_before() {
+    const FREE: (&str, Verdict) = ("LANE_FREE", Verdict::Pass);
+    const BUSY: (&str, Verdict) = ("LANE_BUSY", Verdict::Wait);
     let mut inputs = one(Some(agent()));
-    for (project_busy, wanted) in [
-        (false, ("LANE_FREE", Verdict::Pass)),
-        (true, ("LANE_BUSY", Verdict::Wait)),
+    // Those who wait for something else than room take none.
+    for (running, ahead, start_first, project_busy, wanted) in [
+        (1, 0, 0, false, FREE),
+        (1, 0, 0, true, BUSY),
+        (1, 7, 0, false, FREE),
+        (1, 7, 3, false, FREE),
+        (1, 7, 4, false, BUSY),
+        (5, 0, 0, false, BUSY),
+        (0, 1, 1, true, BUSY),
     ] {
         inputs.lane = LaneFacts {
-            running: 1,
-            ahead: 0,
+            running,
+            ahead,
+            start_first,
             project_busy,
             capacity: 5,
             queue_limit: 10,
         };
-        assert_eq!(reason(&evaluate(inputs.clone()), Gate::Lane), wanted);
+        let record = evaluate(inputs.clone());
+        assert_eq!(reason(&record, Gate::Lane), wanted, "{:?}", inputs.lane);
+        let said = &record.gates.last().unwrap().message;
+        assert_eq!(said.contains("comes first"), project_busy, "{said}");
     }
 }
 
@@ -338,6 +353,7 @@ proptest! {
         let mut first = inputs(targets.clone());
         first.lane.running = running;
         first.lane.ahead = ahead;
+        first.lane.start_first = ahead / 2;
         first.plan_seen = seen.map(|same| if same { first.plan } else { Digest::of(b"other") });
         let mut shuffled = first.clone();
         shuffled.targets = group(targets.into_iter().rev());

@@ -102,7 +102,7 @@ async fn look_again(core: &Core, tx: &mut Tx, job: &Job, promotion: &Promotion) 
         release: &release,
         recipe: &promotion.recipe,
         scope: promotion.scope.as_deref(),
-        kind: promotion.kind(),
+        undoes: promotion.rollback_of,
         choice: before.inputs.choice.as_ref(),
         promotion: Some(promotion.id),
         stage: Stage::Start,

@@ -10,7 +10,7 @@ use sealift_common::{
         Situation, Stage,
     },
     digest::Digest,
-    id::{AgentId, PromotionId, TargetId},
+    id::{AgentId, JobId, PromotionId, TargetId},
     inventory::{Agent, Environment, Target},
     observation::TargetObservation,
     plan::{Place, Plan},
@@ -19,7 +19,7 @@ use sealift_common::{
     release::Release,
     rollback::Choice,
 };
-use sealift_store::Tx;
+use sealift_store::{LaneView, Newcomer, Tx};
 
 use crate::{app::Core, status::ApiError};
 
@@ -34,8 +34,8 @@ pub struct Ask<'a> {
     pub recipe: &'a Recipe,
     /// Only these targets; `None` is all of the environment.
     pub scope: Option<&'a [TargetId]>,
-    /// What it is for.
-    pub kind: PromotionKind,
+    /// The job that it undoes; `None` when it is no rollback.
+    pub undoes: Option<JobId>,
     /// Why the release of a rollback was chosen.
     pub choice: Option<&'a Choice>,
     /// For which promotion; `None` when it is only planned.
@@ -133,7 +133,7 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
     let inputs = Inputs {
         tenant: ask.environment.tenant_id,
         promotion: ask.promotion,
-        kind: ask.kind,
+        kind: PromotionKind::of(ask.undoes),
         choice: ask.choice.cloned(),
         stage: ask.stage,
         at: core.clock.now(),
@@ -208,18 +208,28 @@ fn release_facts(release: &Release) -> ReleaseFacts {
 
 async fn lane(core: &Core, tx: &mut Tx, ask: &Ask<'_>) -> Result<LaneFacts, ApiError> {
     let lane = ask.environment.id;
-    // Only the head of the lane is ever started, and none of whose project another job is under way.
-    let (ahead, project_busy) = match ask.stage {
-        Stage::Request => (
-            tx.queued_in_lane(lane).await?,
-            tx.is_project_in_motion(lane, ask.release.project_id).await?,
-        ),
-        Stage::Start => (0, false),
+    let view = match ask.stage {
+        Stage::Request => {
+            let newcomer = Newcomer {
+                environment: lane,
+                project: ask.release.project_id,
+                undoes: ask.undoes,
+            };
+            tx.lane_view(newcomer).await?
+        }
+        // Only the head of the lane is ever started, and none of whose project another job is under way.
+        Stage::Start => LaneView {
+            running: tx.running_in_lane(lane).await?,
+            ahead: 0,
+            start_first: 0,
+            project_first: false,
+        },
     };
     Ok(LaneFacts {
-        running: tx.running_in_lane(lane).await?,
-        ahead,
-        project_busy,
+        running: view.running,
+        ahead: view.ahead,
+        start_first: view.start_first,
+        project_busy: view.project_first,
         capacity: core.rules.lane_capacity,
         queue_limit: core.rules.lane_queue,
     })

@@ -1,10 +1,10 @@
-//! Jobs and their lanes. Their state is written by [`Tx::apply_job_event`] and nothing else.
+//! Jobs. Their state is written by [`Tx::apply_job_event`] and nothing else.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
-    id::{EnvironmentId, JobId, ProjectId, PromotionId, TenantId},
+    id::{EnvironmentId, JobId, PromotionId, TenantId},
     job::{JobEvent, JobPhase, JobState, PauseReason, Stop, StopWish},
 };
 use sqlx::{FromRow, QueryBuilder};
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     Change, Cursor, EntityKind, Job, Page, PageRequest, Result, StoreError, Tx,
     engine::{on, statements},
-    rows::{At, all, count, int, json, json_opt, one},
+    rows::{At, all, int, json, json_opt, one},
     transitions::{By, NewTransition},
 };
 
@@ -25,19 +25,9 @@ macro_rules! columns {
     };
 }
 
-/// Jobs `o` of the environment that are about the same project as the job in question.
-macro_rules! same_project {
-    () => {
-        "JOIN releases p ON p.id = o.release_id JOIN releases q ON q.project_id = p.project_id \
-         WHERE o.environment_id = $1 AND q.id = jobs.release_id "
-    };
-}
+pub(crate) use columns;
 
 statements! {
-    NEXT_TICKET = {
-        "INSERT INTO lanes (environment_id, last_ticket) VALUES ($1, 1) ON CONFLICT (environment_id) ",
-        "DO UPDATE SET last_ticket = lanes.last_ticket + 1 RETURNING last_ticket"
-    };
     INSERT = {
         "INSERT INTO jobs (", columns!(), ") ",
         "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
@@ -72,40 +62,15 @@ statements! {
         "SELECT ", columns!(), " FROM jobs WHERE state IN ('running', 'paused') ",
         "ORDER BY environment_id, state, ticket LIMIT $1"
     };
-    LANES_WITH_QUEUED = { "SELECT DISTINCT environment_id FROM jobs WHERE state = 'queued'" };
-    LANE_HEAD = {
-        "SELECT ", columns!(), " FROM jobs WHERE environment_id = $1 AND state = 'queued' ",
-        "AND (rollback_of IS NOT NULL OR NOT EXISTS (SELECT 1 FROM holds h JOIN releases r ON r.project_id = h.project_id ",
-        "WHERE h.environment_id = $1 AND h.lifted_at IS NULL AND r.id = jobs.release_id)) ",
-        "AND NOT EXISTS (SELECT 1 FROM jobs o ", same_project!(), "AND o.state IN ('running', 'paused')) ",
-        "AND NOT EXISTS (SELECT 1 FROM jobs o ", same_project!(), "AND o.state = 'rolling_back' ",
-        "AND (jobs.rollback_of IS NULL OR jobs.rollback_of <> o.id)) ",
-        "ORDER BY CASE WHEN rollback_of IS NULL THEN 1 ELSE 0 END, ticket LIMIT 1"
-    };
-    IN_MOTION_IN_LANE = {
-        "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state IN ('running', 'paused')"
-    };
-    PROJECT_IN_MOTION_IN_LANE = {
-        "SELECT COUNT(*) FROM jobs j JOIN releases r ON r.id = j.release_id ",
-        "WHERE j.environment_id = $1 AND j.state IN ('running', 'paused') AND r.project_id = $2"
-    };
     NEWEST_ROLLBACK = {
         "SELECT ", columns!(), " FROM jobs WHERE rollback_of = $1 ORDER BY ticket DESC LIMIT 1"
-    };
-    QUEUED_IN_LANE = { "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state = 'queued'" };
-    QUEUED_UP_TO = {
-        "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state = 'queued' AND ticket <= $2"
-    };
-    RECENT_TIMES = {
-        "SELECT started_at, finished_at FROM jobs WHERE environment_id = $1 AND state = 'succeeded' ",
-        "AND started_at IS NOT NULL AND finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT $2"
     };
 }
 
 const OF_PROMOTIONS: &str = concat!("SELECT ", columns!(), " FROM jobs WHERE promotion_id IN (");
 
 #[derive(FromRow)]
-struct JobRow {
+pub(crate) struct JobRow {
     id: Uuid,
     tenant_id: Uuid,
     promotion_id: Uuid,
@@ -178,15 +143,6 @@ impl TryFrom<JobRow> for Job {
 }
 
 impl Tx {
-    /// The next ticket of an environment's lane, from 1 without gap. Others wait until this transaction ends.
-    pub async fn next_ticket(&mut self, environment: EnvironmentId) -> Result<u64> {
-        let ticket: i64 = on!(self, |conn| sqlx::query_scalar(NEXT_TICKET)
-            .bind(environment.uuid())
-            .fetch_one(conn)
-            .await)?;
-        At::new("lanes", environment).number("last_ticket", ticket)
-    }
-
     /// Writes a new job, and what histories find it by; its version should be 0, so that the history counts from 1.
     pub async fn insert_job(&mut self, job: &Job) -> Result<()> {
         let (ticket, version) = (int(job.ticket)?, int(job.version)?);
@@ -443,14 +399,6 @@ impl Tx {
         all(rows)
     }
 
-    /// Lanes in which jobs wait.
-    pub async fn lanes_with_queued(&mut self) -> Result<Vec<EnvironmentId>> {
-        let ids: Vec<Uuid> = on!(self, |conn| sqlx::query_scalar(LANES_WITH_QUEUED)
-            .fetch_all(conn)
-            .await)?;
-        Ok(ids.into_iter().map(EnvironmentId::from).collect())
-    }
-
     /// The newest rollback of a job.
     pub async fn newest_rollback(&mut self, job: JobId) -> Result<Option<Job>> {
         let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(NEWEST_ROLLBACK)
@@ -458,73 +406,5 @@ impl Tx {
             .fetch_optional(conn)
             .await)?;
         one(row)
-    }
-
-    /// The queued job whose turn is next: rollbacks first, then by ticket. Jobs of a project that is held do not count, nor those
-    /// of a project of which another job is under way, paused or being undone by another rollback: however wide the lane, never
-    /// more than two versions of a project are live.
-    pub async fn lane_head(&mut self, environment: EnvironmentId) -> Result<Option<Job>> {
-        let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(LANE_HEAD)
-            .bind(environment.uuid())
-            .fetch_optional(conn)
-            .await)?;
-        one(row)
-    }
-
-    /// How many jobs of a lane run or are paused.
-    pub async fn running_in_lane(&mut self, environment: EnvironmentId) -> Result<u32> {
-        let running: i64 = on!(self, |conn| sqlx::query_scalar(IN_MOTION_IN_LANE)
-            .bind(environment.uuid())
-            .fetch_one(conn)
-            .await)?;
-        Ok(count(running))
-    }
-
-    /// Whether a job of the project runs or is paused in a lane.
-    pub async fn is_project_in_motion(
-        &mut self,
-        environment: EnvironmentId,
-        project: ProjectId,
-    ) -> Result<bool> {
-        let running: i64 = on!(self, |conn| sqlx::query_scalar(PROJECT_IN_MOTION_IN_LANE)
-            .bind(environment.uuid())
-            .bind(project.uuid())
-            .fetch_one(conn)
-            .await)?;
-        Ok(running > 0)
-    }
-
-    /// How many jobs of a lane wait.
-    pub async fn queued_in_lane(&mut self, environment: EnvironmentId) -> Result<u32> {
-        let queued: i64 = on!(self, |conn| sqlx::query_scalar(QUEUED_IN_LANE)
-            .bind(environment.uuid())
-            .fetch_one(conn)
-            .await)?;
-        Ok(count(queued))
-    }
-
-    /// Place of a queued job among those that wait, from 1; 0 when it does not wait.
-    pub async fn lane_position(&mut self, job: &Job) -> Result<u32> {
-        if job.state != JobState::Queued {
-            return Ok(0);
-        }
-        let ticket = int(job.ticket)?;
-        let position: i64 = on!(self, |conn| sqlx::query_scalar(QUEUED_UP_TO)
-            .bind(job.environment_id.uuid())
-            .bind(ticket)
-            .fetch_one(conn)
-            .await)?;
-        Ok(count(position))
-    }
-
-    /// How long the newest succeeded jobs of an environment ran, in seconds, newest first.
-    pub async fn recent_job_seconds(&mut self, environment: EnvironmentId, most: u32) -> Result<Vec<f64>> {
-        let rows: Vec<(DateTime<Utc>, DateTime<Utc>)> = on!(self, |conn| sqlx::query_as(RECENT_TIMES)
-            .bind(environment.uuid())
-            .bind(i64::from(most))
-            .fetch_all(conn)
-            .await)?;
-        let seconds = |(from, to): (DateTime<Utc>, DateTime<Utc>)| (to - from).as_seconds_f64();
-        Ok(rows.into_iter().map(seconds).collect())
     }
 }

@@ -20,6 +20,7 @@ mod history;
 mod holds;
 mod idempotency;
 mod jobs;
+mod lanes;
 mod leases;
 mod left_out;
 mod listed;
@@ -51,6 +52,7 @@ pub use engine::{Db, Engine, StoreConfig, Tx};
 pub use error::{Result, StoreError};
 pub use evidence::StoredPacket;
 pub use history::{HistoryRow, HistoryScope};
+pub use lanes::{LaneView, Newcomer};
 pub use listed::{DecisionHead, ReleaseName};
 pub use maintenance::MaintenanceRun;
 pub use pages::{Cursor, Page, PageRequest};
@@ -87,6 +89,7 @@ pub const STATEMENTS: &[&[Statement]] = &[
     holds::STATEMENTS,
     idempotency::STATEMENTS,
     jobs::STATEMENTS,
+    lanes::STATEMENTS,
     leases::STATEMENTS,
     left_out::STATEMENTS,
     logs::STATEMENTS,

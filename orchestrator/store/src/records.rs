@@ -269,10 +269,7 @@ pub struct Promotion {
 impl Promotion {
     /// What it is for.
     pub const fn kind(&self) -> PromotionKind {
-        match self.rollback_of {
-            Some(_) => PromotionKind::Rollback,
-            None => PromotionKind::Deploy,
-        }
+        PromotionKind::of(self.rollback_of)
     }
 }
 

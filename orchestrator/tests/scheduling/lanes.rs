@@ -2,19 +2,21 @@
 
 use chrono::TimeDelta;
 use sealift_common::{
-    decision::DecisionRecord,
+    decision::{DecisionRecord, GateAnswer},
     failure::FailureCode,
     id::{JobId, ReplicaId, TaskId},
     inventory::Target,
     job::{JobPhase, JobState},
     order::{Fence, OrderError},
     promotion::PromotionState,
+    recipe::OnFailure,
+    release::Release,
     strategy::Strategy,
     task::{TaskState, Wanted},
     time::Clock as _,
 };
 use sealift_orchestrator::{
-    app::{give_up_job::give_up_job, turn::Turn},
+    app::{create_promotion::plan_promotion, give_up_job::give_up_job, turn::Turn},
     loops::{
         driver::{Activity as _, Outcome},
         scheduler::Scheduler,
@@ -110,6 +112,46 @@ async fn the_second_in_the_lane_is_told_its_place() {
     let lane = record.gates.last().unwrap();
     assert_eq!(lane.reason, "LANE_BUSY");
     assert!(lane.message.contains("place 1"), "{}", lane.message);
+}
+
+/// What the lane's gate says to a request for this release.
+async fn lane_says(world: &World, release: &Release) -> GateAnswer {
+    let wish = world.wish(release, Strategy::AllAtOnce {});
+    let mut tx = world.core.db.read().await.unwrap();
+    let survey = plan_promotion(&world.core, &mut tx, &wish).await.unwrap();
+    survey.record.gates.last().unwrap().clone()
+}
+
+/// However wide the lane: a job of the same project that waits, is paused or is being undone comes first, and the gate says so.
+#[tokio::test]
+async fn the_gate_of_a_wide_lane_tells_the_truth() {
+    let mut world = World::new(2).await;
+    world.core.rules.lane_capacity = 5;
+    let (first, second) = (world.release("v1").await, world.release("v2").await);
+    let other = world.release_in("web", "w1").await;
+    let active = world.promote(&first).await;
+    let busy = lane_says(&world, &second).await;
+    assert_eq!(busy.reason, "LANE_BUSY", "one waits");
+    assert!(
+        busy.message.contains("place 2") && busy.message.contains("github.com/acme/shop/api"),
+        "{}",
+        busy.message
+    );
+    assert_eq!(lane_says(&world, &other).await.reason, "LANE_FREE");
+    assert_eq!(world.finish(active).await, JobPhase::Succeeded);
+    assert_eq!(lane_says(&world, &second).await.reason, "LANE_FREE");
+
+    let mut wish = world.wish(&second, World::rolling(1));
+    wish.recipe.failures.on_failure = OnFailure::RollBack;
+    let job = world.request(&wish).await.job.unwrap().id;
+    world.settle().await;
+    world.act(Act::Succeed).await;
+    world.settle().await;
+    world.act(Act::Fail(FailureCode::Unhealthy)).await;
+    world.settle().await;
+    assert_eq!(world.phase(job).await, JobPhase::RollingBack);
+    assert_eq!(lane_says(&world, &first).await.reason, "LANE_BUSY", "it is being undone");
+    assert_eq!(lane_says(&world, &other).await.reason, "LANE_FREE");
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! Lanes: tickets, and whose turn it is in one that lets several jobs run.
 
-use sealift_common::job::{JobEvent, PauseReason};
-use sealift_store::{Job, Tx};
+use sealift_common::{
+    id::{HoldId, JobId, ProjectId},
+    job::{JobEvent, PauseReason},
+};
+use sealift_store::{Hold, Job, LaneView, Newcomer, Tx};
 
 use crate::{
     harness::{World, at, conformance},
@@ -9,6 +12,7 @@ use crate::{
 };
 
 conformance![
+    a_newcomer_is_told_who_comes_first,
     a_project_has_one_job_under_way_and_beside_what_is_undone_only_its_rollback,
     r1_lanes_keep_ticket_order,
     tickets_have_no_gap_under_concurrency,
@@ -76,6 +80,74 @@ async fn a_project_has_one_job_under_way_and_beside_what_is_undone_only_its_roll
     assert_eq!(head(&mut tx).await, Some(newer.id));
 }
 
+async fn project_of(seed: &Seed, tx: &mut Tx, job: &Job) -> ProjectId {
+    let release = tx.release(seed.tenant.id, job.release_id).await.unwrap();
+    release.unwrap().project_id
+}
+
+async fn a_newcomer_is_told_who_comes_first(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let environment = seed.environment.id;
+    let mut tx = world.db.write().await.unwrap();
+    let first = queue(&seed, &mut tx, "api", 1).await;
+    let second = queue(&seed, &mut tx, "api", 2).await;
+    let other = queue(&seed, &mut tx, "web", 3).await;
+    let (api, web) = (
+        project_of(&seed, &mut tx, &first).await,
+        project_of(&seed, &mut tx, &other).await,
+    );
+    let third = ProjectId::new(at(0));
+    let view = async |tx: &mut Tx, project: ProjectId, undoes: Option<JobId>| {
+        let newcomer = Newcomer {
+            environment,
+            project,
+            undoes,
+        };
+        let view = tx.lane_view(newcomer).await.unwrap();
+        (view.running, view.ahead, view.start_first, view.project_first)
+    };
+    // Three wait; of each project one starts first. A rollback goes before all of them.
+    assert_eq!(view(&mut tx, third, None).await, (0, 3, 2, false));
+    assert_eq!(view(&mut tx, api, None).await, (0, 3, 2, true));
+    assert_eq!(view(&mut tx, api, Some(first.id)).await, (0, 0, 0, false));
+
+    // The second of a project waits for the first, not for room.
+    happens(&mut tx, &first, &JobEvent::Started).await;
+    assert_eq!(view(&mut tx, third, None).await, (1, 2, 1, false));
+    assert_eq!(view(&mut tx, api, Some(second.id)).await, (1, 0, 0, true));
+
+    // Nor does one that is held.
+    tx.place_hold(&Hold {
+        id: HoldId::new(at(4)),
+        tenant_id: seed.tenant.id,
+        environment_id: environment,
+        environment: seed.environment.name.clone(),
+        project_id: web,
+        project: crate::seed::project("github.com/acme/shop/web"),
+        reason: "wait".to_owned(),
+        placed_by: "user/ada".to_owned(),
+        placed_at: at(4),
+        lifted: None,
+    })
+    .await
+    .unwrap();
+    assert_eq!(view(&mut tx, third, None).await, (1, 2, 0, false));
+
+    // One that is being undone keeps its project from starting anything but the rollback.
+    let event = JobEvent::RollbackStarted { failure: failure() };
+    let undone = happens(&mut tx, &first, &event).await;
+    assert_eq!(view(&mut tx, api, Some(undone.id)).await, (0, 0, 0, false));
+    assert_eq!(view(&mut tx, api, Some(second.id)).await, (0, 0, 0, true));
+    let rollback = queue_rollback(&seed, &mut tx, &undone, 5).await;
+    assert_eq!(view(&mut tx, third, None).await, (0, 3, 1, false));
+    assert_eq!(view(&mut tx, third, Some(second.id)).await, (0, 1, 1, false));
+    let mut places = Vec::new();
+    for job in [&rollback, &second, &other] {
+        places.push(tx.lane_position(job).await.unwrap());
+    }
+    assert_eq!(places, [1, 2, 3]);
+}
+
 async fn r1_lanes_keep_ticket_order(world: World) {
     let seed = Seed::sow(&world.db, "acme", 1).await;
     let mut jobs: Vec<Job> = Vec::new();
@@ -99,7 +171,18 @@ async fn r1_lanes_keep_ticket_order(world: World) {
         None,
         "its project is under way"
     );
-    assert!(tx.is_project_in_motion(lane, project).await.unwrap());
+    let newcomer = Newcomer {
+        environment: lane,
+        project,
+        undoes: None,
+    };
+    let view = LaneView {
+        running: 1,
+        ahead: 2,
+        start_first: 0,
+        project_first: true,
+    };
+    assert_eq!(tx.lane_view(newcomer).await.unwrap(), view);
     assert_eq!(
         (
             tx.running_in_lane(lane).await.unwrap(),
@@ -113,7 +196,12 @@ async fn r1_lanes_keep_ticket_order(world: World) {
         .await
         .unwrap();
     assert_eq!(tx.lane_head(lane).await.unwrap().unwrap().id, jobs[1].id);
-    assert!(!tx.is_project_in_motion(lane, project).await.unwrap());
+    let view = LaneView {
+        running: 0,
+        start_first: 1,
+        ..view
+    };
+    assert_eq!(tx.lane_view(newcomer).await.unwrap(), view);
     assert_eq!(tx.recent_job_seconds(lane, 5).await.unwrap(), [15.0]);
     for job in &jobs[1..] {
         tx.apply_job_event(job, &JobEvent::Cancelled, "x", at(30))
