@@ -152,14 +152,16 @@ pub fn next(job: &Situation<'_>) -> Next {
     let too_many = tasks.missed() > tolerated(job);
     let closing = job.stop.is_some()
         || (too_many && matches!(job.failures.on_failure, OnFailure::Stop | OnFailure::RollBack));
-    // A stop is a deadline of its own for agents; what may finish still has that of the job.
+    // A stop is a deadline of its own for agents; what may finish still has that of the job. Nobody lets that go on later, so no
+    // pause holds the deadline up.
     let finishing = job.stop.is_some_and(|stop| stop.wish == StopWish::Finish);
-    let late = tasks.live > 0 && job.paused.is_none() && job.progress_due.is_some_and(|due| due <= job.now);
+    let counts = finishing || job.paused.is_none();
+    let late = tasks.live > 0 && counts && job.progress_due.is_some_and(|due| due <= job.now);
     if closing {
         return match (tasks.pending, tasks.live) {
             (0, 0) => conclude(job),
             (0, _) if finishing && late => Next::Halt,
-            (0, _) if finishing && job.paused.is_none() => Next::Wait(job.progress_due),
+            (0, _) if finishing => Next::Wait(job.progress_due),
             (0, _) => Next::Wait(None),
             _ => Next::CloseRest,
         };

@@ -366,6 +366,15 @@ impl Job {
         self.hung = TimeDelta::zero();
     }
 
+    /// What a person does to end a job and let finish what is under way. Nobody lets it go on later, so it is not paused any more.
+    pub fn finish(&mut self) {
+        self.stop = Some(stop(StopWish::Finish, FailureCode::Cancelled));
+        if self.paused.take().is_some() {
+            self.resumed_at = Some(self.now);
+            self.hung = TimeDelta::zero();
+        }
+    }
+
     pub fn succeed_all(&mut self) {
         for index in self.live() {
             self.set(index, TaskPhase::Succeeded);

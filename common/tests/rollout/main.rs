@@ -220,6 +220,29 @@ fn what_may_finish_is_stopped_when_it_hangs() {
 }
 
 #[test]
+fn r14_what_may_finish_of_a_paused_job_has_the_progress_deadline_and_no_more() {
+    let mut job = Job::of(&Way::AllAtOnce {}, 2, OnFailure::Stop);
+    job.settle();
+    job.paused = Some(PauseReason::Operator);
+    job.pass(PROGRESS * 5);
+    assert_eq!(job.settle(), Next::Wait(None));
+    job.finish();
+    assert_eq!(job.settle(), Next::Wait(Some(job.now + PROGRESS)), "from now on");
+    job.pass(PROGRESS);
+    job.settle();
+    assert_eq!(job.stop.as_ref().map(|stop| stop.wish), Some(StopWish::Cancel));
+
+    // Whatever paused it: a job that is to finish never waits without an end.
+    let mut job = Job::of(&Way::AllAtOnce {}, 2, OnFailure::Stop);
+    job.settle();
+    job.finish();
+    for reason in PauseReason::ALL {
+        job.paused = Some(*reason);
+        assert_eq!(job.settle(), Next::Wait(Some(job.now + PROGRESS)), "{reason}");
+    }
+}
+
+#[test]
 fn failures_stop_nothing_when_the_recipe_says_so() {
     let way = Way::Rolling {
         max_parallel: Share::Count(1),

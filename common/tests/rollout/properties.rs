@@ -114,7 +114,7 @@ proptest! {
                 Some((_, 4)) if job.paused.is_none() => job.paused = Some(PauseReason::Operator),
                 Some((_, 5)) => job.pass(PROGRESS),
                 Some((at, 8)) => job.pass(PROGRESS / 100 * at.index(99) as i32),
-                Some((_, 9)) if job.stop.is_none() => job.stop = Some(stop(StopWish::Finish, FailureCode::Cancelled)),
+                Some((_, 9)) if job.stop.is_none() => job.finish(),
                 Some((_, 9)) => if let Some(asked) = &mut job.stop && asked.wish == StopWish::Finish { asked.wish = StopWish::Cancel },
                 Some((at, 10)) => { let index = at.index(job.tasks.len()); job.tasks[index].host = Host::There; }
                 Some((at, 6)) => if let Some(index) = pick(at) { job.set(index, TaskPhase::Cancelled) },

@@ -61,6 +61,13 @@ pub async fn cancel_promotion(
                 },
                 failure: Failure::new(FailureCode::Cancelled, summary(reason, actor)),
             };
+            // What may finish has the time of its progress deadline from now on, however long the job was paused.
+            let job = match running {
+                Running::Finish if job.stop.is_none() && job.state.phase() == JobPhase::Paused => {
+                    tx.apply_job_event(&job, &JobEvent::Resumed, actor, now).await?
+                }
+                Running::Finish | Running::Restore => job,
+            };
             tx.request_job_stop(&job, &stop, actor, now).await?;
             Ok(promotion)
         }

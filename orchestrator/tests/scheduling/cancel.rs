@@ -12,12 +12,14 @@ use sealift_common::{
     time::Clock as _,
 };
 use sealift_orchestrator::{
-    app::{abandon_task::abandon_task, cancel_promotion::Running::Finish},
+    app::{abandon_task::abandon_task, cancel_promotion::Running::Finish, steer_job::pause_job},
     loops::{
         driver::{Activity as _, Outcome},
         lease_reaper::LeaseReaper,
     },
 };
+
+use sealift_store::By;
 
 use crate::world::{Act, World};
 
@@ -154,6 +156,40 @@ async fn r14_what_may_finish_gets_no_further_attempt_and_no_more_time_than_its_l
         FailureCode::Cancelled,
         "and not that it took too long"
     );
+}
+
+#[tokio::test]
+async fn r14_a_paused_job_that_may_finish_ends_in_bounded_time() {
+    let mut world = World::new(2).await;
+    world.limits = Limits {
+        progress_deadline_ms: 400_000,
+        ..Limits::default()
+    };
+    let release = world.release("v1").await;
+    let job = world.promote(&release).await;
+    world.settle().await;
+    world.act(Act::Begin).await;
+    let now = world.clock.now();
+    let mut tx = world.core.db.write().await.unwrap();
+    let found = tx.job_by_id(job).await.unwrap().unwrap();
+    let by = By {
+        actor: "user/alice",
+        reason: "",
+    };
+    pause_job(&mut tx, &found, by, now).await.unwrap();
+    tx.commit().await.unwrap();
+    world.clock.advance(TimeDelta::hours(5));
+    world.settle().await;
+    world.cancel_and(job, Finish).await.unwrap();
+    world.clock.advance(TimeDelta::seconds(399));
+    world.settle().await;
+    assert!(world.live().await.iter().all(|task| task.wanted == Wanted::Run), "it has its time");
+    world.clock.advance(TimeDelta::seconds(1));
+    world.settle().await;
+    assert!(world.live().await.iter().all(|task| task.wanted == Wanted::Stop));
+    world.act(Act::Stop).await;
+    world.settle().await;
+    assert_eq!(world.phase(job).await, JobPhase::Cancelled);
 }
 
 #[tokio::test]
