@@ -3,10 +3,12 @@
 use chrono::SecondsFormat;
 
 use crate::{
-    decision::{AgentSituation, Gate, GateAnswer, Inputs, Situation, TargetGroup, Verdict},
+    decision::{
+        AgentSituation, Gate, GateAnswer, HoldFacts, Inputs, Situation, Stage, TargetGroup, Verdict,
+    },
     gate_reason::GateReason,
     inventory::{AgentIntent, AgentStatus},
-    name::Name,
+    name::{Name, ProjectRef},
     promotion::PromotionKind,
     recipe::OfflinePolicy,
     release::ReleaseState,
@@ -24,16 +26,65 @@ pub fn answer(gate: Gate, inputs: &Inputs) -> GateAnswer {
         Gate::SwapFits => swap_fits(inputs),
         Gate::AgentsPresent => agents_present(inputs),
         Gate::PlanUnchanged => plan_unchanged(inputs),
-        Gate::Hold => hold(inputs),
+        Gate::Hold => {
+            let held = inputs.hold.as_ref().map(|hold| Held {
+                environment: &inputs.environment_name,
+                project: &inputs.release.project,
+                hold,
+            });
+            hold(inputs.kind, inputs.stage == Stage::Start, held)
+        }
         Gate::Lane => lane(inputs),
     };
-    GateAnswer {
-        gate,
-        verdict: said.verdict,
-        reason: said.reason.to_owned(),
-        message: said.message,
-        advice: said.advice,
-    }
+    said.by(gate)
+}
+
+/// What may have changed about a job since it was started.
+#[derive(Debug, Clone, Copy)]
+pub struct Meanwhile<'a> {
+    /// What it is for.
+    pub kind: PromotionKind,
+    /// The hold on its project, if there is one.
+    pub held: Option<Held<'a>>,
+}
+
+/// A hold, and what it holds where.
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'a> {
+    /// The environment.
+    pub environment: &'a Name,
+    /// The project.
+    pub project: &'a ProjectRef,
+    /// The hold.
+    pub hold: &'a HoldFacts,
+}
+
+/// What `gate` says to a job that is about to begin a wave; `None` where what it looks at is settled once a job has started.
+pub fn answer_again(gate: Gate, meanwhile: &Meanwhile<'_>) -> Option<GateAnswer> {
+    let said = match gate {
+        // Frozen with the release, or with the waves and the plan.
+        Gate::ReleaseReady
+        | Gate::TargetsPresent
+        | Gate::TargetsFit
+        | Gate::SwapFits
+        | Gate::PlanUnchanged => return None,
+        // Asked of each target when its order is made: one absent host of many must not stop the others, and what becomes of it is
+        // as the recipe says.
+        Gate::AgentsPresent => return None,
+        // It has its place.
+        Gate::Lane => return None,
+        Gate::Hold => hold(meanwhile.kind, true, meanwhile.held),
+    };
+    Some(said.by(gate))
+}
+
+/// The gate that keeps a job from beginning a wave: one that only a person opens before one that is only waited for.
+pub fn closed_meanwhile(meanwhile: &Meanwhile<'_>) -> Option<GateAnswer> {
+    Gate::ALL
+        .iter()
+        .filter_map(|gate| answer_again(*gate, meanwhile))
+        .filter(|answer| answer.verdict != Verdict::Pass)
+        .max_by_key(|answer| answer.verdict)
 }
 
 struct Said {
@@ -41,6 +92,18 @@ struct Said {
     reason: &'static str,
     message: String,
     advice: String,
+}
+
+impl Said {
+    fn by(self, gate: Gate) -> GateAnswer {
+        GateAnswer {
+            gate,
+            verdict: self.verdict,
+            reason: self.reason.to_owned(),
+            message: self.message,
+            advice: self.advice,
+        }
+    }
 }
 
 fn pass(reason: &'static str, message: impl Into<String>) -> Said {
@@ -325,26 +388,32 @@ fn plan_unchanged(inputs: &Inputs) -> Said {
     }
 }
 
-/// After a rollback nothing new of the project goes to the environment until a person has said so; going back always may.
-fn hold(inputs: &Inputs) -> Said {
-    let Some(hold) = &inputs.hold else {
+/// After a rollback nothing new of the project goes to the environment until a person has said so; going back always may. What
+/// has its place already is not refused: it goes on when the hold is lifted.
+fn hold(kind: PromotionKind, has_place: bool, held: Option<Held<'_>>) -> Said {
+    let Some(Held {
+        environment,
+        project,
+        hold,
+    }) = held
+    else {
         return pass("NOT_HELD", "nothing holds the project back");
     };
-    let (project, environment) = (&inputs.release.project, &inputs.environment_name);
-    let held = format!(
+    let message = format!(
         "{project} is held in {environment} by {}: {}",
         hold.placed_by, hold.reason
     );
-    match inputs.kind {
-        PromotionKind::Rollback => pass("HOLD_NOT_FOR_ROLLBACKS", held),
-        PromotionKind::Deploy => fail(
-            GateReason::LaneHeld,
-            held,
-            format!(
-                "see that the cause is mended, then lift it: sealift hold lift {}",
-                hold.id
-            ),
-        ),
+    let lift = format!(
+        "see that the cause is mended, then lift it: sealift hold lift {}",
+        hold.id
+    );
+    match kind {
+        PromotionKind::Rollback => pass("HOLD_NOT_FOR_ROLLBACKS", message),
+        PromotionKind::Deploy if has_place => {
+            let advice = format!("{lift}; the job goes on by itself then");
+            wait(GateReason::LaneHeld, message, advice)
+        }
+        PromotionKind::Deploy => fail(GateReason::LaneHeld, message, lift),
     }
 }
 

@@ -1,7 +1,7 @@
 //! DeploymentJob: the execution of one approved promotion or rollback. The state machine and nothing else; what a running job does
 //! next is [`crate::rollout`]. `docs/job-states.md` is printed from [`JobState::apply`] by a test.
 
-use crate::{failure::Failure, phases, task::IllegalTransition};
+use crate::{decision::GateAnswer, failure::Failure, phases, task::IllegalTransition};
 
 phases! {
     /// The state without its data.
@@ -13,8 +13,34 @@ phases! {
 }
 
 phases! {
-    /// Why a job does not go on by itself.
-    PauseReason { Operator = "operator", Canary = "canary", Failures = "failures" }
+    /// Why a job does not go on.
+    PauseReason { Operator = "operator", Canary = "canary", Failures = "failures", Gate = "gate" }
+}
+
+/// Why a job does not go on, with what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pause {
+    /// A person asked for it.
+    Operator,
+    /// A canary waits for a person to let it pass.
+    Canary,
+    /// A person has to say whether so many failures are accepted.
+    Failures,
+    /// A gate has closed since the job started. Where its answer is that it waits, the job goes on by itself when the gate opens
+    /// again; otherwise a person lets it go on, and the gates are asked again.
+    Gate(GateAnswer),
+}
+
+impl Pause {
+    /// Without what is known of it.
+    pub const fn reason(&self) -> PauseReason {
+        match self {
+            Self::Operator => PauseReason::Operator,
+            Self::Canary => PauseReason::Canary,
+            Self::Failures => PauseReason::Failures,
+            Self::Gate(_) => PauseReason::Gate,
+        }
+    }
 }
 
 phases! {
@@ -55,10 +81,10 @@ pub enum JobState {
     Queued,
     /// Its waves are being worked on.
     Running,
-    /// Nothing new begins until a person says so; what is under way ends.
+    /// Nothing new begins until it goes on; what is under way ends.
     Paused {
         /// Why.
-        reason: PauseReason,
+        why: Pause,
     },
     /// Its own tasks have ended; a rollback undoes what they changed.
     RollingBack {
@@ -91,12 +117,12 @@ pub enum JobState {
 pub enum JobEvent {
     /// Its turn in the lane came and its gates passed again.
     Started,
-    /// It is not to go on by itself.
+    /// It is not to go on for now.
     Paused {
         /// Why.
-        reason: PauseReason,
+        why: Pause,
     },
-    /// A person lets it go on.
+    /// A person lets it go on, or the gate that had closed is open again.
     Resumed,
     /// The last wave is healthy.
     Completed,
@@ -166,9 +192,9 @@ impl JobState {
     }
 
     /// Why it is paused, when it is.
-    pub const fn pause_reason(&self) -> Option<PauseReason> {
+    pub const fn pause(&self) -> Option<&Pause> {
         match self {
-            Self::Paused { reason } => Some(*reason),
+            Self::Paused { why } => Some(why),
             Self::Queued
             | Self::Running
             | Self::RollingBack { .. }
@@ -196,9 +222,13 @@ impl JobState {
             (Self::Queued, _) => return Err(illegal()),
 
             (Self::Running, E::Started | E::Resumed) => return Ok(None),
-            // A second reason does not hide the first one; the scheduler finds it again when the job goes on.
+            // Behind a closed gate the newest reason counts: what a person must end must not end with the gate.
+            (Self::Paused { why: Pause::Gate(_) }, E::Paused { why }) if self.pause() != Some(why) => {
+                Self::Paused { why: why.clone() }
+            }
+            // Otherwise a second reason does not hide the first one; the scheduler finds it again when the job goes on.
             (Self::Paused { .. }, E::Paused { .. }) => return Ok(None),
-            (Self::Running, E::Paused { reason }) => Self::Paused { reason: *reason },
+            (Self::Running, E::Paused { why }) => Self::Paused { why: why.clone() },
             (Self::Paused { .. }, E::Resumed) => Self::Running,
             (Self::Running | Self::Paused { .. }, E::Completed) => Self::Succeeded,
             (Self::Running | Self::Paused { .. }, E::Failed { failure }) => Self::Failed {

@@ -4,8 +4,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
+    decision::{GateAnswer, Verdict},
     failure::{Failure, FailureCode},
-    job::{JobEvent, PauseReason, Stop, StopWish},
+    job::{JobEvent, Pause, Stop, StopWish},
     recipe::{FailurePolicy, OnFailure},
     strategy::Then,
     task::{SkipReason, TaskPhase},
@@ -111,8 +112,10 @@ pub struct Situation<'a> {
     pub first_failure: Option<&'a Failure>,
     /// Whether it is to end before its time.
     pub stop: Option<&'a Stop>,
-    /// Whether it waits for a person.
-    pub paused: Option<PauseReason>,
+    /// Whether it waits for a person, or for a gate.
+    pub paused: Option<&'a Pause>,
+    /// The gate that keeps a wave from beginning now; `None` while all are open, or none was asked because nothing would begin.
+    pub closed_gate: Option<&'a GateAnswer>,
     /// What counts as too many failures.
     pub failures: FailurePolicy,
     /// So many failures a person has accepted by letting the job go on.
@@ -136,8 +139,10 @@ pub enum Next {
     PassWave(u32),
     /// The pending tasks of all waves are skipped or withdrawn first.
     CloseRest,
-    /// A person has to look.
-    Pause(PauseReason),
+    /// A person has to look, or a gate has closed.
+    Pause(Pause),
+    /// The gate is open again.
+    Resume,
     /// No target became healthy for too long: whatever is under way is to stop.
     Halt,
     /// All has ended: undo what succeeded.
@@ -166,26 +171,28 @@ pub fn next(job: &Situation<'_>) -> Next {
             _ => Next::CloseRest,
         };
     }
-    if too_many && job.failures.on_failure == OnFailure::Pause && job.paused != Some(PauseReason::Failures) {
-        // Also over another pause: the person must see this one.
-        return if job.paused.is_none() {
-            Next::Pause(PauseReason::Failures)
-        } else {
-            Next::Wait(None)
-        };
+    if too_many && job.failures.on_failure == OnFailure::Pause {
+        // Also over another pause: the person must see this one. One that ends by itself gives way at once.
+        match job.paused {
+            None | Some(Pause::Gate(_)) => return Next::Pause(Pause::Failures),
+            Some(Pause::Failures | Pause::Operator | Pause::Canary) => return Next::Wait(None),
+        }
     }
-    if job.paused.is_some() {
-        return Next::Wait(None);
+    match job.paused {
+        Some(Pause::Gate(told)) => return behind_gate(told, job.closed_gate),
+        Some(Pause::Operator | Pause::Canary | Pause::Failures) => return Next::Wait(None),
+        None => {}
     }
     if late {
         return Next::Halt;
     }
     if let Some(wave) = job.waves.iter().find(|wave| !wave.tasks.is_empty()) {
-        // A wave opens whole: members that are still pending wait for their target or their agent.
-        return match (wave.tasks.pending, wave.tasks.live) {
-            (0, 0) => pass(job, wave),
-            (0, _) => Next::Wait(job.progress_due),
-            _ => Next::OpenWave(wave.ordinal),
+        // A wave opens whole: members that are still pending wait for their target or their agent. No gate stops what has begun.
+        return match (wave.tasks.pending, wave.tasks.live, job.closed_gate) {
+            (0, 0, _) => pass(job, wave),
+            (0, _, _) => Next::Wait(job.progress_due),
+            (_, _, Some(closed)) => Next::Pause(Pause::Gate(closed.clone())),
+            (_, _, None) => Next::OpenWave(wave.ordinal),
         };
     }
     // Tasks of no wave at all must not be forgotten.
@@ -196,6 +203,16 @@ pub fn next(job: &Situation<'_>) -> Next {
         return Next::Wait(None);
     }
     conclude(job)
+}
+
+/// What a job needs that a gate keeps from going on. What a person has to let go on waits for the person, whatever the gate says
+/// meanwhile: the gates are asked again then.
+fn behind_gate(told: &GateAnswer, closed: Option<&GateAnswer>) -> Next {
+    match (told.verdict, closed) {
+        (Verdict::Wait, None) => Next::Resume,
+        (Verdict::Wait, Some(closed)) if closed != told => Next::Pause(Pause::Gate(closed.clone())),
+        (Verdict::Wait | Verdict::Fail | Verdict::Pass, _) => Next::Wait(None),
+    }
 }
 
 /// What follows a wave all of whose tasks have ended.
@@ -209,7 +226,7 @@ fn pass(job: &Situation<'_>, wave: &WaveSummary) -> Next {
     }
     match wave.then {
         // Nothing to prove where nothing was changed.
-        Then::Approve { .. } if wave.tasks.succeeded > 0 => Next::Pause(PauseReason::Canary),
+        Then::Approve { .. } if wave.tasks.succeeded > 0 => Next::Pause(Pause::Canary),
         _ => Next::PassWave(wave.ordinal),
     }
 }

@@ -9,8 +9,9 @@ use std::fmt::Write as _;
 use golden::golden;
 use proptest::prelude::*;
 use sealift_common::{
+    decision::{Gate, GateAnswer, Verdict},
     failure::{Failure, FailureCode},
-    job::{JobEvent, JobPhase, JobState, PauseReason},
+    job::{JobEvent, JobPhase, JobState, Pause},
     promotion::{PromotionEvent, PromotionState},
     task::{IllegalTransition, SkipReason, TaskEvent, TaskPhase, TaskState, TaskStep},
 };
@@ -69,6 +70,16 @@ fn task_events() -> Vec<(&'static str, TaskEvent)> {
     events.into_iter().map(|event| (event.name(), event)).collect()
 }
 
+fn closed(message: &str) -> GateAnswer {
+    GateAnswer {
+        gate: Gate::Hold,
+        verdict: Verdict::Wait,
+        reason: "LANE_HELD".to_owned(),
+        message: message.to_owned(),
+        advice: "lift it".to_owned(),
+    }
+}
+
 fn job_states() -> Vec<(&'static str, JobState)> {
     vec![
         ("queued", JobState::Queued),
@@ -76,7 +87,13 @@ fn job_states() -> Vec<(&'static str, JobState)> {
         (
             "paused",
             JobState::Paused {
-                reason: PauseReason::Operator,
+                why: Pause::Operator,
+            },
+        ),
+        (
+            "paused (gate)",
+            JobState::Paused {
+                why: Pause::Gate(closed("held")),
             },
         ),
         ("rolling_back", JobState::RollingBack { failure: failure() }),
@@ -91,8 +108,9 @@ fn job_states() -> Vec<(&'static str, JobState)> {
 fn job_events() -> Vec<(&'static str, JobEvent)> {
     let events = vec![
         JobEvent::Started,
+        JobEvent::Paused { why: Pause::Canary },
         JobEvent::Paused {
-            reason: PauseReason::Canary,
+            why: Pause::Gate(closed("held by another")),
         },
         JobEvent::Resumed,
         JobEvent::Completed,
@@ -102,7 +120,18 @@ fn job_events() -> Vec<(&'static str, JobEvent)> {
         JobEvent::RolledBack,
         JobEvent::RollbackFailed { failure: failure() },
     ];
-    events.into_iter().map(|event| (event.name(), event)).collect()
+    let name = |event: &JobEvent| match event {
+        JobEvent::Paused { why: Pause::Gate(_) } => "paused (gate)",
+        other => other.name(),
+    };
+    events.into_iter().map(|event| (name(&event), event)).collect()
+}
+
+fn job_name(state: &JobState) -> String {
+    match state {
+        JobState::Paused { why: Pause::Gate(_) } => "paused (gate)".to_owned(),
+        other => other.phase().to_string(),
+    }
 }
 
 fn task_name(state: &TaskState) -> String {
@@ -158,7 +187,7 @@ fn job_states_are_as_documented() {
     let page = table("States of a job", &job_states(), &job_events(), |state, event| {
         state
             .apply(event)
-            .map(|next| next.map(|next| next.phase().to_string()))
+            .map(|next| next.as_ref().map(job_name))
     });
     golden("job-states.md", &page);
 }

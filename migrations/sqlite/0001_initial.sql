@@ -268,7 +268,9 @@ CREATE TABLE jobs (
     environment TEXT NOT NULL,
     release_id BLOB NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'paused', 'rolling_back', 'succeeded', 'failed', 'cancelled', 'rolled_back', 'rollback_failed')),
-    pause_reason TEXT CHECK (pause_reason IN ('operator', 'canary', 'failures')),
+    pause_reason TEXT CHECK (pause_reason IN ('operator', 'canary', 'failures', 'gate')),
+    -- What the gate says that it waits behind.
+    pause_gate TEXT,
     failure TEXT,
     rollback_of BLOB REFERENCES jobs (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     stop TEXT CHECK (stop IN ('finish', 'cancel', 'roll_back', 'fail')),
@@ -282,6 +284,7 @@ CREATE TABLE jobs (
     finished_at TEXT,
     CHECK ((stop IS NULL) = (stop_failure IS NULL)),
     CHECK ((pause_reason IS NOT NULL) = (state = 'paused')),
+    CHECK ((pause_gate IS NOT NULL) = (pause_reason IS NOT NULL AND pause_reason = 'gate')),
     CHECK ((failure IS NOT NULL) = (state IN ('rolling_back', 'failed', 'rolled_back', 'rollback_failed'))),
     CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'cancelled', 'rolled_back', 'rollback_failed'))),
     CONSTRAINT job_of_promotion UNIQUE (promotion_id),

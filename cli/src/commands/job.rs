@@ -5,9 +5,9 @@ pub mod tasks;
 
 use clap::Subcommand;
 use sealift_proto::v1::{
-    GetJobRequest, Job, ListJobsRequest, ListJobsResponse, LogLine, StreamJobLogsRequest, TaskCounts,
-    WatchJobRequest, WatchJobResponse, job::State, job_service_client::JobServiceClient,
-    task::State as TaskState,
+    GateAnswer, GetJobRequest, Job, ListJobsRequest, ListJobsResponse, LogLine, StreamJobLogsRequest,
+    TaskCounts, WatchJobRequest, WatchJobResponse, gate_answer::Verdict, job::State,
+    job_service_client::JobServiceClient, task::State as TaskState,
 };
 use tonic::transport::Channel;
 
@@ -18,7 +18,7 @@ use crate::{
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
-        text::{age, clean, leaf, short_target, time},
+        text::{age, clean, leaf, one_line, short_target, time},
     },
     progress::{Progress, failure_line},
     watch,
@@ -244,23 +244,38 @@ fn ended(state: State) -> Option<Exit> {
 /// What a job under way says about itself that its tasks do not.
 pub fn waits_for_a_person(job: &Job) -> Option<String> {
     let id = leaf(&job.name);
-    match job.state() {
-        State::Paused => Some(format!(
+    match (job.state(), &job.closed_gate) {
+        (State::Paused, Some(gate)) => Some(format!("paused ({}): {}", clean(&gate.reason), closed(gate, &id))),
+        (State::Paused, None) => Some(format!(
             "paused ({}): sealift job resume {id} lets it go on, sealift job abort {id} undoes it",
             clean(&job.pause_reason)
         )),
-        State::RollingBack => Some(format!(
+        (State::RollingBack, _) => Some(format!(
             "rolling back: sealift job get {id} names the rollback's job"
         )),
-        State::Unspecified
-        | State::Queued
-        | State::Running
-        | State::Succeeded
-        | State::Failed
-        | State::Cancelled
-        | State::RolledBack
-        | State::RollbackFailed => None,
+        (
+            State::Unspecified
+            | State::Queued
+            | State::Running
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::RolledBack
+            | State::RollbackFailed,
+            _,
+        ) => None,
     }
+}
+
+/// What a gate that has closed says, and what to do next.
+fn closed(gate: &GateAnswer, id: &str) -> String {
+    let then = match gate.verdict() {
+        Verdict::Wait => format!("sealift job abort {id} undoes it"),
+        Verdict::Unspecified | Verdict::Pass | Verdict::Fail => {
+            format!("sealift job resume {id} asks the gate again, sealift job abort {id} undoes it")
+        }
+    };
+    one_line(&format!("{}; next: {}; or {then}", gate.message, gate.advice))
 }
 
 fn log(global: &Global, line: &LogLine) -> Result<(), CliError> {

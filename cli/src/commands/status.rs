@@ -158,8 +158,13 @@ fn job(job: &BoardJob) -> String {
     } else {
         String::new()
     };
+    let paused = match (&job.closed_gate, job.pause_reason.as_str()) {
+        (Some(gate), _) => format!(" ({}: {})", clean(&gate.reason), clean(&gate.advice)),
+        (None, "") => String::new(),
+        (None, reason) => format!(" ({})", clean(reason)),
+    };
     format!(
-        "{} {} wave {}/{}, {}/{} targets{failed}",
+        "{} {}{paused} wave {}/{}, {}/{} targets{failed}",
         clean(&job.release_display),
         clean(&job.state),
         job.wave,

@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
+    decision::{Gate, GateAnswer, Verdict},
     failure::{Failure, FailureCode},
     id::TargetId,
-    job::{PauseReason, Stop, StopWish},
+    job::{JobEvent, JobState, Pause, Stop, StopWish},
     name::{Labels, Name},
     recipe::{FailurePolicy, OnFailure},
     rollout::{Next, Progress, Situation, Tally, WaveSummary, next},
@@ -46,6 +47,17 @@ pub fn stop(wish: StopWish, code: FailureCode) -> Stop {
     Stop {
         wish,
         failure: Failure::new(code, "stopped"),
+    }
+}
+
+/// A gate that has closed.
+pub fn closed(verdict: Verdict, message: &str) -> GateAnswer {
+    GateAnswer {
+        gate: Gate::Hold,
+        verdict,
+        reason: "LANE_HELD".to_owned(),
+        message: message.to_owned(),
+        advice: "lift it".to_owned(),
     }
 }
 
@@ -101,7 +113,9 @@ pub struct Job {
     pub waves: Vec<Stage>,
     pub tasks: Vec<Task>,
     pub stop: Option<Stop>,
-    pub paused: Option<PauseReason>,
+    pub paused: Option<Pause>,
+    /// The gate that is closed now.
+    pub closed_gate: Option<GateAnswer>,
     failures: FailurePolicy,
     pub accepted_failures: u32,
     resumed_at: Option<DateTime<Utc>>,
@@ -141,6 +155,7 @@ impl Job {
             tasks: tasks.collect(),
             stop: None,
             paused: None,
+            closed_gate: None,
             failures,
             accepted_failures: 0,
             resumed_at: None,
@@ -196,7 +211,8 @@ impl Job {
             tasks: tally(&self.tasks),
             first_failure: self.tasks.iter().find_map(|task| task.failure.as_ref()),
             stop: self.stop.as_ref(),
-            paused: self.paused,
+            paused: self.paused.as_ref(),
+            closed_gate: self.closed_gate.as_ref(),
             failures: self.failures,
             accepted_failures: self.accepted_failures,
             progress_due: self.progress_due(),
@@ -241,6 +257,7 @@ impl Job {
 
     /// Makes orders for the pending tasks of a wave whose hosts take them; answers whether any task changed.
     fn open(&mut self, wave: u32) -> bool {
+        assert_eq!(self.closed_gate, None, "nothing begins behind a closed gate");
         let now = self.now;
         let mut changed = false;
         for task in self.tasks.iter_mut().filter(|task| task.wave == wave) {
@@ -324,7 +341,16 @@ impl Job {
                 Next::SettleWave(wave) => self.waves[*wave as usize].settled_at = Some(self.now),
                 Next::PassWave(wave) => self.waves[*wave as usize].passed = true,
                 Next::CloseRest => self.close_rest(),
-                Next::Pause(reason) => self.paused = Some(*reason),
+                Next::Pause(why) => self.pause(why.clone()),
+                Next::Resume => {
+                    assert_eq!(self.closed_gate, None, "the gate is open");
+                    assert!(
+                        matches!(&self.paused, Some(Pause::Gate(told)) if told.verdict == Verdict::Wait),
+                        "nothing else ends by itself: {:?}",
+                        self.paused
+                    );
+                    self.go_on();
+                }
                 Next::Halt => self.halt(),
                 Next::RollBack(_) | Next::End(_) => {
                     self.end = Some(step.clone());
@@ -346,32 +372,46 @@ impl Job {
         assert!(due > self.now, "it does not wait for what has passed");
     }
 
+    /// It is paused, as the state machine says.
+    pub fn pause(&mut self, why: Pause) {
+        let state = match self.paused.take() {
+            Some(why) => JobState::Paused { why },
+            None => JobState::Running,
+        };
+        let next = state.apply(&JobEvent::Paused { why }).unwrap().unwrap_or(state);
+        self.paused = next.pause().cloned();
+    }
+
+    fn go_on(&mut self) {
+        self.paused = None;
+        self.resumed_at = Some(self.now);
+        self.hung = TimeDelta::zero();
+    }
+
     /// What a person does to let a paused job go on.
     pub fn resume(&mut self) {
         match self.paused.take() {
-            Some(PauseReason::Canary) => {
+            Some(Pause::Canary) => {
                 let waiting = self.waves.iter_mut().find(|wave| !wave.passed).unwrap();
                 waiting.passed = true;
             }
-            Some(PauseReason::Failures) => {
+            Some(Pause::Failures) => {
                 let missed = self
                     .tasks
                     .iter()
                     .filter(|task| matches!(task.phase, TaskPhase::Failed | TaskPhase::Cancelled));
                 self.accepted_failures = missed.count() as u32;
             }
-            Some(PauseReason::Operator) | None => {}
+            Some(Pause::Operator | Pause::Gate(_)) | None => {}
         }
-        self.resumed_at = Some(self.now);
-        self.hung = TimeDelta::zero();
+        self.go_on();
     }
 
     /// What a person does to end a job and let finish what is under way. Nobody lets it go on later, so it is not paused any more.
     pub fn finish(&mut self) {
         self.stop = Some(stop(StopWish::Finish, FailureCode::Cancelled));
-        if self.paused.take().is_some() {
-            self.resumed_at = Some(self.now);
-            self.hung = TimeDelta::zero();
+        if self.paused.is_some() {
+            self.go_on();
         }
     }
 

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod gates;
 mod job;
 mod properties;
 
@@ -10,16 +11,17 @@ use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
 use sealift_common::{
+    decision::Verdict,
     failure::FailureCode,
     id::TargetId,
-    job::{JobEvent, PauseReason, StopWish},
+    job::{JobEvent, Pause, StopWish},
     recipe::OnFailure,
     rollout::Next,
     strategy::{CanaryPromotion, Share, Strategy as Way, Then},
     task::TaskPhase,
 };
 
-use job::{Host, Job, PROGRESS, fleet, plan, start, stop};
+use job::{Host, Job, PROGRESS, closed, fleet, plan, start, stop};
 
 fn canary(promote: CanaryPromotion) -> Way {
     Way::Canary {
@@ -55,7 +57,7 @@ fn a_canary_that_a_person_must_let_pass_waits_for_as_long_as_it_takes() {
     job.settle();
     job.pass(TimeDelta::minutes(1));
     job.settle();
-    assert_eq!(job.paused, Some(PauseReason::Canary));
+    assert_eq!(job.paused, Some(Pause::Canary));
     // Nomad: the progress deadline must not fail a deployment that waits for a person, nor one that was promoted late.
     job.pass(TimeDelta::days(3));
     assert_eq!(job.settle(), Next::Wait(None));
@@ -83,7 +85,7 @@ fn a_canary_that_fails_leaves_all_others_untouched() {
 fn the_progress_deadline_stands_still_while_paused_and_begins_anew_on_resume() {
     let mut job = Job::of(&Way::AllAtOnce {}, 2, OnFailure::Stop);
     job.settle();
-    job.paused = Some(PauseReason::Operator);
+    job.paused = Some(Pause::Operator);
     job.pass(PROGRESS * 3);
     assert_eq!(job.settle(), Next::Wait(None), "never fails while paused");
     job.resume();
@@ -160,7 +162,7 @@ fn a_canary_whose_host_is_drained_before_its_order_does_not_stall() {
         assert_eq!(job.settle(), Next::Wait(Some(start() + TimeDelta::minutes(1))));
         job.pass(TimeDelta::minutes(1));
         job.settle();
-        assert_eq!((job.paused, job.live().len()), (None, 2));
+        assert_eq!((&job.paused, job.live().len()), (&None, 2));
     }
     // A failure: nothing else is touched.
     let mut job = Job::of(&canary(CanaryPromotion::Automatic), 3, OnFailure::Stop);
@@ -223,7 +225,7 @@ fn what_may_finish_is_stopped_when_it_hangs() {
 fn r14_what_may_finish_of_a_paused_job_has_the_progress_deadline_and_no_more() {
     let mut job = Job::of(&Way::AllAtOnce {}, 2, OnFailure::Stop);
     job.settle();
-    job.paused = Some(PauseReason::Operator);
+    job.paused = Some(Pause::Operator);
     job.pass(PROGRESS * 5);
     assert_eq!(job.settle(), Next::Wait(None));
     job.finish();
@@ -236,9 +238,10 @@ fn r14_what_may_finish_of_a_paused_job_has_the_progress_deadline_and_no_more() {
     let mut job = Job::of(&Way::AllAtOnce {}, 2, OnFailure::Stop);
     job.settle();
     job.finish();
-    for reason in PauseReason::ALL {
-        job.paused = Some(*reason);
-        assert_eq!(job.settle(), Next::Wait(Some(job.now + PROGRESS)), "{reason}");
+    let gate = Pause::Gate(closed(Verdict::Fail, "closed"));
+    for why in [Pause::Operator, Pause::Canary, Pause::Failures, gate] {
+        job.paused = Some(why.clone());
+        assert_eq!(job.settle(), Next::Wait(Some(job.now + PROGRESS)), "{why:?}");
     }
 }
 
@@ -300,7 +303,7 @@ fn failures_that_are_accepted_pause_no_second_time() {
     let first = job.live()[0];
     job.set(first, TaskPhase::Failed);
     job.settle();
-    assert_eq!(job.paused, Some(PauseReason::Failures));
+    assert_eq!(job.paused, Some(Pause::Failures));
     job.resume();
     job.settle();
     assert_eq!(job.live().len(), 1);
@@ -311,7 +314,7 @@ fn failures_that_are_accepted_pause_no_second_time() {
     job.settle();
     assert_eq!(
         job.paused,
-        Some(PauseReason::Failures),
+        Some(Pause::Failures),
         "a new failure is a new question"
     );
 }

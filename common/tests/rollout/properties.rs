@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use sealift_common::{
+    decision::Verdict,
     failure::FailureCode,
-    job::{JobEvent, PauseReason, StopWish},
+    job::{JobEvent, Pause, StopWish},
     recipe::{FailurePolicy, OnFailure},
     rollout::Next,
     strategy::{CanaryPromotion, Share, Strategy as Way},
     task::TaskPhase,
 };
 
-use crate::job::{Host, Job, PROGRESS, fleet, plan, stop};
+use crate::job::{Host, Job, PROGRESS, closed, fleet, plan, stop};
 
 /// Most hosts are there.
 const HOSTS: &[Host] = &[
@@ -87,7 +88,7 @@ proptest! {
         way in way(), targets in 1..12_usize,
         tolerated in prop_oneof![Just(Share::NONE), share()], on_failure in prop::sample::select(OnFailure::ALL),
         hosts in prop::collection::vec(prop::sample::select(HOSTS), 12),
-        happenings in prop::collection::vec((any::<prop::sample::Index>(), 0..16_u8), 0..120),
+        happenings in prop::collection::vec((any::<prop::sample::Index>(), 0..20_u8), 0..120),
     ) {
         let planned = plan(&way, &fleet(targets));
         let widest = planned.iter().map(|wave| wave.targets.len()).max().unwrap_or(0);
@@ -111,15 +112,19 @@ proptest! {
                 Some((at, 0 | 1)) => if let Some(index) = pick(at) { job.set(index, TaskPhase::Failed) },
                 Some((_, 2)) if job.stop.is_none() => job.stop = Some(stop(StopWish::Cancel, FailureCode::Cancelled)),
                 Some((_, 3)) if job.stop.is_none() => job.stop = Some(stop(StopWish::RollBack, FailureCode::Aborted)),
-                Some((_, 4)) if job.paused.is_none() => job.paused = Some(PauseReason::Operator),
+                Some((_, 4)) if job.stop.is_none() => job.pause(Pause::Operator),
                 Some((_, 5)) => job.pass(PROGRESS),
                 Some((at, 8)) => job.pass(PROGRESS / 100 * at.index(99) as i32),
                 Some((_, 9)) if job.stop.is_none() => job.finish(),
                 Some((_, 9)) => if let Some(asked) = &mut job.stop && asked.wish == StopWish::Finish { asked.wish = StopWish::Cancel },
                 Some((at, 10)) => { let index = at.index(job.tasks.len()); job.tasks[index].host = Host::There; }
+                Some((_, 11)) => job.closed_gate = Some(closed(Verdict::Wait, "until it opens")),
+                Some((_, 12)) => job.closed_gate = Some(closed(Verdict::Fail, "until a person opens it")),
+                Some((_, 13)) => job.closed_gate = None,
                 Some((at, 6)) => if let Some(index) = pick(at) { job.set(index, TaskPhase::Cancelled) },
                 Some((at, 7)) => if let Some(index) = pick(at) { job.set(index, TaskPhase::Lost) },
                 Some((at, _)) => if let Some(index) = pick(at) { job.set(index, TaskPhase::Succeeded) },
+                None if job.closed_gate.is_some() => job.closed_gate = None,
                 None if job.paused.is_some() => job.resume(),
                 None => match (step, live.first()) {
                     (_, Some(index)) => { let index = *index; job.set(index, TaskPhase::Succeeded); }
@@ -165,14 +170,18 @@ proptest! {
             // Days, where nothing is under way that could hang.
             let long = PROGRESS * share;
             match (step, job.live().first().copied()) {
-                _ if job.paused.is_some() => { job.pass(long); job.resume(); }
+                _ if job.paused.is_some() => {
+                    job.pass(long);
+                    if job.closed_gate.take().is_none() { job.resume() }
+                }
                 (Next::OpenWave(_), None) => {
                     job.pass(long);
                     for task in &mut job.tasks { task.host = Host::There }
                 }
                 (Next::Wait(Some(until)), None) => job.pass(until - job.now + long),
                 (_, None) => prop_assert!(false, "{:?}", job),
-                (_, Some(_)) if what == 0 && round < 200 => job.paused = Some(PauseReason::Operator),
+                (_, Some(_)) if what == 0 && round < 200 => job.pause(Pause::Operator),
+                (_, Some(_)) if what == 1 && round < 200 => job.closed_gate = Some(closed(Verdict::Wait, "closed")),
                 (_, Some(index)) => {
                     job.pass(PROGRESS / 2_000 * share);
                     prop_assert!(matches!(job.settle(), Next::Wait(_) | Next::OpenWave(_)));

@@ -5,9 +5,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
+    decision::GateAnswer,
     failure::{Failure, FailureCode},
     id::JobId,
-    job::{JobEvent, Stop, StopWish},
+    job::{JobEvent, Pause, Stop, StopWish},
     recipe::{OnFailure, Recipe},
     rollout::{self, Next, Progress, Situation, WaveSummary},
     strategy::Then,
@@ -18,6 +19,7 @@ use sealift_store::{Job, JobTally, JobWave, StoreError, Task, Tx};
 use crate::{
     app::{
         Core, ORCHESTRATOR,
+        ask_again::closed_gate,
         assign_tasks::{Patience, is_between_attempts},
         attempts,
         end_job::end_job,
@@ -53,6 +55,8 @@ struct Known {
     wave: Option<JobWave>,
     tasks: JobTally,
     first_failure: Option<Failure>,
+    /// The gate that keeps a wave from beginning; asked only where one would begin, or the job waits behind a gate.
+    closed_gate: Option<GateAnswer>,
 }
 
 impl Known {
@@ -65,7 +69,14 @@ impl Known {
         } else {
             None
         };
+        let behind_gate = matches!(job.state.pause(), Some(Pause::Gate(_)));
+        let closed_gate = if behind_gate || tasks.wave.pending > 0 {
+            closed_gate(tx, &job).await?
+        } else {
+            None
+        };
         Ok(Self {
+            closed_gate,
             recipe: recipe.ok_or_else(|| ApiError::internal("a job without its promotion"))?,
             job,
             wave,
@@ -116,13 +127,8 @@ async fn act(
             Ok(Advance::Worked)
         }
         Next::PassWave(wave) => pass_wave(turn, known, wave, now).await,
-        Next::Pause(reason) => {
-            let mut tx = turn.write().await?;
-            tx.apply_job_event(job, &JobEvent::Paused { reason }, ORCHESTRATOR, now)
-                .await?;
-            tx.commit().await?;
-            Ok(Advance::Worked)
-        }
+        Next::Pause(why) => happened(turn, job, &JobEvent::Paused { why }, now).await,
+        Next::Resume => happened(turn, job, &JobEvent::Resumed, now).await,
         Next::Halt => {
             let summary = "no further target became healthy in time";
             let failure = match &job.stop {
@@ -147,6 +153,13 @@ async fn act(
     }
 }
 
+async fn happened(turn: &Turn, job: &Job, event: &JobEvent, now: DateTime<Utc>) -> Result<Advance, ApiError> {
+    let mut tx = turn.write().await?;
+    tx.apply_job_event(job, event, ORCHESTRATOR, now).await?;
+    tx.commit().await?;
+    Ok(Advance::Worked)
+}
+
 fn decide(known: &Known, now: DateTime<Utc>) -> Next {
     let wave = known.wave.map(|wave| WaveSummary {
         ordinal: wave.ordinal,
@@ -159,7 +172,8 @@ fn decide(known: &Known, now: DateTime<Utc>) -> Next {
         tasks: known.tasks.all,
         first_failure: known.first_failure.as_ref(),
         stop: known.job.stop.as_ref(),
-        paused: known.job.state.pause_reason(),
+        paused: known.job.state.pause(),
+        closed_gate: known.closed_gate.as_ref(),
         failures: known.recipe.failures,
         accepted_failures: known.job.accepted_failures,
         progress_due: progress_due(known),

@@ -3,6 +3,7 @@
 
 pub mod abandon_task;
 pub mod advance_job;
+pub mod ask_again;
 pub mod assign_tasks;
 pub mod attempts;
 pub mod cancel_promotion;

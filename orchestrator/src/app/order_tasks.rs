@@ -9,6 +9,7 @@ use crate::{
     app::{
         Core,
         advance_job::{Advance, BATCH, is_unchanged},
+        ask_again::closed_gate,
         assign_tasks::{Orders, Patience, assign_tasks, would_assign},
         turn::Turn,
     },
@@ -129,6 +130,10 @@ async fn order_page(
     let mut tx = turn.write().await?;
     // Whoever steered the job meanwhile is heard before the next page.
     if !is_unchanged(&mut tx, job).await? {
+        return Ok(false);
+    }
+    // So is a gate that has closed since the look: the next one pauses the job.
+    if matches!(list, List::Pending(_)) && closed_gate(&mut tx, job).await?.is_some() {
         return Ok(false);
     }
     let page = list.page(core, &mut tx, job.id, after).await?;

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use sealift_common::{
     error::Reason,
     failure::{Failure, FailureCode},
-    job::{JobEvent, JobPhase, PauseReason, Stop, StopWish},
+    job::{JobEvent, JobPhase, Pause, Stop, StopWish},
     task::{SkipReason, TaskEvent, TaskPhase},
 };
 use sealift_store::{By, Job, Task, Tx};
@@ -15,10 +15,9 @@ use crate::status::ApiError;
 /// Keeps a job from beginning anything new; what is under way ends.
 pub async fn pause_job(tx: &mut Tx, job: &Job, by: By<'_>, now: DateTime<Utc>) -> Result<Job, ApiError> {
     match job.state.phase() {
-        JobPhase::Running if job.stop.is_none() => {
-            let event = JobEvent::Paused {
-                reason: PauseReason::Operator,
-            };
+        // One that waits behind a gate waits for the person from now on; other pauses stay what they are.
+        JobPhase::Running | JobPhase::Paused if job.stop.is_none() => {
+            let event = JobEvent::Paused { why: Pause::Operator };
             Ok(tx.apply_job_event(job, &event, by, now).await?)
         }
         JobPhase::Paused => Ok(job.clone()),
@@ -29,23 +28,23 @@ pub async fn pause_job(tx: &mut Tx, job: &Job, by: By<'_>, now: DateTime<Utc>) -
     }
 }
 
-/// Lets a paused job go on: a canary passes, failures so far are accepted.
+/// Lets a paused job go on: a canary passes, failures so far are accepted, gates are asked again.
 pub async fn resume_job(tx: &mut Tx, job: &Job, actor: &str, now: DateTime<Utc>) -> Result<Job, ApiError> {
-    let Some(reason) = job.state.pause_reason() else {
+    let Some(why) = job.state.pause() else {
         return match job.state.phase() {
             JobPhase::Running => Ok(job.clone()),
             _ => Err(wrong_state(job, "only a paused job can go on")),
         };
     };
     let mut job = job.clone();
-    match reason {
-        PauseReason::Canary => {
+    match why {
+        Pause::Canary => {
             let waves = tx.waves_of_job(job.id).await?;
             if let Some(waiting) = waves.iter().find(|wave| wave.passed_at.is_none()) {
                 tx.pass_wave(job.id, waiting.ordinal, now).await?;
             }
         }
-        PauseReason::Failures => {
+        Pause::Failures => {
             let tasks = tx.tasks_of_job(job.id).await?;
             let missed = tasks
                 .iter()
@@ -53,7 +52,7 @@ pub async fn resume_job(tx: &mut Tx, job: &Job, actor: &str, now: DateTime<Utc>)
             let accepted = u32::try_from(missed.count()).unwrap_or(u32::MAX);
             job = tx.accept_job_failures(&job, accepted, actor, now).await?;
         }
-        PauseReason::Operator => {}
+        Pause::Operator | Pause::Gate(_) => {}
     }
     Ok(tx.apply_job_event(&job, &JobEvent::Resumed, actor, now).await?)
 }

@@ -21,7 +21,10 @@ use sealift_common::{
 };
 use sealift_store::{LaneView, Newcomer, Tx};
 
-use crate::{app::Core, status::ApiError};
+use crate::{
+    app::{Core, ask_again::hold_facts},
+    status::ApiError,
+};
 
 /// What is asked.
 #[derive(Debug)]
@@ -165,11 +168,7 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
 
 async fn hold(tx: &mut Tx, ask: &Ask<'_>) -> Result<Option<HoldFacts>, ApiError> {
     let hold = tx.open_hold(ask.environment.id, ask.release.project_id).await?;
-    Ok(hold.map(|hold| HoldFacts {
-        id: hold.id,
-        placed_by: hold.placed_by,
-        reason: hold.reason,
-    }))
+    Ok(hold.as_ref().map(hold_facts))
 }
 
 fn situation(core: &Core, agent: &Agent) -> AgentSituation {

@@ -24,7 +24,10 @@ use super::{find_environment, int32, target, timestamp};
 use crate::{
     app::resolve_release::resolve_project,
     caller::Caller,
-    convert::state,
+    convert::{
+        job::{closed_gate, pause_reason},
+        state,
+    },
     names,
     paging::{next_token, page_request},
     state::App,
@@ -105,18 +108,7 @@ fn environment_of(
         .jobs
         .iter()
         .filter(|job| job.environment == id)
-        .map(|job| BoardJob {
-            job: names::of_job(job.id),
-            promotion: names::of_promotion(job.promotion),
-            release_display: state::release_display(&job.project, job.number),
-            state: job.phase.to_string(),
-            wave: int32(job.wave).saturating_add(1),
-            waves: int32(job.waves),
-            tasks: int32(job.tasks),
-            tasks_ended: int32(job.ended),
-            tasks_failed: int32(job.failed),
-            start_time: job.started_at.and_then(timestamp),
-        })
+        .map(board_job)
         .collect();
     let components = components.into_iter().take(COMPONENTS).map(|active| {
         let project = active.project.to_string();
@@ -152,6 +144,23 @@ fn environment_of(
                 since: timestamp(hold.placed_at),
             })
             .collect(),
+    }
+}
+
+fn board_job(job: &sealift_store::BoardJob) -> BoardJob {
+    BoardJob {
+        job: names::of_job(job.id),
+        promotion: names::of_promotion(job.promotion),
+        release_display: state::release_display(&job.project, job.number),
+        state: job.phase.to_string(),
+        wave: int32(job.wave).saturating_add(1),
+        waves: int32(job.waves),
+        tasks: int32(job.tasks),
+        tasks_ended: int32(job.ended),
+        tasks_failed: int32(job.failed),
+        start_time: job.started_at.and_then(timestamp),
+        pause_reason: job.pause.as_ref().map(pause_reason).unwrap_or_default(),
+        closed_gate: job.pause.as_ref().and_then(closed_gate),
     }
 }
 

@@ -31,7 +31,8 @@ pub fn head(head: &DecisionHead) -> pb::Decision {
     }
 }
 
-fn gate(answer: &GateAnswer) -> pb::GateAnswer {
+/// Writes what one gate says.
+pub fn gate(answer: &GateAnswer) -> pb::GateAnswer {
     pb::GateAnswer {
         gate: answer.gate.as_str().to_owned(),
         verdict: verdict(answer.verdict).into(),

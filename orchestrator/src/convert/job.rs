@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use sealift_common::{
     failure::{Failure, FailureCode},
     id::{JobId, PacketId},
-    job::JobPhase,
+    job::{JobPhase, Pause},
     strategy::Then,
     task::{TaskPhase, TaskState},
 };
@@ -14,7 +14,7 @@ use sealift_proto::v1::{self as pb, job::State as WireJob, task::State as WireTa
 use sealift_store::{Job, JobWave, StoredLogLine, Task, Transition};
 
 use crate::{
-    convert::{failure, time, transition},
+    convert::{decision, failure, time, transition},
     names,
     status::ApiError,
 };
@@ -50,15 +50,25 @@ pub fn job(job: &Job, release: &str, extras: &JobExtras) -> pb::Job {
         start_time: job.started_at.map(time::timestamp),
         finish_time: job.finished_at.map(time::timestamp),
         transitions: transition::transitions(&extras.transitions),
-        pause_reason: job
-            .state
-            .pause_reason()
-            .map(|reason| reason.as_str().to_owned())
-            .unwrap_or_default(),
+        pause_reason: job.state.pause().map(pause_reason).unwrap_or_default(),
         rollback_of: job.rollback_of.map(names::of_job).unwrap_or_default(),
         rollback: extras.rollback.map(names::of_job).unwrap_or_default(),
         waves: extras.waves.iter().map(wave).collect(),
         etag: names::etag(job.version),
+        closed_gate: job.state.pause().and_then(closed_gate),
+    }
+}
+
+/// Why a job is paused, in a word.
+pub fn pause_reason(why: &Pause) -> String {
+    why.reason().as_str().to_owned()
+}
+
+/// What the gate says that a job waits behind.
+pub fn closed_gate(why: &Pause) -> Option<pb::GateAnswer> {
+    match why {
+        Pause::Gate(answer) => Some(decision::gate(answer)),
+        Pause::Operator | Pause::Canary | Pause::Failures => None,
     }
 }
 

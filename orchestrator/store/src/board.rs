@@ -6,7 +6,7 @@ use sealift_common::{
     drift::Severity,
     id::{AgentId, EnvironmentId, JobId, PromotionId, TenantId},
     inventory::AgentIntent,
-    job::JobPhase,
+    job::{JobPhase, Pause},
     name::ProjectRef,
 };
 use sqlx::FromRow;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     Result, StoreError, Tx,
     engine::{on, statements},
+    jobs::pause,
     rows::{At, all, count},
 };
 
@@ -38,14 +39,15 @@ statements! {
         "GROUP BY d.environment_id, d.project, d.severity"
     };
     JOBS = {
-        "SELECT j.environment_id, j.id, j.promotion_id, j.state, j.started_at, r.repository, r.project, r.number, ",
+        "SELECT j.environment_id, j.id, j.promotion_id, j.state, j.pause_reason, j.pause_gate, j.started_at, r.repository, r.project, r.number, ",
         "COUNT(t.id) AS tasks, COALESCE(MAX(t.wave), 0) AS last_wave, ",
         "MIN(CASE WHEN t.finished_at IS NULL THEN t.wave END) AS open_wave, ",
         "COUNT(t.finished_at) AS ended, COUNT(CASE WHEN t.state = 'failed' THEN 1 END) AS failed FROM jobs j ",
         "JOIN environments e ON e.id = j.environment_id JOIN releases r ON r.id = j.release_id ",
         "LEFT JOIN tasks t ON t.job_id = j.id ",
         "WHERE e.tenant_id = $1 AND j.state IN ('running', 'paused') ",
-        "GROUP BY j.environment_id, j.id, j.promotion_id, j.state, j.started_at, r.repository, r.project, r.number ",
+        "GROUP BY j.environment_id, j.id, j.promotion_id, j.state, j.pause_reason, j.pause_gate, j.started_at, ",
+        "r.repository, r.project, r.number ",
         "ORDER BY j.id"
     };
 }
@@ -91,6 +93,8 @@ pub struct BoardJob {
     pub number: u64,
     /// Its phase.
     pub phase: JobPhase,
+    /// Why it is paused, when it is.
+    pub pause: Option<Pause>,
     /// When it began.
     pub started_at: Option<DateTime<Utc>>,
     /// How many tasks it has.
@@ -147,6 +151,8 @@ struct JobRow {
     id: Uuid,
     promotion_id: Uuid,
     state: String,
+    pause_reason: Option<String>,
+    pause_gate: Option<String>,
     started_at: Option<DateTime<Utc>>,
     repository: String,
     project: String,
@@ -173,6 +179,7 @@ impl TryFrom<JobRow> for BoardJob {
             },
             number: at.number("number", row.number)?,
             phase: at.parse("state", &row.state)?,
+            pause: pause(&at, row.pause_reason.as_deref(), row.pause_gate.as_deref())?,
             started_at: row.started_at,
             tasks: count(row.tasks),
             ended: count(row.ended),

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
-    id::{EnvironmentId, HoldId, ProjectId, TenantId},
+    id::{EnvironmentId, HoldId, ProjectId, ReleaseId, TenantId},
     name::ProjectRef,
 };
 use sqlx::FromRow;
@@ -30,6 +30,10 @@ statements! {
     LIFT = { "UPDATE holds SET lifted_by = $2, lifted_at = $3 WHERE id = $1 AND lifted_at IS NULL" };
     BY_ID = { select!(), "WHERE h.tenant_id = $1 AND h.id = $2" };
     OPEN = { select!(), "WHERE h.environment_id = $1 AND h.project_id = $2 AND h.lifted_at IS NULL" };
+    OPEN_ON_RELEASE = {
+        select!(), "WHERE h.environment_id = $1 AND h.lifted_at IS NULL ",
+        "AND h.project_id = (SELECT project_id FROM releases WHERE id = $2)"
+    };
     LIST = { select!(), "WHERE h.tenant_id = $1 AND h.id < $2 ORDER BY h.id DESC LIMIT $3" };
     LIST_OPEN = {
         select!(), "WHERE h.tenant_id = $1 AND h.id < $2 AND h.lifted_at IS NULL ORDER BY h.id DESC LIMIT $3"
@@ -129,6 +133,20 @@ impl Tx {
         let row: Option<HoldRow> = on!(self, |conn| sqlx::query_as(OPEN)
             .bind(environment.uuid())
             .bind(project.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// The hold on the project of a release in an environment, when there is one.
+    pub async fn open_hold_on_release(
+        &mut self,
+        environment: EnvironmentId,
+        release: ReleaseId,
+    ) -> Result<Option<Hold>> {
+        let row: Option<HoldRow> = on!(self, |conn| sqlx::query_as(OPEN_ON_RELEASE)
+            .bind(environment.uuid())
+            .bind(release.uuid())
             .fetch_optional(conn)
             .await)?;
         one(row)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use sealift_common::{
     id::{EnvironmentId, JobId, PromotionId, TenantId},
-    job::{JobEvent, JobPhase, JobState, PauseReason, Stop, StopWish},
+    job::{JobEvent, JobPhase, JobState, Pause, PauseReason, Stop, StopWish},
 };
 use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use crate::{
 
 macro_rules! columns {
     () => {
-        "id, tenant_id, promotion_id, environment_id, environment, release_id, state, pause_reason, failure, \
+        "id, tenant_id, promotion_id, environment_id, environment, release_id, state, pause_reason, pause_gate, failure, \
          rollback_of, stop, stop_failure, ticket, accepted_failures, resumed_at, version, created_at, started_at, \
          finished_at"
     };
@@ -30,7 +30,7 @@ pub(crate) use columns;
 statements! {
     INSERT = {
         "INSERT INTO jobs (", columns!(), ") ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"
     };
     INSERT_SUBJECTS = {
         "INSERT INTO job_subjects (environment_id, subject_id, job_id) ",
@@ -48,7 +48,8 @@ statements! {
     };
     SET_STATE = {
         "UPDATE jobs SET state = $3, failure = $4, started_at = COALESCE(started_at, $5), finished_at = $6, ",
-        "pause_reason = $7, resumed_at = COALESCE($8, resumed_at), version = version + 1 WHERE id = $1 AND version = $2 RETURNING ", columns!()
+        "pause_reason = $7, pause_gate = $8, resumed_at = COALESCE($9, resumed_at), version = version + 1 ",
+        "WHERE id = $1 AND version = $2 RETURNING ", columns!()
     };
     REQUEST_STOP = {
         "UPDATE jobs SET stop = $3, stop_failure = $4, version = version + 1 ",
@@ -79,6 +80,7 @@ pub(crate) struct JobRow {
     release_id: Uuid,
     state: String,
     pause_reason: Option<String>,
+    pause_gate: Option<String>,
     failure: Option<String>,
     rollback_of: Option<Uuid>,
     stop: Option<String>,
@@ -92,6 +94,27 @@ pub(crate) struct JobRow {
     finished_at: Option<DateTime<Utc>>,
 }
 
+/// Why a job is paused, from its columns.
+pub(crate) fn pause(at: &At, reason: Option<&str>, gate: Option<&str>) -> Result<Option<Pause>> {
+    let reason = at.parse_opt("pause_reason", reason)?;
+    Ok(match (reason, at.json_opt("pause_gate", gate)?) {
+        (None, None) => None,
+        (Some(PauseReason::Operator), None) => Some(Pause::Operator),
+        (Some(PauseReason::Canary), None) => Some(Pause::Canary),
+        (Some(PauseReason::Failures), None) => Some(Pause::Failures),
+        (Some(PauseReason::Gate), Some(answer)) => Some(Pause::Gate(answer)),
+        _ => return Err(at.corrupt("pause_gate")),
+    })
+}
+
+/// The answer of the gate that a job waits behind.
+fn pause_gate(state: &JobState) -> Result<Option<String>> {
+    json_opt(match state.pause() {
+        Some(Pause::Gate(answer)) => Some(answer),
+        Some(Pause::Operator | Pause::Canary | Pause::Failures) | None => None,
+    })
+}
+
 impl TryFrom<JobRow> for Job {
     type Error = StoreError;
 
@@ -100,11 +123,11 @@ impl TryFrom<JobRow> for Job {
         let state = match (
             at.parse("state", &row.state)?,
             at.json_opt("failure", row.failure.as_deref())?,
-            at.parse_opt("pause_reason", row.pause_reason.as_deref())?,
+            pause(&at, row.pause_reason.as_deref(), row.pause_gate.as_deref())?,
         ) {
             (JobPhase::Queued, None, None) => JobState::Queued,
             (JobPhase::Running, None, None) => JobState::Running,
-            (JobPhase::Paused, None, Some(reason)) => JobState::Paused { reason },
+            (JobPhase::Paused, None, Some(why)) => JobState::Paused { why },
             (JobPhase::RollingBack, Some(failure), None) => JobState::RollingBack { failure },
             (JobPhase::Succeeded, None, None) => JobState::Succeeded,
             (JobPhase::Failed, Some(failure), None) => JobState::Failed { failure },
@@ -148,6 +171,7 @@ impl Tx {
         let (ticket, version) = (int(job.ticket)?, int(job.version)?);
         let failure = json_opt(job.state.failure())?;
         let stop_failure = json_opt(job.stop.as_ref().map(|stop| &stop.failure))?;
+        let pause_gate = pause_gate(&job.state)?;
         on!(self, |conn| sqlx::query(INSERT)
             .bind(job.id.uuid())
             .bind(job.tenant_id.uuid())
@@ -156,7 +180,8 @@ impl Tx {
             .bind(job.environment.as_str())
             .bind(job.release_id.uuid())
             .bind(job.state.phase().as_str())
-            .bind(job.state.pause_reason().map(PauseReason::as_str))
+            .bind(job.state.pause().map(|why| why.reason().as_str()))
+            .bind(pause_gate)
             .bind(failure)
             .bind(job.rollback_of.map(JobId::uuid))
             .bind(job.stop.as_ref().map(|stop| stop.wish.as_str()))
@@ -273,6 +298,7 @@ impl Tx {
         let version = int(job.version)?;
         let phase = next.phase();
         let failure = json_opt(next.failure())?;
+        let pause_gate = pause_gate(&next)?;
         let started_at = (phase == JobPhase::Running).then_some(now);
         let finished_at = phase.is_terminal().then_some(now);
         let resumed_at = matches!(event, JobEvent::Resumed).then_some(now);
@@ -283,14 +309,16 @@ impl Tx {
             .bind(failure)
             .bind(started_at)
             .bind(finished_at)
-            .bind(next.pause_reason().map(PauseReason::as_str))
+            .bind(next.pause().map(|why| why.reason().as_str()))
+            .bind(pause_gate)
             .bind(resumed_at)
             .fetch_optional(conn)
             .await)?;
         let changed: Job = row.ok_or(StoreError::Conflict)?.try_into()?;
-        let detail = match (next.failure(), next.pause_reason()) {
+        let detail = match (next.failure(), next.pause()) {
             (Some(failure), _) => failure.code.as_str(),
-            (None, Some(reason)) => reason.as_str(),
+            (None, Some(Pause::Gate(answer))) => answer.reason.as_str(),
+            (None, Some(why)) => why.reason().as_str(),
             (None, None) => "",
         };
         self.insert_transition(NewTransition {

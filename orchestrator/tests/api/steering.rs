@@ -13,17 +13,19 @@ use sealift_common::{
     time::Clock as _,
 };
 use sealift_proto::v1::{
-    self, AbortJobRequest, CancelPromotionRequest, CreatePromotionRequest, GetJobRequest,
-    GetPromotionRequest, Job, ListHistoryRequest, ListTasksRequest, LogLine, PauseJobRequest, Promotion,
-    Recipe, ResumeJobRequest, RetryJobRequest, SkipTaskRequest, Strategy, StreamJobLogsRequest,
-    StreamJobLogsResponse, history_entry::Outcome, job::State as JobState,
+    self, AbortJobRequest, CancelPromotionRequest, CreatePromotionRequest, GetBoardRequest, GetJobRequest,
+    GetPromotionRequest, Job, LiftHoldRequest, ListHistoryRequest, ListTasksRequest, LogLine,
+    PauseJobRequest, PlaceHoldRequest, Promotion, Recipe, ResumeJobRequest, RetryJobRequest,
+    SkipTaskRequest, Strategy, StreamJobLogsRequest, StreamJobLogsResponse, WatchJobRequest,
+    gate_answer::Verdict, history_entry::Outcome, hold_service_client::HoldServiceClient,
+    job::State as JobState,
     job_service_client::JobServiceClient, promotion::State, promotion_service_client::PromotionServiceClient,
     status_service_client::StatusServiceClient, strategy, task::State as TaskState,
 };
 use tonic::{Code, Streaming, transport::Channel};
 
 use crate::{
-    host::Host,
+    host::{Host, PROJECT},
     support::{World, reason},
 };
 
@@ -175,6 +177,69 @@ async fn a_job_is_paused_and_resumed_and_a_target_left_out() {
     ] {
         assert_eq!(reason(&refused.unwrap_err()), Reason::WrongState.as_str());
     }
+    world.stop().await;
+}
+
+/// Wherever a job is shown that waits behind a gate, it says what the gate says and what to do next.
+#[tokio::test]
+async fn a_job_behind_a_closed_gate_is_shown_with_what_the_gate_says() {
+    let world = World::start().await;
+    let ada = world.user("default", "ada", Role::Admin).await;
+    let hosts = two_hosts(&world, &ada).await;
+    let release = hosts[0].release("one").await;
+    let made = promote(&ada, &release, one_by_one()).await;
+    let task = hosts[0].take().await;
+    let request = WatchJobRequest {
+        name: made.job.clone(),
+    };
+    let mut client = JobServiceClient::new(ada.clone());
+    let mut watch = client.watch_job(request).await.unwrap().into_inner();
+    let request = PlaceHoldRequest {
+        environment: "environments/prod".to_owned(),
+        project: PROJECT.to_owned(),
+        reason: "a look first".to_owned(),
+        ..PlaceHoldRequest::default()
+    };
+    let mut holds = HoldServiceClient::new(ada.clone());
+    let placed = holds.place_hold(request).await.unwrap().into_inner();
+    let hold = placed.hold.unwrap();
+    hosts[0].carry_out(&task, &release).await;
+    let paused = async {
+        loop {
+            let news = watch.message().await.unwrap().unwrap();
+            if let Some(job) = news.job.filter(|job| job.state() == JobState::Paused) {
+                return job;
+            }
+        }
+    };
+    let shown = tokio::time::timeout(PATIENCE, paused).await.unwrap();
+    let gate = shown.closed_gate.clone().unwrap();
+    assert_eq!(
+        (shown.pause_reason.as_str(), gate.gate.as_str(), gate.reason.as_str()),
+        ("gate", "hold", "LANE_HELD")
+    );
+    assert_eq!(gate.verdict(), Verdict::Wait);
+    assert!(gate.advice.contains(&hold.uid), "{}", gate.advice);
+    assert_eq!(job(&ada, &made.job).await.closed_gate, Some(gate.clone()));
+    let board = StatusServiceClient::new(ada.clone())
+        .get_board(GetBoardRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let on_board = &board.environments[0].jobs[0];
+    assert_eq!(
+        (on_board.pause_reason.as_str(), on_board.closed_gate.as_ref()),
+        ("gate", Some(&gate))
+    );
+    let lift = LiftHoldRequest {
+        name: hold.name,
+        ..LiftHoldRequest::default()
+    };
+    holds.lift_hold(lift).await.unwrap();
+    let task = hosts[1].take().await;
+    hosts[1].carry_out(&task, &release).await;
+    assert_eq!(hosts[1].ended(&made.name).await, State::Deployed);
+    drop(watch);
     world.stop().await;
 }
 

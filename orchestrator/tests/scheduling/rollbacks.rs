@@ -71,7 +71,7 @@ async fn mark(world: &World, release: &Release) -> Option<QualityMark> {
 }
 
 /// A person goes back to the last known good release of the project.
-async fn roll_back_by_hand(world: &World, release: &Release) -> JobId {
+pub async fn roll_back_by_hand(world: &World, release: &Release) -> JobId {
     let mut tx = world.core.db.write().await.unwrap();
     let environment = world.environment.clone();
     let explained = explain_rollback(&mut tx, &environment, release.project_id, Wish::default())

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use sealift_common::{
     failure::FailureCode,
     id::{HoldId, JobId, ReplicaId},
-    job::{JobPhase, JobState, PauseReason},
+    job::{JobPhase, JobState, Pause},
     observation::ContainerState,
     promotion::PromotionState,
     recipe::{FailurePolicy, OfflinePolicy, OnFailure, Recipe},
@@ -148,7 +148,7 @@ async fn canary_and_newer_promotion(lane_capacity: u32) {
     world.clock.advance(TimeDelta::seconds(61));
     world.settle().await;
     let paused = JobState::Paused {
-        reason: PauseReason::Canary,
+        why: Pause::Canary,
     };
     assert_eq!(world.job(job).await.state, paused);
     let requested = world.request(&world.wish(&second, Strategy::AllAtOnce {})).await;
@@ -215,7 +215,7 @@ async fn too_many_failures_ask_a_person_when_the_recipe_says_so() {
     world.act(Act::Fail(FailureCode::Unhealthy)).await;
     world.settle().await;
     let paused = JobState::Paused {
-        reason: PauseReason::Failures,
+        why: Pause::Failures,
     };
     assert_eq!(world.job(job).await.state, paused);
     resume(&world, job).await;

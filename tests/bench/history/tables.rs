@@ -104,7 +104,7 @@ tables! {
     }
     JOBS = "jobs" {
         Id: "id" "tenant_id" "promotion_id" "environment_id" "release_id" "rollback_of";
-        Text: "environment" "state" "pause_reason" "failure" "stop" "stop_failure";
+        Text: "environment" "state" "pause_reason" "pause_gate" "failure" "stop" "stop_failure";
         Int: "ticket" "accepted_failures" "version";
         Time: "resumed_at" "created_at" "started_at" "finished_at";
     }

@@ -3,7 +3,7 @@
 use sealift_common::{
     failure::{Failure, FailureCode},
     id::{DecisionId, HoldId, PromotionId, ReleaseId},
-    job::{JobEvent, JobState, PauseReason, Stop, StopWish},
+    job::{JobEvent, JobState, Pause, Stop, StopWish},
     promotion::{PromotionEvent, PromotionState},
     rollback::QualityMark,
     strategy::Then,
@@ -311,12 +311,12 @@ async fn a_paused_job_keeps_its_lane_and_a_rollback_goes_first(world: World) {
         .apply_job_event(&made.job, &JobEvent::Started, "x", at(1))
         .await
         .unwrap();
-    let reason = PauseReason::Failures;
+    let why = Pause::Failures;
     let paused = tx
-        .apply_job_event(&running, &JobEvent::Paused { reason }, "x", at(2))
+        .apply_job_event(&running, &JobEvent::Paused { why: why.clone() }, "x", at(2))
         .await
         .unwrap();
-    assert_eq!(paused.state, JobState::Paused { reason });
+    assert_eq!(paused.state, JobState::Paused { why });
     assert_eq!(tx.running_in_lane(seed.environment.id).await.unwrap(), 1);
     assert_eq!(tx.jobs_in_motion(9).await.unwrap(), std::slice::from_ref(&paused));
     let accepted = tx

@@ -1,10 +1,11 @@
 //! Lanes: tickets, and whose turn it is in one that lets several jobs run.
 
 use sealift_common::{
-    id::{HoldId, JobId, ProjectId},
-    job::{JobEvent, PauseReason},
+    decision::{Gate, GateAnswer, Verdict},
+    id::{JobId, ProjectId},
+    job::{JobEvent, Pause},
 };
-use sealift_store::{Hold, Job, LaneView, Newcomer, Tx};
+use sealift_store::{EntityKind, Job, LaneView, Newcomer, Tx};
 
 use crate::{
     harness::{World, at, conformance},
@@ -12,6 +13,7 @@ use crate::{
 };
 
 conformance![
+    a_job_behind_a_gate_keeps_what_the_gate_said,
     a_newcomer_is_told_who_comes_first,
     a_project_has_one_job_under_way_and_beside_what_is_undone_only_its_rollback,
     r1_lanes_keep_ticket_order,
@@ -56,8 +58,8 @@ async fn a_project_has_one_job_under_way_and_beside_what_is_undone_only_its_roll
         Some(other.id),
         "the other project need not wait"
     );
-    let reason = PauseReason::Canary;
-    happens(&mut tx, &canary, &JobEvent::Paused { reason }).await;
+    let why = Pause::Canary;
+    happens(&mut tx, &canary, &JobEvent::Paused { why }).await;
     assert_eq!(head(&mut tx).await, Some(other.id), "a paused one is live, too");
     happens(&mut tx, &other, &JobEvent::Started).await;
     assert_eq!(head(&mut tx).await, None);
@@ -85,6 +87,45 @@ async fn project_of(seed: &Seed, tx: &mut Tx, job: &Job) -> ProjectId {
     release.unwrap().project_id
 }
 
+async fn a_job_behind_a_gate_keeps_what_the_gate_said(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let answer = |message: &str| GateAnswer {
+        gate: Gate::Hold,
+        verdict: Verdict::Wait,
+        reason: "LANE_HELD".to_owned(),
+        message: message.to_owned(),
+        advice: "lift it".to_owned(),
+    };
+    let mut tx = world.db.write().await.unwrap();
+    happens(&mut tx, &made.job, &JobEvent::Started).await;
+    for message in ["one \u{0}", "two"] {
+        let why = Pause::Gate(answer(message));
+        let paused = happens(&mut tx, &made.job, &JobEvent::Paused { why: why.clone() }).await;
+        assert_eq!(paused.state.pause(), Some(&why));
+    }
+    let board = tx.board(seed.tenant.id).await.unwrap();
+    assert_eq!(board.jobs[0].pause, Some(Pause::Gate(answer("two"))));
+    let why = Pause::Operator;
+    let paused = happens(&mut tx, &made.job, &JobEvent::Paused { why: why.clone() }).await;
+    assert_eq!(paused.state.pause(), Some(&why));
+    let resumed = happens(&mut tx, &made.job, &JobEvent::Resumed).await;
+    assert_eq!(resumed.state.pause(), None);
+    let history = tx.transitions(EntityKind::Job, made.job.id.uuid()).await.unwrap();
+    let told: Vec<_> = history.iter().map(|row| row.detail.as_str()).collect();
+    assert_eq!(told, ["", "LANE_HELD", "LANE_HELD", "operator", ""]);
+
+    // Found from the release alone, as the gates of a job under way are asked.
+    let (environment, release) = (seed.environment.id, &made.release);
+    assert_eq!(tx.open_hold_on_release(environment, release.id).await.unwrap(), None);
+    let hold = seed.hold(release, at(4));
+    tx.place_hold(&hold).await.unwrap();
+    let found = tx.open_hold_on_release(environment, release.id).await.unwrap();
+    assert_eq!(found, Some(hold.clone()));
+    tx.lift_hold(&hold, "user/ada", at(5)).await.unwrap();
+    assert_eq!(tx.open_hold_on_release(environment, release.id).await.unwrap(), None);
+}
+
 async fn a_newcomer_is_told_who_comes_first(world: World) {
     let seed = Seed::sow(&world.db, "acme", 1).await;
     let environment = seed.environment.id;
@@ -92,10 +133,7 @@ async fn a_newcomer_is_told_who_comes_first(world: World) {
     let first = queue(&seed, &mut tx, "api", 1).await;
     let second = queue(&seed, &mut tx, "api", 2).await;
     let other = queue(&seed, &mut tx, "web", 3).await;
-    let (api, web) = (
-        project_of(&seed, &mut tx, &first).await,
-        project_of(&seed, &mut tx, &other).await,
-    );
+    let api = project_of(&seed, &mut tx, &first).await;
     let third = ProjectId::new(at(0));
     let view = async |tx: &mut Tx, project: ProjectId, undoes: Option<JobId>| {
         let newcomer = Newcomer {
@@ -117,20 +155,8 @@ async fn a_newcomer_is_told_who_comes_first(world: World) {
     assert_eq!(view(&mut tx, api, Some(second.id)).await, (1, 0, 0, true));
 
     // Nor does one that is held.
-    tx.place_hold(&Hold {
-        id: HoldId::new(at(4)),
-        tenant_id: seed.tenant.id,
-        environment_id: environment,
-        environment: seed.environment.name.clone(),
-        project_id: web,
-        project: crate::seed::project("github.com/acme/shop/web"),
-        reason: "wait".to_owned(),
-        placed_by: "user/ada".to_owned(),
-        placed_at: at(4),
-        lifted: None,
-    })
-    .await
-    .unwrap();
+    let release = tx.release(seed.tenant.id, other.release_id).await.unwrap();
+    tx.place_hold(&seed.hold(&release.unwrap(), at(4))).await.unwrap();
     assert_eq!(view(&mut tx, third, None).await, (1, 2, 0, false));
 
     // One that is being undone keeps its project from starting anything but the rollback.

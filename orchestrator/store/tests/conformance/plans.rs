@@ -88,6 +88,7 @@ const OPEN: &[(&str, &str)] = &[
     ("drift::OPEN_OF_TENANT", "drift_open_of_tenant"),
     ("holds::LIST_OPEN", "holds_open_of_tenant"),
     ("holds::OPEN", "one_open_hold"),
+    ("holds::OPEN_ON_RELEASE", "one_open_hold"),
     ("jobs::IN_MOTION", "jobs_in_motion"),
     ("lanes::HEAD", "jobs_queued"),
     ("lanes::IN_MOTION", "jobs_in_motion"),

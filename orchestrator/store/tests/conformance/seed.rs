@@ -7,7 +7,7 @@ use sealift_common::{
     digest::Digest,
     failure::{Failure, FailureCode},
     id::{
-        AgentId, ComponentId, EnvironmentId, JobId, PromotionId, ReleaseId, TargetId, TaskId, TenantId,
+        AgentId, ComponentId, EnvironmentId, HoldId, JobId, PromotionId, ReleaseId, TargetId, TaskId, TenantId,
         UserId,
     },
     inventory::{
@@ -26,7 +26,7 @@ use sealift_common::{
     task::{TaskState, Wanted},
     variables::Variables,
 };
-use sealift_store::{Assignment, Db, Job, Promotion, Result, Task, Tx};
+use sealift_store::{Assignment, Db, Hold, Job, Promotion, Result, Task, Tx};
 
 use crate::harness::at;
 
@@ -312,6 +312,22 @@ impl Seed {
         };
         tx.insert_job(&job).await?;
         Ok(job)
+    }
+
+    /// A hold on the project of a release.
+    pub fn hold(&self, release: &Release, now: DateTime<Utc>) -> Hold {
+        Hold {
+            id: HoldId::new(now),
+            tenant_id: self.tenant.id,
+            environment_id: self.environment.id,
+            environment: self.environment.name.clone(),
+            project_id: release.project_id,
+            project: release.source.project.clone(),
+            reason: "wait".to_owned(),
+            placed_by: "user/ada".to_owned(),
+            placed_at: now,
+            lifted: None,
+        }
     }
 
     pub fn new_task(&self, job: &Job, target: &Target, wave: u32, now: DateTime<Utc>) -> Task {
