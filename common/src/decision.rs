@@ -12,6 +12,7 @@ use crate::{
     gates,
     id::{EnvironmentId, HoldId, PromotionId, ReleaseId, TenantId},
     inventory::{AgentIntent, AgentStatus, TargetKind},
+    lane::LanePolicy,
     name::{Name, ProjectRef, ServiceName},
     phases,
     promotion::PromotionKind,
@@ -135,7 +136,7 @@ pub struct LaneFacts {
     pub running: u32,
     /// Jobs that wait before this one.
     pub ahead: u32,
-    /// So many of these start first when there is room: of each project one, and none that something else keeps back.
+    /// So many of other projects start first when there is room: of each project one, and none that something else keeps back.
     pub start_first: u32,
     /// Whether another job of the same project comes first, one that runs, waits or is being undone: whatever the capacity, this
     /// one waits for it.
@@ -145,6 +146,16 @@ pub struct LaneFacts {
     pub capacity: u32,
     /// Most jobs that may wait.
     pub queue_limit: u32,
+    /// What becomes of a promotion that would have to wait.
+    #[serde(default, skip_serializing_if = "LanePolicy::is_default")]
+    pub policy: LanePolicy,
+    /// So many that wait are replaced by this one; they are not counted elsewhere.
+    #[serde(default, skip_serializing_if = "is_none_replaced")]
+    pub replaces: u32,
+}
+
+fn is_none_replaced(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A hold on the project's promotions in the environment when the decision is made.

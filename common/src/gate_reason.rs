@@ -35,6 +35,8 @@ crate::error::stable_codes! {
     LaneHeld = "LANE_HELD";
     /// As many jobs wait for the environment as may.
     LaneFull = "LANE_FULL";
+    /// The environment lets no promotion wait, and this one would have to.
+    LaneOccupied = "LANE_OCCUPIED";
     /// Other jobs of the environment come first.
     LaneBusy = "LANE_BUSY";
 }

@@ -8,6 +8,7 @@ use crate::{
     },
     gate_reason::GateReason,
     inventory::{AgentIntent, AgentStatus},
+    lane::LanePolicy,
     name::{Name, ProjectRef},
     promotion::PromotionKind,
     recipe::OfflinePolicy,
@@ -420,8 +421,31 @@ fn hold(kind: PromotionKind, has_place: bool, held: Option<Held<'_>>) -> Said {
 fn lane(inputs: &Inputs) -> Said {
     let lane = inputs.lane;
     let environment = &inputs.environment_name;
+    let replaces = match lane.replaces {
+        0 => String::new(),
+        count => format!(
+            "; it replaces {count} {} of {} that {}",
+            plural(count as usize, "promotion", "promotions"),
+            inputs.release.project,
+            plural(count as usize, "waits", "wait"),
+        ),
+    };
     if !lane.project_busy && lane.running.saturating_add(lane.start_first) < lane.capacity {
-        return pass("LANE_FREE", format!("the lane of {environment} is free"));
+        return pass("LANE_FREE", format!("the lane of {environment} is free{replaces}"));
+    }
+    let why = if lane.project_busy {
+        let project = &inputs.release.project;
+        format!("; another job of {project} comes first, and only one of a project is under way")
+    } else {
+        String::new()
+    };
+    // Going back must always be possible.
+    if lane.policy == LanePolicy::Reject && inputs.kind == PromotionKind::Deploy {
+        return fail(
+            GateReason::LaneOccupied,
+            format!("the lane of {environment} is occupied, and nothing waits there{why}"),
+            "promote again when what is under way has ended (sealift status), or let promotions wait (sealift env update --lane queue)",
+        );
     }
     if lane.ahead >= lane.queue_limit {
         return fail(
@@ -430,16 +454,10 @@ fn lane(inputs: &Inputs) -> Said {
             "wait until the lane is shorter, or cancel what is no longer wanted",
         );
     }
-    let why = if lane.project_busy {
-        let project = &inputs.release.project;
-        format!("; another job of {project} comes first, and only one of a project is under way")
-    } else {
-        String::new()
-    };
     wait(
         GateReason::LaneBusy,
         format!(
-            "place {} in the lane of {environment}{why}",
+            "place {} in the lane of {environment}{why}{replaces}",
             lane.ahead.saturating_add(1)
         ),
         "nothing: it starts by itself when its turn comes",

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     condition::{self, Condition},
     id::{AgentId, ComponentId, EnvironmentId, TargetId, TenantId, UserId},
+    lane::LanePolicy,
     name::{ComponentName, Labels, Name},
     order::Fence,
     phases,
@@ -66,6 +67,8 @@ pub struct Environment {
     pub variables: Variables,
     /// What is done about drift.
     pub remediation: Remediation,
+    /// What becomes of promotions that would have to wait.
+    pub lane_policy: LanePolicy,
     /// Counts changes; the etag is made of it.
     pub revision: u64,
     /// When it was made.

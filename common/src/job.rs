@@ -98,7 +98,7 @@ pub enum JobState {
         /// The first failure.
         failure: Failure,
     },
-    /// It was cancelled; nothing of it is still running.
+    /// It was cancelled, or replaced while it waited; nothing of it is still running.
     Cancelled,
     /// What it changed was undone.
     RolledBack {
@@ -133,6 +133,8 @@ pub enum JobEvent {
     },
     /// Cancelled, and every task has ended.
     Cancelled,
+    /// A newer promotion takes its place while it waits.
+    Superseded,
     /// Every task has ended, and what succeeded is to be undone.
     RollbackStarted {
         /// Why.
@@ -157,6 +159,7 @@ impl JobEvent {
             Self::Completed => "completed",
             Self::Failed { .. } => "failed",
             Self::Cancelled => "cancelled",
+            Self::Superseded => "superseded",
             Self::RollbackStarted { .. } => "rollback_started",
             Self::RolledBack => "rolled_back",
             Self::RollbackFailed { .. } => "rollback_failed",
@@ -215,7 +218,7 @@ impl JobState {
         };
         let next = match (self, event) {
             (Self::Queued, E::Started) => Self::Running,
-            (Self::Queued, E::Cancelled) => Self::Cancelled,
+            (Self::Queued, E::Cancelled | E::Superseded) => Self::Cancelled,
             (Self::Queued, E::Failed { failure }) => Self::Failed {
                 failure: failure.clone(),
             },
@@ -251,7 +254,7 @@ impl JobState {
 
             (Self::Succeeded, E::Completed)
             | (Self::Failed { .. }, E::Failed { .. })
-            | (Self::Cancelled, E::Cancelled)
+            | (Self::Cancelled, E::Cancelled | E::Superseded)
             | (Self::RolledBack { .. }, E::RolledBack)
             | (Self::RollbackFailed { .. }, E::RollbackFailed { .. }) => return Ok(None),
             (

@@ -26,6 +26,7 @@ pub mod inventory;
 pub mod job;
 pub mod join_token;
 pub mod keys;
+pub mod lane;
 pub mod maintenance;
 pub mod manifest;
 pub mod name;

@@ -21,6 +21,8 @@ pub struct Fate {
     pub superseded: u32,
     /// A later rollback has undone it.
     pub undone: bool,
+    /// A newer promotion took its place while it waited.
+    pub replaced: bool,
 }
 
 impl Fate {
@@ -29,6 +31,7 @@ impl Fate {
         match self.phase {
             JobPhase::Queued | JobPhase::Running | JobPhase::Paused | JobPhase::RollingBack => None,
             JobPhase::Failed | JobPhase::RollbackFailed => Some(Outcome::Failed),
+            JobPhase::Cancelled if self.replaced => Some(Outcome::Superseded),
             JobPhase::Cancelled => Some(Outcome::Cancelled),
             JobPhase::RolledBack => Some(Outcome::RolledBack),
             JobPhase::Succeeded if self.undone => Some(Outcome::RolledBack),
@@ -55,6 +58,7 @@ mod tests {
                     activated,
                     superseded,
                     undone: false,
+                    replaced: false,
                 };
                 let outcome = fate.outcome();
                 assert_eq!(outcome.is_some(), phase.is_terminal(), "{fate:?}");
@@ -67,6 +71,17 @@ mod tests {
                     outcome
                 };
                 assert_eq!(undone.outcome(), wanted, "{undone:?}");
+                // Whoever was replaced while it waited has never begun anything.
+                let replaced = Fate {
+                    replaced: true,
+                    ..fate
+                };
+                let wanted = if *phase == JobPhase::Cancelled {
+                    Some(Outcome::Superseded)
+                } else {
+                    outcome
+                };
+                assert_eq!(replaced.outcome(), wanted, "{replaced:?}");
             }
         }
     }

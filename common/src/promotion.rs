@@ -20,7 +20,7 @@ phases! {
     PromotionEvent {
         GatesPassed = "gates_passed", GatesRefused = "gates_refused", JobStarted = "job_started",
         JobSucceeded = "job_succeeded", JobFailed = "job_failed", JobCancelled = "job_cancelled",
-        JobRolledBack = "job_rolled_back",
+        JobRolledBack = "job_rolled_back", Superseded = "superseded",
     }
 }
 
@@ -50,6 +50,8 @@ impl PromotionState {
             (Self::PendingGate, E::GatesPassed) => Self::Approved,
             (Self::PendingGate, E::GatesRefused) => Self::Rejected,
             (Self::PendingGate | Self::Approved | Self::Deploying, E::JobCancelled) => Self::Cancelled,
+            // Only while it waits: what runs is never replaced.
+            (Self::Approved, E::Superseded) => Self::Cancelled,
             (Self::Approved, E::JobStarted) => Self::Deploying,
             (Self::Approved | Self::Deploying, E::JobFailed) => Self::Failed,
             (Self::Deploying, E::JobSucceeded) => Self::Deployed,
@@ -57,7 +59,7 @@ impl PromotionState {
             (Self::Deploying, E::JobStarted)
             | (Self::Deployed, E::JobSucceeded)
             | (Self::Failed, E::JobFailed)
-            | (Self::Cancelled, E::JobCancelled)
+            | (Self::Cancelled, E::JobCancelled | E::Superseded)
             | (Self::RolledBack, E::JobRolledBack) => return Ok(None),
             (Self::PendingGate | Self::Approved | Self::Deploying, _) => {
                 return Err(IllegalTransition {

@@ -116,6 +116,7 @@ fn job_events() -> Vec<(&'static str, JobEvent)> {
         JobEvent::Completed,
         JobEvent::Failed { failure: failure() },
         JobEvent::Cancelled,
+        JobEvent::Superseded,
         JobEvent::RollbackStarted { failure: failure() },
         JobEvent::RolledBack,
         JobEvent::RollbackFailed { failure: failure() },

@@ -37,6 +37,8 @@ CREATE TABLE environments (
     max_tries INTEGER CHECK (max_tries BETWEEN 1 AND 10),
     min_severity TEXT CHECK (min_severity IN ('low', 'medium', 'high', 'critical')),
     pause_ms INTEGER CHECK (pause_ms >= 0),
+    -- What becomes of a promotion that would have to wait.
+    lane_policy TEXT NOT NULL CHECK (lane_policy IN ('queue', 'reject', 'supersede')),
     revision INTEGER NOT NULL CHECK (revision >= 0),
     created_at TEXT NOT NULL,
     updated_at TEXT NOT NULL,
@@ -228,6 +230,8 @@ CREATE TABLE promotions (
     -- The job that it undoes, and the one that it repeats. Jobs refer to promotions, so neither is a foreign key.
     rollback_of BLOB,
     rerun_of BLOB,
+    -- The newer promotion that took its place while it waited.
+    superseded_by BLOB REFERENCES promotions (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     change_summary TEXT NOT NULL,
     requested_by TEXT NOT NULL,
     requester_role TEXT NOT NULL CHECK (requester_role IN ('observer', 'ci', 'deployer', 'approver', 'admin')),
@@ -238,6 +242,7 @@ CREATE TABLE promotions (
     plan_json TEXT NOT NULL,
     CHECK ((finished_at IS NOT NULL) = (state IN ('deployed', 'rejected', 'cancelled', 'failed', 'rolled_back'))),
     CHECK (rollback_of IS NULL OR rerun_of IS NULL),
+    CHECK (superseded_by IS NULL OR state = 'cancelled'),
     CONSTRAINT promotion_tenant UNIQUE (tenant_id, id),
     FOREIGN KEY (tenant_id, environment_id, environment) REFERENCES environments (tenant_id, id, name) ON DELETE RESTRICT ON UPDATE RESTRICT,
     FOREIGN KEY (tenant_id, release_id) REFERENCES releases (tenant_id, id) ON DELETE RESTRICT ON UPDATE RESTRICT

@@ -117,6 +117,7 @@ impl Fleet {
             class: EnvironmentClass::NonProduction,
             variables: Variables::default(),
             remediation: Remediation::default(),
+            lane_policy: LanePolicy::default(),
             revision: 1,
             created_at: now,
             updated_at: now,

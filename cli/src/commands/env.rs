@@ -1,5 +1,6 @@
 //! `sealift env`: where releases run.
 
+mod lane;
 mod remediation;
 
 use std::collections::BTreeMap;
@@ -8,11 +9,12 @@ use clap::{Subcommand, ValueEnum};
 use pbjson_types::FieldMask;
 use sealift_proto::v1::{
     ArchiveEnvironmentRequest, CreateEnvironmentRequest, Environment, GetEnvironmentRequest,
-    ListEnvironmentsRequest, ListEnvironmentsResponse, UpdateEnvironmentRequest, environment::Class,
+    ListEnvironmentsRequest, ListEnvironmentsResponse, UpdateEnvironmentRequest,
+    environment::{Class, LanePolicy},
     environment_service_client::EnvironmentServiceClient,
 };
 
-use self::remediation::RemediationArgs;
+use self::{lane::LaneArg, remediation::RemediationArgs};
 use crate::{
     args::{Global, ListArgs},
     client::{client, connect, named, pages, request_id, unary},
@@ -57,6 +59,9 @@ pub enum EnvCommand {
         /// Name for people.
         #[arg(long, default_value = "")]
         display_name: String,
+        /// What becomes of a promotion that would have to wait.
+        #[arg(long, value_enum, default_value = "queue")]
+        lane: LaneArg,
         /// About drift.
         #[command(flatten)]
         remediation: RemediationArgs,
@@ -81,6 +86,9 @@ pub enum EnvCommand {
         /// New name for people.
         #[arg(long)]
         display_name: Option<String>,
+        /// What becomes of a promotion that would have to wait from now on.
+        #[arg(long, value_enum)]
+        lane: Option<LaneArg>,
         /// About drift.
         #[command(flatten)]
         remediation: RemediationArgs,
@@ -132,6 +140,7 @@ pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError>
             position,
             class,
             display_name,
+            lane,
             remediation,
         } => {
             let environment = Environment {
@@ -139,6 +148,7 @@ pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError>
                 remediation: remediation.wanted(),
                 position,
                 class: Class::from(class).into(),
+                lane_policy: LanePolicy::from(lane).into(),
                 ..Default::default()
             };
             let request = CreateEnvironmentRequest {
@@ -179,6 +189,7 @@ pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError>
             position,
             class,
             display_name,
+            lane,
             remediation,
         } => {
             let mut environment = get(&mut client, &name).await?;
@@ -194,6 +205,10 @@ pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError>
             if let Some(display_name) = display_name {
                 environment.display_name = display_name;
                 paths.push("display_name".to_owned());
+            }
+            if let Some(lane) = lane {
+                environment.lane_policy = LanePolicy::from(lane).into();
+                paths.push("lane_policy".to_owned());
             }
             if let Some(policy) = remediation.wanted() {
                 environment.remediation = Some(policy);
@@ -292,7 +307,7 @@ fn variables(environment: &Environment) -> Rows {
 }
 
 fn rows(environments: &[Environment]) -> Rows {
-    Rows::new(&["POSITION", "NAME", "CLASS", "DRIFT", "DISPLAY NAME", "CREATED"]).with(
+    Rows::new(&["POSITION", "NAME", "CLASS", "LANE", "DRIFT", "DISPLAY NAME", "CREATED"]).with(
         environments.iter().map(|environment| {
             let class = match environment.class() {
                 Class::Production => "production",
@@ -303,6 +318,7 @@ fn rows(environments: &[Environment]) -> Rows {
                 environment.position.to_string(),
                 leaf(&environment.name),
                 class.to_owned(),
+                lane::shown(environment.lane_policy()).to_owned(),
                 remediation::shown(environment.remediation.as_ref()),
                 clean(&environment.display_name),
                 stamp(environment.create_time.as_ref()),

@@ -174,7 +174,11 @@ fn rows(promotions: &[Promotion]) -> Rows {
             leaf(&promotion.name),
             clean(&promotion.release_display),
             leaf(&promotion.environment),
-            state(promotion.state()).to_owned(),
+            if promotion.superseded_by.is_empty() {
+                state(promotion.state()).to_owned()
+            } else {
+                format!("{} (superseded)", state(promotion.state()))
+            },
             clean(&promotion.requested_by),
             age(promotion.create_time.as_ref(), output::now()),
             or_dash(&leaf(&promotion.job)),

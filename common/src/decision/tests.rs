@@ -58,6 +58,8 @@ fn inputs(targets: Vec<(Name, Situation)>) -> Inputs {
             project_busy: false,
             capacity: 1,
             queue_limit: 10,
+            policy: LanePolicy::Queue,
+            replaces: 0,
         },
     }
 }
@@ -83,6 +85,8 @@ fn all_gates_answer_even_when_all_fail() {
         project_busy: false,
         capacity: 1,
         queue_limit: 10,
+        policy: LanePolicy::Queue,
+        replaces: 0,
     };
     let record = evaluate(inputs);
     let gates: Vec<_> = record.gates.iter().map(|answer| answer.gate).collect();
@@ -278,6 +282,8 @@ fn a_busy_lane_waits_and_does_not_refuse() {
         project_busy: false,
         capacity: 1,
         queue_limit: 10,
+        policy: LanePolicy::Queue,
+        replaces: 0,
     };
     let record = evaluate(inputs);
     assert_eq!(reason(&record, Gate::Lane), ("LANE_BUSY", Verdict::Wait));
@@ -308,11 +314,49 @@ fn a_wide_lane_is_free_only_when_nothing_starts_before() {
             project_busy,
             capacity: 5,
             queue_limit: 10,
+            policy: LanePolicy::Queue,
+            replaces: 0,
         };
         let record = evaluate(inputs.clone());
         assert_eq!(reason(&record, Gate::Lane), wanted, "{:?}", inputs.lane);
         let said = &record.gates.last().unwrap().message;
         assert_eq!(said.contains("comes first"), project_busy, "{said}");
+    }
+}
+
+#[test]
+fn a_lane_that_lets_nothing_wait_refuses_and_lets_rollbacks_wait_all_the_same() {
+    let mut inputs = one(Some(agent()));
+    inputs.lane.policy = LanePolicy::Reject;
+    inputs.lane.capacity = 1;
+    inputs.lane.queue_limit = 10;
+    for (running, project_busy, kind, wanted) in [
+        (0, false, PromotionKind::Deploy, ("LANE_FREE", Verdict::Pass)),
+        (1, false, PromotionKind::Deploy, ("LANE_OCCUPIED", Verdict::Fail)),
+        (0, true, PromotionKind::Deploy, ("LANE_OCCUPIED", Verdict::Fail)),
+        (0, false, PromotionKind::Rollback, ("LANE_FREE", Verdict::Pass)),
+        (1, true, PromotionKind::Rollback, ("LANE_BUSY", Verdict::Wait)),
+    ] {
+        inputs.lane.running = running;
+        inputs.lane.project_busy = project_busy;
+        inputs.kind = kind;
+        assert_eq!(reason(&evaluate(inputs.clone()), Gate::Lane), wanted, "{:?}", inputs.lane);
+    }
+}
+
+#[test]
+fn whoever_replaces_those_that_wait_is_told_so() {
+    let mut inputs = one(Some(agent()));
+    inputs.lane.policy = LanePolicy::Supersede;
+    inputs.lane.capacity = 1;
+    inputs.lane.queue_limit = 10;
+    for (running, replaces, wanted) in [(0, 1, "LANE_FREE"), (1, 2, "LANE_BUSY"), (1, 0, "LANE_BUSY")] {
+        inputs.lane.running = running;
+        inputs.lane.replaces = replaces;
+        let record = evaluate(inputs.clone());
+        let lane = record.gates.last().unwrap();
+        assert_eq!(lane.reason, wanted);
+        assert_eq!(lane.message.contains(&format!("replaces {replaces} promotion")), replaces > 0);
     }
 }
 

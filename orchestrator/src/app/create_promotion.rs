@@ -18,6 +18,7 @@ use sealift_store::{DecisionRow, Job, Promotion, Tx};
 use crate::{
     app::{
         Core, ORCHESTRATOR,
+        supersede::supersede,
         survey::{Ask, Survey, survey},
     },
     status::ApiError,
@@ -85,6 +86,8 @@ pub async fn create_promotion(
 ) -> Result<Requested, ApiError> {
     let now = core.clock.now();
     let id = PromotionId::new(now);
+    // One after the other: who looks at those that wait must not miss one that comes at the same time.
+    tx.lock_lane(request.environment.id).await?;
     let survey = survey(core, tx, ask(request, Some(id))).await?;
     let promotion = Promotion {
         id,
@@ -99,6 +102,7 @@ pub async fn create_promotion(
         scope: request.scope.clone(),
         rollback_of: request.rollback.as_ref().map(|(job, _)| *job),
         rerun_of: request.rerun_of,
+        superseded_by: None,
         change_summary: request.change_summary.clone(),
         requested_by: request.requester.actor.clone(),
         requester_role: request.requester.role,
@@ -145,6 +149,7 @@ pub async fn create_promotion(
         finished_at: None,
     };
     tx.insert_job(&job).await?;
+    supersede(tx, &survey.replaces, &promotion, &request.release, now).await?;
     Ok(Requested {
         promotion,
         decision,

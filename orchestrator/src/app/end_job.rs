@@ -41,6 +41,7 @@ pub async fn end_job(core: &Core, tx: &mut Tx, job: &Job, event: &JobEvent) -> R
         }
         JobEvent::RolledBack => (PromotionEvent::JobRolledBack, job.state.failure().cloned()),
         JobEvent::Started
+        | JobEvent::Superseded
         | JobEvent::Paused { .. }
         | JobEvent::Resumed
         | JobEvent::RollbackStarted { .. } => {

@@ -20,6 +20,7 @@ pub mod roll_back;
 pub mod spoiled;
 pub mod start_job;
 pub mod steer_job;
+pub mod supersede;
 pub mod survey;
 pub mod trust;
 pub mod turn;

@@ -12,6 +12,7 @@ use sealift_common::{
     digest::Digest,
     id::{AgentId, JobId, PromotionId, TargetId},
     inventory::{Agent, Environment, Target},
+    lane::{self, Waiter},
     observation::TargetObservation,
     plan::{Place, Plan},
     promotion::PromotionKind,
@@ -19,7 +20,7 @@ use sealift_common::{
     release::Release,
     rollback::Choice,
 };
-use sealift_store::{LaneView, Newcomer, Tx};
+use sealift_store::{Newcomer, Tx, WaitingJob};
 
 use crate::{
     app::{Core, ask_again::hold_facts},
@@ -66,6 +67,8 @@ pub struct Survey {
     pub record_bytes: Vec<u8>,
     /// The targets that are meant.
     pub targets: Vec<Target>,
+    /// Jobs that wait and that the promotion replaces if it is let in.
+    pub replaces: Vec<JobId>,
 }
 
 impl Survey {
@@ -133,6 +136,7 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
         };
         (target.name.clone(), situation)
     });
+    let (lane, replaces) = lane(core, tx, &ask).await?;
     let inputs = Inputs {
         tenant: ask.environment.tenant_id,
         promotion: ask.promotion,
@@ -152,7 +156,7 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
         reconnect_until: core.reconnect_until(),
         swap_unfit: ask.recipe.strategy.swap().unfit_for(&ask.release.manifest),
         hold: hold(tx, &ask).await?,
-        lane: lane(core, tx, &ask).await?,
+        lane,
     };
     let record = decision::evaluate(inputs);
     let record_bytes = record.to_bytes().map_err(ApiError::internal)?;
@@ -163,6 +167,7 @@ pub async fn survey(core: &Core, tx: &mut Tx, ask: Ask<'_>) -> Result<Survey, Ap
         record,
         record_bytes,
         targets,
+        replaces,
     })
 }
 
@@ -205,31 +210,54 @@ fn release_facts(release: &Release) -> ReleaseFacts {
     }
 }
 
-async fn lane(core: &Core, tx: &mut Tx, ask: &Ask<'_>) -> Result<LaneFacts, ApiError> {
-    let lane = ask.environment.id;
-    let view = match ask.stage {
-        Stage::Request => {
-            let newcomer = Newcomer {
-                environment: lane,
-                project: ask.release.project_id,
-                undoes: ask.undoes,
-            };
-            tx.lane_view(newcomer).await?
-        }
-        // Only the head of the lane is ever started, and none of whose project another job is under way.
-        Stage::Start => LaneView {
-            running: tx.running_in_lane(lane).await?,
-            ahead: 0,
-            start_first: 0,
-            project_first: false,
-        },
-    };
-    Ok(LaneFacts {
-        running: view.running,
-        ahead: view.ahead,
-        start_first: view.start_first,
-        project_busy: view.project_first,
+/// The lane, and the jobs that the promotion replaces if it is let in.
+async fn lane(core: &Core, tx: &mut Tx, ask: &Ask<'_>) -> Result<(LaneFacts, Vec<JobId>), ApiError> {
+    let environment = ask.environment;
+    let free = LaneFacts {
+        running: 0,
+        ahead: 0,
+        start_first: 0,
+        project_busy: false,
         capacity: core.rules.lane_capacity,
         queue_limit: core.rules.lane_queue,
-    })
+        policy: environment.lane_policy,
+        replaces: 0,
+    };
+    if ask.stage == Stage::Start {
+        // Only the head of the lane is ever started, and none of whose project another job is under way.
+        let running = tx.running_in_lane(environment.id).await?;
+        return Ok((LaneFacts { running, ..free }, Vec::new()));
+    }
+    let kind = PromotionKind::of(ask.undoes);
+    let view = tx
+        .lane_view(Newcomer {
+            environment: environment.id,
+            project: ask.release.project_id,
+            undoes: ask.undoes,
+        })
+        .await?;
+    let newer = Waiter {
+        kind,
+        scope: ask.scope,
+    };
+    let is_replaced = |job: &WaitingJob| {
+        let older = Waiter {
+            kind: job.kind,
+            scope: job.scope.as_deref(),
+        };
+        lane::replaces(environment.lane_policy, newer, older)
+    };
+    let (replaced, staying): (Vec<_>, Vec<_>) = view.project_waits.iter().partition(|job| is_replaced(job));
+    // Rollbacks go before all others.
+    let waits_first = |job: &&WaitingJob| kind == PromotionKind::Deploy || job.kind == PromotionKind::Rollback;
+    let replaces = u32::try_from(replaced.len()).unwrap_or(u32::MAX);
+    let facts = LaneFacts {
+        running: view.running,
+        ahead: view.ahead.saturating_sub(replaces),
+        start_first: view.start_first,
+        project_busy: view.project_under_way || staying.iter().any(waits_first),
+        replaces,
+        ..free
+    };
+    Ok((facts, replaced.iter().map(|job| job.id).collect()))
 }

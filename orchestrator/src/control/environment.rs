@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use super::{check_etag, find_environment, int32, mask, needed, text, timestamp};
 use crate::{
     caller::Caller,
-    convert::remediation,
+    convert::{lane, remediation},
     mutate::mutate,
     names,
     paging::{next_token, page_request},
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// What an update may change.
-const UPDATABLE: &[&str] = &["display_name", "position", "class", "variables", "remediation"];
+const UPDATABLE: &[&str] = &["display_name", "position", "class", "variables", "remediation", "lane_policy"];
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -56,6 +56,7 @@ fn encode(environment: &Environment) -> v1::Environment {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
         remediation: Some(remediation::encode(environment.remediation)),
+        lane_policy: lane::encode(environment.lane_policy).into(),
         etag: names::etag(environment.revision),
         create_time: timestamp(environment.created_at),
         update_time: timestamp(environment.updated_at),
@@ -113,6 +114,7 @@ impl EnvironmentService for Environments {
             class: class(wanted.class)?,
             variables: variables(&wanted.variables)?,
             remediation: remediation::decode(wanted.remediation.as_ref())?,
+            lane_policy: lane::decode(wanted.lane_policy)?,
             revision: 1,
             created_at: now,
             updated_at: now,
@@ -204,6 +206,10 @@ impl EnvironmentService for Environments {
                 "remediation" => {
                     let value = remediation::decode(wanted.remediation.as_ref())?;
                     changes.push(Box::new(move |environment| environment.remediation = value));
+                }
+                "lane_policy" => {
+                    let value = lane::decode(wanted.lane_policy)?;
+                    changes.push(Box::new(move |environment| environment.lane_policy = value));
                 }
                 _ => {
                     let value = class(wanted.class)?;

@@ -4,6 +4,7 @@
 pub mod decision;
 pub mod failure;
 pub mod job;
+pub mod lane;
 
 pub mod plan;
 pub mod promotion;

@@ -94,6 +94,10 @@ pub fn promotion(view: PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
             .map_or(0, |scope| i32::try_from(scope.len()).unwrap_or(i32::MAX)),
         rollback_of: promotion.rollback_of.map(names::of_job).unwrap_or_default(),
         rerun_of: promotion.rerun_of.map(names::of_job).unwrap_or_default(),
+        superseded_by: promotion
+            .superseded_by
+            .map(names::of_promotion)
+            .unwrap_or_default(),
     })
 }
 

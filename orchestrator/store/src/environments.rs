@@ -19,14 +19,14 @@ use crate::{
 macro_rules! columns {
     () => {
         "id, tenant_id, name, display_name, position, class, variables, remediation, max_tries, min_severity, pause_ms, \
-         revision, created_at, updated_at, archived_at"
+         lane_policy, revision, created_at, updated_at, archived_at"
     };
 }
 
 statements! {
     INSERT = {
         "INSERT INTO environments (", columns!(), ") ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
     };
     BY_ID = { "SELECT ", columns!(), " FROM environments WHERE tenant_id = $1 AND id = $2" };
     BY_NAME = {
@@ -38,7 +38,7 @@ statements! {
     };
     UPDATE = {
         "UPDATE environments SET display_name = $4, position = $5, class = $6, variables = $7, remediation = $8, ",
-        "max_tries = $9, min_severity = $10, pause_ms = $11, updated_at = $12, ",
+        "max_tries = $9, min_severity = $10, pause_ms = $11, lane_policy = $12, updated_at = $13, ",
         "revision = revision + 1 WHERE tenant_id = $1 AND id = $2 AND revision = $3 AND archived_at IS NULL ",
         "RETURNING ", columns!()
     };
@@ -61,6 +61,7 @@ struct EnvironmentRow {
     max_tries: Option<i64>,
     min_severity: Option<String>,
     pause_ms: Option<i64>,
+    lane_policy: String,
     revision: i64,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -82,6 +83,7 @@ impl TryFrom<EnvironmentRow> for Environment {
             class: at.parse("class", &row.class)?,
             variables: at.json("variables", &row.variables)?,
             remediation,
+            lane_policy: at.parse("lane_policy", &row.lane_policy)?,
             revision: at.number("revision", row.revision)?,
             created_at: row.created_at,
             updated_at: row.updated_at,
@@ -125,6 +127,7 @@ impl Tx {
             .bind(limits.map(|limits| i64::from(limits.max_tries)))
             .bind(limits.map(|limits| limits.min_severity.as_str()))
             .bind(limits.map(|limits| i64::from(limits.pause_ms)))
+            .bind(environment.lane_policy.as_str())
             .bind(revision)
             .bind(environment.created_at)
             .bind(environment.updated_at)
@@ -178,7 +181,7 @@ impl Tx {
         }))
     }
 
-    /// Writes display name, position, class, variables and remediation, if the stored revision is still that of `environment`; otherwise
+    /// Writes display name, position, class, variables, remediation and lane policy, if the stored revision is still that of `environment`; otherwise
     /// [`StoreError::Conflict`].
     pub async fn update_environment(
         &mut self,
@@ -200,6 +203,7 @@ impl Tx {
             .bind(limits.map(|limits| i64::from(limits.max_tries)))
             .bind(limits.map(|limits| limits.min_severity.as_str()))
             .bind(limits.map(|limits| i64::from(limits.pause_ms)))
+            .bind(environment.lane_policy.as_str())
             .bind(now)
             .fetch_optional(conn)
             .await)?;

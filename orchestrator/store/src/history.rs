@@ -26,7 +26,8 @@ macro_rules! select {
              (SELECT COUNT(*) FROM active_components a WHERE a.job_id = j.id) AS activated, \
              (SELECT COUNT(*) FROM active_components a WHERE a.job_id = j.id AND a.superseded_at IS NOT NULL) \
              AS superseded, \
-             (SELECT COUNT(*) FROM jobs u WHERE u.rollback_of = j.id AND u.state = 'succeeded') AS undone "
+             (SELECT COUNT(*) FROM jobs u WHERE u.rollback_of = j.id AND u.state = 'succeeded') AS undone, \
+             CAST(CASE WHEN p.superseded_by IS NULL THEN 0 ELSE 1 END AS BIGINT) AS replaced "
         )
     };
 }
@@ -116,6 +117,7 @@ struct Columns {
     activated: i64,
     superseded: i64,
     undone: i64,
+    replaced: i64,
 }
 
 impl TryFrom<Columns> for HistoryRow {
@@ -137,6 +139,7 @@ impl TryFrom<Columns> for HistoryRow {
                 activated: count(row.activated),
                 superseded: count(row.superseded),
                 undone: row.undone > 0,
+                replaced: row.replaced > 0,
             },
             task: at.parse_opt("task_state", row.task_state.as_deref())?,
             requested_by: row.requested_by,

@@ -2,9 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
-    id::{EnvironmentId, JobId, ProjectId},
+    id::{EnvironmentId, JobId, ProjectId, TargetId},
     job::JobState,
+    promotion::PromotionKind,
 };
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::{
@@ -43,6 +45,10 @@ statements! {
         "INSERT INTO lanes (environment_id, last_ticket) VALUES ($1, 1) ON CONFLICT (environment_id) ",
         "DO UPDATE SET last_ticket = lanes.last_ticket + 1 RETURNING last_ticket"
     };
+    LOCK = {
+        "INSERT INTO lanes (environment_id, last_ticket) VALUES ($1, 0) ON CONFLICT (environment_id) ",
+        "DO UPDATE SET last_ticket = lanes.last_ticket"
+    };
     WITH_QUEUED = { "SELECT DISTINCT environment_id FROM jobs WHERE state = 'queued'" };
     HEAD = {
         "SELECT ", columns!(), " FROM jobs WHERE environment_id = $1 AND state = 'queued' AND ", may_start!(),
@@ -54,16 +60,20 @@ statements! {
     QUEUED = { "SELECT COUNT(*), COUNT(rollback_of) FROM jobs WHERE environment_id = $1 AND state = 'queued'" };
     START_FIRST = {
         "SELECT COUNT(DISTINCT n.project_id) FROM jobs JOIN releases n ON n.id = jobs.release_id ",
-        "WHERE jobs.environment_id = $1 AND jobs.state = 'queued' AND ($2 OR jobs.rollback_of IS NOT NULL) AND ", may_start!()
+        "WHERE jobs.environment_id = $1 AND jobs.state = 'queued' AND n.project_id <> $2 ",
+        "AND ($3 OR jobs.rollback_of IS NOT NULL) AND ", may_start!()
     };
-    PROJECT_FIRST = {
+    PROJECT_UNDER_WAY = {
         "SELECT COUNT(*) FROM (",
         "SELECT j.id FROM jobs j JOIN releases r ON r.id = j.release_id ",
         "WHERE j.environment_id = $1 AND j.state IN ('running', 'paused') AND r.project_id = $2 ",
         "UNION ALL SELECT j.id FROM jobs j JOIN releases r ON r.id = j.release_id ",
-        "WHERE j.environment_id = $1 AND j.state = 'rolling_back' AND r.project_id = $2 AND j.id <> $3 ",
-        "UNION ALL SELECT j.id FROM jobs j JOIN releases r ON r.id = j.release_id ",
-        "WHERE j.environment_id = $1 AND j.state = 'queued' AND r.project_id = $2 AND ($4 OR j.rollback_of IS NOT NULL)) found"
+        "WHERE j.environment_id = $1 AND j.state = 'rolling_back' AND r.project_id = $2 AND j.id <> $3) found"
+    };
+    PROJECT_WAITS = {
+        "SELECT j.id, j.rollback_of, p.scope FROM jobs j JOIN releases r ON r.id = j.release_id ",
+        "JOIN promotions p ON p.id = j.promotion_id ",
+        "WHERE j.environment_id = $1 AND j.state = 'queued' AND r.project_id = $2 ORDER BY j.ticket LIMIT $3"
     };
     QUEUED_UP_TO = {
         "SELECT COUNT(*) FROM jobs WHERE environment_id = $1 AND state = 'queued' ",
@@ -86,18 +96,34 @@ pub struct Newcomer {
     pub undoes: Option<JobId>,
 }
 
+/// A job of the newcomer's project that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingJob {
+    /// The job.
+    pub id: JobId,
+    /// What it is for.
+    pub kind: PromotionKind,
+    /// Only these targets; `None` is all of the environment.
+    pub scope: Option<Vec<TargetId>>,
+}
+
 /// What a newcomer finds in a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneView {
     /// Jobs that run or are paused.
     pub running: u32,
     /// Jobs that wait before it.
     pub ahead: u32,
-    /// So many of these start first when there is room: of each project one, and none where something else keeps it back.
+    /// So many of other projects start first when there is room: of each one, and none that something else keeps back.
     pub start_first: u32,
-    /// Another job of its project comes first, and only one of a project is under way.
-    pub project_first: bool,
+    /// Whether another job of its project runs, is paused, or is being undone by another rollback.
+    pub project_under_way: bool,
+    /// The jobs of its project that wait, by ticket, the first [`PROJECT_WAITERS`] of them.
+    pub project_waits: Vec<WaitingJob>,
 }
+
+/// Most waiting jobs of its project that a newcomer is told of.
+pub const PROJECT_WAITERS: u32 = 1_000;
 
 impl Tx {
     /// The next ticket of an environment's lane, from 1 without gap. Others wait until this transaction ends.
@@ -109,6 +135,17 @@ impl Tx {
         At::new("lanes", environment).number("last_ticket", ticket)
     }
 
+    /// Makes all others who would come into the lane wait until this transaction ends: what [`Tx::lane_view`] tells stays true of
+    /// those that wait. (They start and end all the same.)
+    pub async fn lock_lane(&mut self, environment: EnvironmentId) -> Result<()> {
+        on!(self, |conn| sqlx::query(LOCK)
+            .bind(environment.uuid())
+            .execute(conn)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
     /// What somebody who comes now would find in a lane.
     pub async fn lane_view(&mut self, who: Newcomer) -> Result<LaneView> {
         // Rollbacks go first.
@@ -116,23 +153,36 @@ impl Tx {
         // In this order: a job that starts between two of these statements (on PostgreSQL, where they do not see one instant) is
         // counted twice, and never left out.
         let (queued, rollbacks) = self.waiting(who.environment).await?;
+        let waits: Vec<(Uuid, Option<Uuid>, Option<Json<Vec<TargetId>>>)> =
+            on!(self, |conn| sqlx::query_as(PROJECT_WAITS)
+                .bind(who.environment.uuid())
+                .bind(who.project.uuid())
+                .bind(i64::from(PROJECT_WAITERS))
+                .fetch_all(conn)
+                .await)?;
         let start_first: i64 = on!(self, |conn| sqlx::query_scalar(START_FIRST)
             .bind(who.environment.uuid())
+            .bind(who.project.uuid())
             .bind(is_deploy)
             .fetch_one(conn)
             .await)?;
-        let project_first: i64 = on!(self, |conn| sqlx::query_scalar(PROJECT_FIRST)
+        let under_way: i64 = on!(self, |conn| sqlx::query_scalar(PROJECT_UNDER_WAY)
             .bind(who.environment.uuid())
             .bind(who.project.uuid())
             .bind(who.undoes.map_or(Uuid::nil(), JobId::uuid))
-            .bind(is_deploy)
             .fetch_one(conn)
             .await)?;
+        let waiting = |(id, undoes, scope): (Uuid, Option<Uuid>, Option<Json<_>>)| WaitingJob {
+            id: id.into(),
+            kind: PromotionKind::of(undoes.map(JobId::from)),
+            scope: scope.map(|scope| scope.0),
+        };
         Ok(LaneView {
             running: self.running_in_lane(who.environment).await?,
             ahead: if is_deploy { queued } else { rollbacks },
             start_first: count(start_first),
-            project_first: project_first > 0,
+            project_under_way: under_way > 0,
+            project_waits: waits.into_iter().map(waiting).collect(),
         })
     }
 

@@ -52,7 +52,7 @@ pub use engine::{Db, Engine, StoreConfig, Tx};
 pub use error::{Result, StoreError};
 pub use evidence::StoredPacket;
 pub use history::{HistoryRow, HistoryScope};
-pub use lanes::{LaneView, Newcomer};
+pub use lanes::{LaneView, Newcomer, PROJECT_WAITERS, WaitingJob};
 pub use listed::{DecisionHead, ReleaseName};
 pub use maintenance::MaintenanceRun;
 pub use pages::{Cursor, Page, PageRequest};

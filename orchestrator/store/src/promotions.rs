@@ -1,4 +1,5 @@
-//! Promotions and the decisions about them. Their state is written by [`Tx::apply_promotion_event`] and nothing else.
+//! Promotions and the decisions about them. Their state is written by one statement, used by [`Tx::apply_promotion_event`] and
+//! [`Tx::supersede_promotion`], and nothing else.
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
@@ -21,7 +22,7 @@ use crate::{
 macro_rules! columns {
     () => {
         "id, tenant_id, environment_id, environment, release_id, state, plan_json, plan_digest, recipe, scope, \
-         rollback_of, rerun_of, change_summary, requested_by, requester_role, failure, version, created_at, finished_at"
+         rollback_of, rerun_of, superseded_by, change_summary, requested_by, requester_role, failure, version, created_at, finished_at"
     };
 }
 
@@ -29,7 +30,7 @@ macro_rules! columns {
 macro_rules! listed_columns {
     () => {
         "id, tenant_id, environment_id, environment, release_id, state, '' AS plan_json, plan_digest, recipe, scope, \
-         rollback_of, rerun_of, change_summary, requested_by, requester_role, failure, version, created_at, finished_at"
+         rollback_of, rerun_of, superseded_by, change_summary, requested_by, requester_role, failure, version, created_at, finished_at"
     };
 }
 
@@ -42,7 +43,7 @@ macro_rules! decision_columns {
 statements! {
     INSERT = {
         "INSERT INTO promotions (", columns!(), ") ",
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"
     };
     BY_ID = { "SELECT ", columns!(), " FROM promotions WHERE tenant_id = $1 AND id = $2" };
     RECIPE = { "SELECT recipe FROM promotions WHERE id = $1" };
@@ -54,7 +55,8 @@ statements! {
         "ORDER BY id DESC LIMIT $4"
     };
     SET_STATE = {
-        "UPDATE promotions SET state = $3, failure = $4, finished_at = $5, version = version + 1 ",
+        "UPDATE promotions SET state = $3, failure = $4, finished_at = $5, ",
+        "superseded_by = COALESCE($6, superseded_by), version = version + 1 ",
         "WHERE id = $1 AND version = $2 RETURNING ", columns!()
     };
     SET_PLAN = {
@@ -82,6 +84,7 @@ struct PromotionRow {
     scope: Option<Json<Vec<TargetId>>>,
     rollback_of: Option<Uuid>,
     rerun_of: Option<Uuid>,
+    superseded_by: Option<Uuid>,
     change_summary: String,
     requested_by: String,
     requester_role: String,
@@ -109,6 +112,7 @@ impl TryFrom<PromotionRow> for Promotion {
             scope: row.scope.map(|scope| scope.0),
             rollback_of: row.rollback_of.map(JobId::from),
             rerun_of: row.rerun_of.map(JobId::from),
+            superseded_by: row.superseded_by.map(PromotionId::from),
             change_summary: row.change_summary,
             requested_by: row.requested_by,
             requester_role: at.parse("requester_role", &row.requester_role)?,
@@ -163,6 +167,7 @@ impl Tx {
             .bind(promotion.scope.as_ref().map(Json))
             .bind(promotion.rollback_of.map(JobId::uuid))
             .bind(promotion.rerun_of.map(JobId::uuid))
+            .bind(promotion.superseded_by.map(PromotionId::uuid))
             .bind(promotion.change_summary.as_str())
             .bind(promotion.requested_by.as_str())
             .bind(promotion.requester_role.as_str())
@@ -224,12 +229,40 @@ impl Tx {
         }))
     }
 
-    /// Moves a promotion, with its history row; the only SQL that writes `promotions.state`. An event that changes nothing
-    /// writes nothing. [`StoreError::Conflict`] when the promotion is not the newest version.
+    /// Moves a promotion, with its history row. An event that changes nothing writes nothing. [`StoreError::Conflict`] when the
+    /// promotion is not the newest version.
     pub async fn apply_promotion_event(
         &mut self,
         promotion: &Promotion,
         event: PromotionEvent,
+        failure: Option<&Failure>,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Promotion> {
+        self.set_promotion_state(promotion, event, None, failure, actor, now)
+            .await
+    }
+
+    /// The same for one that waits and whose place `newer` takes.
+    pub async fn supersede_promotion(
+        &mut self,
+        promotion: &Promotion,
+        newer: PromotionId,
+        failure: &Failure,
+        actor: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Promotion> {
+        let event = PromotionEvent::Superseded;
+        self.set_promotion_state(promotion, event, Some(newer), Some(failure), actor, now)
+            .await
+    }
+
+    /// The one place that writes `promotions.state`.
+    async fn set_promotion_state(
+        &mut self,
+        promotion: &Promotion,
+        event: PromotionEvent,
+        newer: Option<PromotionId>,
         failure: Option<&Failure>,
         actor: &str,
         now: DateTime<Utc>,
@@ -247,6 +280,7 @@ impl Tx {
             .bind(next.as_str())
             .bind(failure_text)
             .bind(finished_at)
+            .bind(newer.map(PromotionId::uuid))
             .fetch_optional(conn)
             .await)?;
         let changed: Promotion = row.ok_or(StoreError::Conflict)?.try_into()?;

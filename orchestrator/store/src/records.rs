@@ -250,6 +250,8 @@ pub struct Promotion {
     pub rollback_of: Option<JobId>,
     /// The job that it repeats.
     pub rerun_of: Option<JobId>,
+    /// The newer promotion that took its place while it waited.
+    pub superseded_by: Option<PromotionId>,
     /// Why, for people.
     pub change_summary: String,
     /// Who asked: `user/alice`.

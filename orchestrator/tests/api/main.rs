@@ -9,6 +9,7 @@ mod drift;
 mod host;
 mod hostile;
 mod inventory;
+mod lane_policy;
 mod large;
 mod names;
 mod process;

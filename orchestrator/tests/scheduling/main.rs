@@ -7,6 +7,7 @@ mod cancel;
 mod closed_gates;
 mod gates;
 mod intents;
+mod lane_policies;
 mod lanes;
 mod large_waves;
 mod reconcile;

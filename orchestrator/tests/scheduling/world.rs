@@ -18,6 +18,7 @@ use sealift_common::{
     },
     job::JobPhase,
     keys::SigningKey,
+    lane::LanePolicy,
     manifest::{Manifest, PinnedImage},
     name::Labels,
     order::{Fence, inputs, sign_order},
@@ -242,6 +243,20 @@ impl World {
         self.environment = environment(&tenant, name, self.clock.now());
         tx.insert_environment(&self.environment).await.unwrap();
         tx.commit().await.unwrap();
+    }
+
+    /// Gives the environment this lane policy.
+    pub async fn set_lane_policy(&mut self, policy: LanePolicy) {
+        let mut tx = self.core.db.write().await.unwrap();
+        let found = tx.environment(self.tenant, self.environment.id).await.unwrap();
+        let wanted = Environment {
+            lane_policy: policy,
+            ..found.unwrap()
+        };
+        let changed = tx.update_environment(&wanted, self.clock.now()).await.unwrap();
+        assert_eq!(changed.lane_policy, policy);
+        tx.commit().await.unwrap();
+        self.environment = changed;
     }
 
     /// Makes a release.
@@ -565,6 +580,7 @@ pub fn environment(tenant: &Tenant, name: &str, now: DateTime<chrono::Utc>) -> E
         class: EnvironmentClass::NonProduction,
         variables: Variables::default(),
         remediation: Remediation::default(),
+        lane_policy: LanePolicy::default(),
         revision: 1,
         created_at: now,
         updated_at: now,

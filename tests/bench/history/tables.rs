@@ -89,7 +89,7 @@ tables! {
         Time: "resolved_at";
     }
     PROMOTIONS = "promotions" {
-        Id: "id" "tenant_id" "environment_id" "release_id" "rollback_of" "rerun_of";
+        Id: "id" "tenant_id" "environment_id" "release_id" "rollback_of" "rerun_of" "superseded_by";
         Text: "environment" "state" "plan_json" "plan_digest" "change_summary" "requested_by" "requester_role" "failure";
         Json: "recipe" "scope";
         Int: "version";

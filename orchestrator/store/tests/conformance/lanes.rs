@@ -3,9 +3,11 @@
 use sealift_common::{
     decision::{Gate, GateAnswer, Verdict},
     id::{JobId, ProjectId},
-    job::{JobEvent, Pause},
+    job::{JobEvent, JobState, Pause},
+    outcome::Outcome,
+    promotion::{PromotionEvent, PromotionKind, PromotionState},
 };
-use sealift_store::{EntityKind, Job, LaneView, Newcomer, Tx};
+use sealift_store::{EntityKind, HistoryScope, Job, Newcomer, PageRequest, StoreError, Tx, WaitingJob};
 
 use crate::{
     harness::{World, at, conformance},
@@ -13,6 +15,7 @@ use crate::{
 };
 
 conformance![
+    a_promotion_that_waits_is_superseded_and_names_the_newer_one,
     a_job_behind_a_gate_keeps_what_the_gate_said,
     a_newcomer_is_told_who_comes_first,
     a_project_has_one_job_under_way_and_beside_what_is_undone_only_its_rollback,
@@ -126,6 +129,46 @@ async fn a_job_behind_a_gate_keeps_what_the_gate_said(world: World) {
     assert_eq!(tx.open_hold_on_release(environment, release.id).await.unwrap(), None);
 }
 
+async fn a_promotion_that_waits_is_superseded_and_names_the_newer_one(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let environment = seed.environment.id;
+    let mut tx = world.db.write().await.unwrap();
+    tx.lock_lane(environment).await.unwrap();
+    let older = queue(&seed, &mut tx, "api", 1).await;
+    let newer = queue(&seed, &mut tx, "api", 2).await;
+    assert_eq!((older.ticket, newer.ticket), (1, 2), "a lock takes no ticket");
+    let find = async |tx: &mut Tx, job: &Job| {
+        let found = tx.promotion(seed.tenant.id, job.promotion_id).await.unwrap();
+        found.unwrap()
+    };
+    let waiting = find(&mut tx, &older).await;
+    let approved = tx
+        .apply_promotion_event(&waiting, PromotionEvent::GatesPassed, None, "x", at(3))
+        .await
+        .unwrap();
+    let ended = happens(&mut tx, &older, &JobEvent::Superseded).await;
+    assert_eq!(ended.state, JobState::Cancelled);
+    let why = failure();
+    tx.supersede_promotion(&approved, newer.promotion_id, &why, "x", at(4))
+        .await
+        .unwrap();
+    let ended = find(&mut tx, &older).await;
+    assert_eq!(
+        (ended.state, ended.superseded_by, ended.failure),
+        (PromotionState::Cancelled, Some(newer.promotion_id), Some(why))
+    );
+    let page = PageRequest::first(10);
+    let history = tx.history(environment, HistoryScope::All, &page).await.unwrap();
+    let outcomes: Vec<_> = history.items.iter().map(|row| row.fate.outcome()).collect();
+    assert_eq!(outcomes, [None, Some(Outcome::Superseded)]);
+    // What runs cannot be superseded.
+    let running = happens(&mut tx, &newer, &JobEvent::Started).await;
+    let refused = tx
+        .apply_job_event(&running, &JobEvent::Superseded, "x", at(5))
+        .await;
+    assert!(matches!(refused, Err(StoreError::IllegalTransition(_))), "{refused:?}");
+}
+
 async fn a_newcomer_is_told_who_comes_first(world: World) {
     let seed = Seed::sow(&world.db, "acme", 1).await;
     let environment = seed.environment.id;
@@ -142,12 +185,29 @@ async fn a_newcomer_is_told_who_comes_first(world: World) {
             undoes,
         };
         let view = tx.lane_view(newcomer).await.unwrap();
-        (view.running, view.ahead, view.start_first, view.project_first)
+        (view.running, view.ahead, view.start_first, view.project_under_way)
     };
-    // Three wait; of each project one starts first. A rollback goes before all of them.
+    // Three wait; of each other project one starts first. A rollback goes before all of them.
     assert_eq!(view(&mut tx, third, None).await, (0, 3, 2, false));
-    assert_eq!(view(&mut tx, api, None).await, (0, 3, 2, true));
+    assert_eq!(view(&mut tx, api, None).await, (0, 3, 1, false));
     assert_eq!(view(&mut tx, api, Some(first.id)).await, (0, 0, 0, false));
+    let newcomer = Newcomer {
+        environment,
+        project: api,
+        undoes: None,
+    };
+    let waits = tx.lane_view(newcomer).await.unwrap().project_waits;
+    let scopes = [&first, &second].map(|job| job.promotion_id);
+    for ((job, waiting), promotion) in [&first, &second].into_iter().zip(&waits).zip(scopes) {
+        let promotion = tx.promotion(seed.tenant.id, promotion).await.unwrap().unwrap();
+        let wanted = WaitingJob {
+            id: job.id,
+            kind: PromotionKind::Deploy,
+            scope: promotion.scope,
+        };
+        assert_eq!(waiting, &wanted);
+    }
+    assert_eq!(waits.len(), 2);
 
     // The second of a project waits for the first, not for room.
     happens(&mut tx, &first, &JobEvent::Started).await;
@@ -202,13 +262,9 @@ async fn r1_lanes_keep_ticket_order(world: World) {
         project,
         undoes: None,
     };
-    let view = LaneView {
-        running: 1,
-        ahead: 2,
-        start_first: 0,
-        project_first: true,
-    };
-    assert_eq!(tx.lane_view(newcomer).await.unwrap(), view);
+    let view = tx.lane_view(newcomer).await.unwrap();
+    assert_eq!((view.running, view.ahead, view.project_under_way), (1, 2, true));
+    assert_eq!((view.start_first, view.project_waits.len()), (0, 2));
     assert_eq!(
         (
             tx.running_in_lane(lane).await.unwrap(),
@@ -222,12 +278,8 @@ async fn r1_lanes_keep_ticket_order(world: World) {
         .await
         .unwrap();
     assert_eq!(tx.lane_head(lane).await.unwrap().unwrap().id, jobs[1].id);
-    let view = LaneView {
-        running: 0,
-        start_first: 1,
-        ..view
-    };
-    assert_eq!(tx.lane_view(newcomer).await.unwrap(), view);
+    let view = tx.lane_view(newcomer).await.unwrap();
+    assert_eq!((view.running, view.ahead, view.project_under_way), (0, 2, false));
     assert_eq!(tx.recent_job_seconds(lane, 5).await.unwrap(), [15.0]);
     for job in &jobs[1..] {
         tx.apply_job_event(job, &JobEvent::Cancelled, "x", at(30))
