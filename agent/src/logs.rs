@@ -10,7 +10,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use sealift_common::{bounds, name::ServiceName, time::Clock};
+use sealift_common::{bounds, digest::Digest, name::ServiceName, time::Clock};
 use tokio::sync::mpsc;
 
 use crate::{host::Host, journal::AttemptKey, work::LogRecord};
@@ -23,6 +23,12 @@ const FOLLOWED: usize = 64;
 const TAIL_LINES: usize = 8;
 /// Source of the agent's own lines.
 pub const AGENT: &str = "agent";
+/// Numbers from here on are those of copied lines; below are those of the agent's own.
+const COPIED: u64 = 1 << 62;
+/// Bits of a number that count the lines of one container.
+const LINE_BITS: u32 = 20;
+// Whatever a container says beyond that is not sent any more.
+const _: () = assert!(bounds::ATTEMPT_LOG_BYTES / bounds::LOG_LINE_OVERHEAD < 1 << LINE_BITS);
 
 /// What is kept of a hook's output beside the log.
 #[derive(Debug, Default)]
@@ -83,15 +89,15 @@ impl AttemptLog {
 
     /// Adds a line of the agent.
     pub fn say(&self, text: impl Into<String>) {
-        self.line(AGENT, text.into());
+        let number = self.next_number();
+        self.add(AGENT, number, text.into(), false);
     }
 
-    /// Adds a line of a service.
-    pub fn line(&self, source: &str, text: String) {
-        self.add(source, text, false);
+    fn next_number(&self) -> u64 {
+        self.counters.seq.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn add(&self, source: &str, mut text: String, mut is_marked: bool) {
+    fn add(&self, source: &str, mut number: u64, mut text: String, mut is_marked: bool) {
         if text.len() > bounds::LOG_LINE_BYTES {
             let end = text.floor_char_boundary(bounds::LOG_LINE_BYTES);
             text.truncate(end);
@@ -105,15 +111,20 @@ impl AttemptLog {
         if before + counts >= bounds::ATTEMPT_LOG_BYTES {
             "the log of this attempt is longer than 1 MiB; the rest is left out".clone_into(&mut text);
             is_marked = true;
+            // Not that of the line: before a restart the line itself may have been sent.
+            number = self.next_number();
         }
         let dropped = self.counters.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 && !self.send(AGENT, format!("{dropped} lines were left out here"), true) {
-            self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
+        if dropped > 0 {
+            let text = format!("{dropped} lines were left out here");
+            if !self.send(AGENT, self.next_number(), text, true) {
+                self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
+            }
         }
         if is_marked {
             self.counters.is_truncated.store(true, Ordering::Relaxed);
         }
-        if !self.send(source, text, is_marked) {
+        if !self.send(source, number, text, is_marked) {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
             self.counters.is_truncated.store(true, Ordering::Relaxed);
         }
@@ -123,8 +134,9 @@ impl AttemptLog {
     pub async fn follow<H: Host>(&self, host: &H, service: &ServiceName, id: &str) {
         let (sender, mut lines) = mpsc::channel(FOLLOWED);
         let copy = async {
+            let mut numbers = Numbers::of(id);
             while let Some(line) = lines.recv().await {
-                self.line(service.as_str(), line);
+                self.add(service.as_str(), numbers.next(), line, false);
             }
         };
         // A log that breaks off is no reason to fail.
@@ -138,15 +150,17 @@ impl AttemptLog {
         let (sender, mut lines) = mpsc::channel::<String>(FOLLOWED);
         let copy = async {
             let mut bytes = 0;
+            let mut numbers = Numbers::of(id);
             while let Some(line) = lines.recv().await {
+                let number = numbers.next();
                 let before = bytes;
                 bytes += line.len() + bounds::LOG_LINE_OVERHEAD;
                 if bytes <= bounds::HOOK_LOG_BYTES {
-                    self.line(&source, line.clone());
+                    self.add(&source, number, line.clone(), false);
                 } else if before <= bounds::HOOK_LOG_BYTES {
                     let most = bounds::HOOK_LOG_BYTES / 1024;
                     let text = format!("this hook has said more than {most} KiB; the rest is left out");
-                    self.add(&source, text, true);
+                    self.add(&source, number, text, true);
                 }
                 let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
                 tail.is_truncated |= bytes > bounds::HOOK_LOG_BYTES;
@@ -160,11 +174,11 @@ impl AttemptLog {
         let (_, ()) = tokio::join!(host.logs(id, self.began_at, sender), copy);
     }
 
-    fn send(&self, source: &str, text: String, truncated: bool) -> bool {
+    fn send(&self, source: &str, seq: u64, text: String, truncated: bool) -> bool {
         let record = LogRecord {
             task_id: self.key.task,
             attempt: self.key.attempt,
-            seq: self.counters.seq.fetch_add(1, Ordering::Relaxed) + 1,
+            seq,
             source: source.to_owned(),
             text,
             truncated,
@@ -174,10 +188,39 @@ impl AttemptLog {
     }
 }
 
+/// Numbers of the lines of one container: the same for the same line however often it is read, so that what an agent tells again
+/// after a restart is known to whoever has it already.
+struct Numbers(u64);
+
+impl Numbers {
+    /// Of the container `id`.
+    fn of(id: &str) -> Self {
+        let [a, b, c, d, e, f, ..] = *Digest::of(id.as_bytes()).as_bytes();
+        // What is left below the first two bits and above those of the line.
+        let drawn = u64::from_be_bytes([0, 0, a, b, c, d, e, f]) >> (48 - (62 - LINE_BITS));
+        Self(COPIED | drawn << LINE_BITS)
+    }
+
+    fn next(&mut self) -> u64 {
+        let most = (1 << LINE_BITS) - 1;
+        if self.0 & most < most {
+            self.0 += 1;
+        }
+        self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::samples;
+
+    fn copy(log: &AttemptLog, lines: impl IntoIterator<Item = String>) {
+        let mut numbers = Numbers::of("one");
+        for line in lines {
+            log.add("web", numbers.next(), line, false);
+        }
+    }
 
     fn log(began_at: DateTime<Utc>, room: usize) -> (AttemptLog, mpsc::Receiver<LogRecord>) {
         let (sender, receiver) = mpsc::channel(room);
@@ -191,9 +234,7 @@ mod tests {
     #[tokio::test]
     async fn f28_a_flood_is_bounded_and_the_gap_is_marked() {
         let (log, mut receiver) = log(samples::clock().now(), 2);
-        for number in 0..10 {
-            log.line("web", format!("line {number}"));
-        }
+        copy(&log, (0..10).map(|number| format!("line {number}")));
         assert!(log.is_truncated());
         let mut next = async || {
             let record = receiver.recv().await.unwrap();
@@ -201,7 +242,7 @@ mod tests {
         };
         assert_eq!(next().await, ("line 0".to_owned(), false));
         assert_eq!(next().await, ("line 1".to_owned(), false));
-        log.line("web", "x".repeat(bounds::LOG_LINE_BYTES * 2));
+        copy(&log, ["x".repeat(bounds::LOG_LINE_BYTES * 2)]);
         assert_eq!(next().await, ("8 lines were left out here".to_owned(), true));
         let (text, is_marked) = next().await;
         assert!(text.len() == bounds::LOG_LINE_BYTES && is_marked);
@@ -211,9 +252,7 @@ mod tests {
     async fn f28_a_full_log_ends_with_a_marked_line() {
         let (log, mut receiver) = log(samples::clock().now(), 20_000);
         let line = "x".repeat(1024);
-        for _ in 0..2000 {
-            log.line("web", line.clone());
-        }
+        copy(&log, std::iter::repeat_n(line, 2000));
         drop(log);
         let mut lines = Vec::new();
         while let Some(record) = receiver.recv().await {
@@ -238,5 +277,41 @@ mod tests {
         resumed.say("b");
         assert_eq!(first.recv().await.unwrap().seq, 1);
         assert_eq!(second.recv().await.unwrap().seq, 1_000_001);
+    }
+
+    /// What a container has said is told again by a restarted agent, under the numbers that it had; what it says later is new.
+    #[tokio::test]
+    async fn a_restarted_agent_tells_the_same_lines_under_the_same_numbers() {
+        let now = samples::clock().now();
+        let lines = |count: usize| (0..count).map(|number| format!("line {number}"));
+        let mut told = Vec::new();
+        for (later, count) in [(0, 3), (5, 5)] {
+            let (log, mut receiver) = log(now - chrono::TimeDelta::seconds(later), 20);
+            log.say("mine");
+            copy(&log, lines(count));
+            drop(log);
+            let mut said = Vec::new();
+            while let Some(record) = receiver.recv().await {
+                said.push((record.seq, record.text));
+            }
+            told.push(said);
+        }
+        let (before, after) = (&told[0], &told[1]);
+        assert_ne!(before[0].0, after[0].0, "its own lines are new");
+        assert_eq!(before[1..], after[1..4]);
+        let numbers: std::collections::BTreeSet<_> = before.iter().chain(after).map(|(seq, _)| seq).collect();
+        assert_eq!(numbers.len(), 2 + 5);
+        assert!(before[0].0 < COPIED && before[1..].iter().all(|(seq, _)| *seq > COPIED));
+    }
+
+    #[test]
+    fn containers_have_numbers_of_their_own_that_every_database_holds() {
+        let firsts: Vec<u64> = (0..1_000).map(|id| Numbers::of(&format!("c{id}")).next()).collect();
+        let distinct: std::collections::BTreeSet<_> = firsts.iter().map(|first| first >> LINE_BITS).collect();
+        assert_eq!(distinct.len(), firsts.len());
+        assert!(firsts.iter().all(|first| i64::try_from(*first).is_ok()));
+        let mut numbers = Numbers::of("c");
+        let last = (0..3 << LINE_BITS).map(|_| numbers.next()).last();
+        assert_eq!(last.map(|last| last >> LINE_BITS), Some(Numbers::of("c").0 >> LINE_BITS));
     }
 }

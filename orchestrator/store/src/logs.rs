@@ -1,6 +1,6 @@
 //! Log lines of tasks. Bounded per attempt, numbered per job so that a reader that follows by number misses none.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
@@ -93,7 +93,7 @@ fn cut(text: &str, most: usize) -> &str {
 }
 
 /// Which lines still fit, the last one cut where the bound is.
-fn fitting(lines: BTreeMap<i64, &LogLine>, mut state: LogState) -> (Vec<NewLine>, LogState) {
+fn fitting(lines: Vec<(i64, &LogLine)>, mut state: LogState) -> (Vec<NewLine>, LogState) {
     let mut kept = Vec::with_capacity(lines.len());
     for (seq, line) in lines {
         if state.truncated {
@@ -120,8 +120,8 @@ fn fitting(lines: BTreeMap<i64, &LogLine>, mut state: LogState) -> (Vec<NewLine>
 }
 
 impl Tx {
-    /// Keeps log lines of an attempt, many per statement. Lines that are there already (by their number) are left out; what
-    /// is above [`bounds::ATTEMPT_LOG_BYTES`] is cut off and marked.
+    /// Keeps log lines of an attempt, many per statement. Lines that are there already (by their number) are left out and do not
+    /// count again: a restarted agent tells what its containers have said once more. What is above [`bounds::ATTEMPT_LOG_BYTES`] is cut off and marked.
     pub async fn append_logs(
         &mut self,
         task: TaskId,
@@ -129,9 +129,14 @@ impl Tx {
         attempt: u32,
         lines: &[LogLine],
     ) -> Result<LogState> {
-        let mut new = BTreeMap::new();
+        // In the order of their arrival: numbers tell lines apart, not which came first.
+        let mut numbers = BTreeSet::new();
+        let mut new = Vec::with_capacity(lines.len());
         for line in lines {
-            new.entry(int(line.seq)?).or_insert(line);
+            let seq = int(line.seq)?;
+            if numbers.insert(seq) {
+                new.push((seq, line));
+            }
         }
         // Locks the job's log until the end of the transaction: positions become visible in their order.
         let head: i64 = on!(self, |conn| sqlx::query_scalar(LOCK_HEAD)
@@ -139,9 +144,12 @@ impl Tx {
             .fetch_one(conn)
             .await)?;
         let state = self.log_state(task, attempt).await?;
-        let (Some((first, _)), Some((last, _))) = (new.first_key_value(), new.last_key_value()) else {
+        let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else {
             return Ok(state);
         };
+        if state.truncated {
+            return Ok(state);
+        }
         let known: Vec<i64> = on!(self, |conn| sqlx::query_scalar(KNOWN)
             .bind(task.uuid())
             .bind(i64::from(attempt))
@@ -149,9 +157,8 @@ impl Tx {
             .bind(*last)
             .fetch_all(conn)
             .await)?;
-        for seq in known {
-            new.remove(&seq);
-        }
+        let known: BTreeSet<i64> = known.into_iter().collect();
+        new.retain(|(seq, _)| !known.contains(seq));
         let (kept, state) = fitting(new, state);
         if kept.is_empty() {
             return Ok(state);

@@ -451,6 +451,16 @@ async fn log_lines_are_kept_once_and_in_order(world: World) {
             (5, 3, "late")
         ]
     );
+    // Told again as a whole, after a restart: nothing is stored or counted twice, and what is new follows as it came.
+    let before = tx.append_logs(one, job, 1, &[]).await.unwrap();
+    let again = [line(4, "d"), line(3, "late"), line(2, "b"), line(1, "a")];
+    assert_eq!(tx.append_logs(one, job, 1, &again).await.unwrap(), before);
+    let new = [line(9, "e"), line(1, "a"), line(7, "f")];
+    let counted = tx.append_logs(one, job, 1, &new).await.unwrap().bytes - before.bytes;
+    assert_eq!(counted, 2 * (1 + bounds::LOG_LINE_OVERHEAD) as u64);
+    let newest = tx.logs(job, None, Some(LogCursor(5)), 99).await.unwrap();
+    let newest: Vec<_> = newest.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(newest, ["e", "f"]);
     let after = tx.logs(job, Some(one), Some(LogCursor(2)), 1).await.unwrap();
     assert_eq!((after.len(), after[0].text.as_str()), (1, "d"));
     assert_eq!(
