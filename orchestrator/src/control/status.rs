@@ -98,31 +98,26 @@ fn environment_of(
         }
     }
     let mut all = DriftCount::default();
-    let mut by_project: HashMap<&str, DriftCount> = HashMap::new();
     for drift in found.drift.iter().filter(|drift| drift.environment == id) {
         add(&mut all, drift.severity, drift.open);
-        let of_project = by_project.entry(&drift.project).or_default();
-        add(of_project, drift.severity, drift.open);
     }
+    let counts = drift_of_components(id, found, &components);
     let jobs: Vec<_> = found
         .jobs
         .iter()
         .filter(|job| job.environment == id)
         .map(board_job)
         .collect();
-    let components = components.into_iter().take(COMPONENTS).map(|active| {
-        let project = active.project.to_string();
-        let drift = by_project.get(project.as_str()).copied().unwrap_or_default();
-        BoardComponent {
-            component: names::of_component(&active.component.name),
-            digest: active.digest.to_string(),
-            release: names::of_release(active.release),
-            release_display: state::release_display(&active.project, active.number),
-            job: names::of_job(active.job),
-            since: timestamp(active.since),
-            drift: sum(&drift),
-            drift_count: Some(drift),
-        }
+    let components = components.into_iter().zip(counts).take(COMPONENTS);
+    let components = components.map(|(active, drift)| BoardComponent {
+        component: names::of_component(&active.component.name),
+        digest: active.digest.to_string(),
+        release: names::of_release(active.release),
+        release_display: state::release_display(&active.project, active.number),
+        job: names::of_job(active.job),
+        since: timestamp(active.since),
+        drift: sum(&drift),
+        drift_count: Some(drift),
     });
     BoardEnvironment {
         environment: names::of_environment(&environment.name),
@@ -145,6 +140,36 @@ fn environment_of(
             })
             .collect(),
     }
+}
+
+/// The open drift of each of an environment's components, in their order: that of their services. What belongs to no service of
+/// the active release is counted with the first component of its project, so that everything is counted, and nothing twice.
+fn drift_of_components(id: EnvironmentId, found: &BoardState, components: &[Active]) -> Vec<DriftCount> {
+    let projects: Vec<String> = components
+        .iter()
+        .map(|active| active.project.to_string())
+        .collect();
+    let places: HashMap<_, usize> = components
+        .iter()
+        .enumerate()
+        .map(|(place, active)| ((active.release, active.component.id), place))
+        .collect();
+    let mut by_service: HashMap<(&str, &str), usize> = HashMap::new();
+    for service in found.services.iter().filter(|service| service.environment == id) {
+        if let Some(place) = places.get(&(service.release, service.component)) {
+            by_service.insert((&projects[*place], &service.service), *place);
+        }
+    }
+    let mut counts = vec![DriftCount::default(); components.len()];
+    for drift in found.drift.iter().filter(|drift| drift.environment == id) {
+        let project = drift.project.as_str();
+        let first = || projects.iter().position(|other| other == project);
+        let place = by_service.get(&(project, drift.service.as_str())).copied();
+        if let Some(place) = place.or_else(first) {
+            add(&mut counts[place], drift.severity, drift.open);
+        }
+    }
+    counts
 }
 
 fn board_job(job: &sealift_store::BoardJob) -> BoardJob {
@@ -337,5 +362,87 @@ impl StatusService for Board {
             entries: page.items.iter().map(entry).collect(),
             next_page_token: next_token(page.next, bound_to),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use sealift_common::{
+        digest::Digest,
+        id::{ComponentId, JobId, ReleaseId},
+        inventory::Component,
+    };
+    use sealift_store::{BoardDrift, BoardService};
+
+    use super::*;
+
+    fn id(number: u128) -> uuid::Uuid {
+        uuid::Uuid::from_u128(number)
+    }
+
+    fn active(component: u128, release: u128, project: &str) -> Active {
+        Active {
+            component: Component {
+                id: ComponentId::from(id(component)),
+                tenant_id: TenantId::from(id(1)),
+                name: format!("shop/c{component}").parse().unwrap(),
+                repository: format!("registry.test/shop/c{component}"),
+                created_at: DateTime::default(),
+            },
+            digest: Digest::of(b"content"),
+            release: ReleaseId::from(id(release)),
+            project: project.parse().unwrap(),
+            number: 1,
+            job: JobId::from(id(3)),
+            since: DateTime::default(),
+        }
+    }
+
+    #[test]
+    fn each_drift_is_counted_with_one_component_and_none_is_lost() {
+        let here = EnvironmentId::from(id(2));
+        let (api, web) = ("github.com/acme/shop/api", "github.com/acme/shop/web");
+        // Two components of one project, and one of them in another project, too.
+        let components = [active(10, 20, api), active(11, 20, api), active(10, 21, web)];
+        let service = |release: u128, component: u128, service: &str| BoardService {
+            environment: here,
+            release: ReleaseId::from(id(release)),
+            component: ComponentId::from(id(component)),
+            service: service.to_owned(),
+        };
+        let drift = |project: &str, service: &str, open: u32| BoardDrift {
+            environment: here,
+            project: project.to_owned(),
+            service: service.to_owned(),
+            severity: Severity::High,
+            open,
+        };
+        let elsewhere = BoardDrift {
+            environment: EnvironmentId::from(id(9)),
+            ..drift(api, "front", 1_000)
+        };
+        let found = BoardState {
+            services: vec![
+                service(20, 10, "front"),
+                service(20, 11, "worker"),
+                service(20, 11, "cron"),
+                service(21, 10, "front"),
+            ],
+            drift: vec![
+                drift(api, "front", 1),
+                drift(api, "worker", 2),
+                drift(api, "cron", 4),
+                drift(web, "front", 8),
+                // A sticker, and a service that no release has.
+                drift(api, "", 16),
+                drift(api, "stray", 32),
+                elsewhere,
+            ],
+            ..BoardState::default()
+        };
+        let counts = drift_of_components(here, &found, &components);
+        let high: Vec<i32> = counts.iter().map(|count| count.high).collect();
+        assert_eq!(high, [1 + 16 + 32, 2 + 4, 8]);
     }
 }

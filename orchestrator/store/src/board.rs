@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use sealift_common::{
     drift::Severity,
-    id::{AgentId, EnvironmentId, JobId, PromotionId, TenantId},
+    id::{AgentId, ComponentId, EnvironmentId, JobId, PromotionId, ReleaseId, TenantId},
     inventory::AgentIntent,
     job::{JobPhase, Pause},
     name::ProjectRef,
@@ -34,9 +34,15 @@ statements! {
         "WHERE e.tenant_id = $1 AND j.state = 'queued' GROUP BY j.environment_id"
     };
     DRIFT = {
-        "SELECT d.environment_id, d.project, d.severity, COUNT(*) FROM drift d JOIN targets t ON t.id = d.target_id ",
+        "SELECT d.environment_id, d.project, d.service, d.severity, COUNT(*) FROM drift d JOIN targets t ON t.id = d.target_id ",
         "WHERE d.tenant_id = $1 AND d.resolved_at IS NULL AND t.archived_at IS NULL ",
-        "GROUP BY d.environment_id, d.project, d.severity"
+        "GROUP BY d.environment_id, d.project, d.service, d.severity"
+    };
+    SERVICES = {
+        "SELECT a.environment_id, a.release_id, a.component_id, c.service FROM active_components a ",
+        "JOIN environments e ON e.id = a.environment_id ",
+        "JOIN release_components c ON c.release_id = a.release_id AND c.component_id = a.component_id ",
+        "WHERE e.tenant_id = $1 AND e.archived_at IS NULL AND a.superseded_at IS NULL"
     };
     JOBS = {
         "SELECT j.environment_id, j.id, j.promotion_id, j.state, j.pause_reason, j.pause_gate, j.started_at, r.repository, r.project, r.number, ",
@@ -65,17 +71,32 @@ pub struct BoardAgent {
     pub last_seen_at: Option<DateTime<Utc>>,
 }
 
-/// Open drift of a project in an environment.
+/// Open drift of a service of a project in an environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoardDrift {
     /// Environment.
     pub environment: EnvironmentId,
     /// The project, `repository/project`.
     pub project: String,
+    /// The service; empty where it is none of one.
+    pub service: String,
     /// How severe.
     pub severity: Severity,
     /// How much.
     pub open: u32,
+}
+
+/// A service of what is active.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoardService {
+    /// Environment.
+    pub environment: EnvironmentId,
+    /// The active release.
+    pub release: ReleaseId,
+    /// Its component.
+    pub component: ComponentId,
+    /// The service that runs it.
+    pub service: String,
 }
 
 /// A job that is under way.
@@ -120,6 +141,8 @@ pub struct BoardState {
     pub queued: Vec<(EnvironmentId, u32)>,
     /// Open drift.
     pub drift: Vec<BoardDrift>,
+    /// Services of what is active.
+    pub services: Vec<BoardService>,
     /// Jobs under way.
     pub jobs: Vec<BoardJob>,
 }
@@ -209,7 +232,11 @@ impl Tx {
             .bind(tenant.uuid())
             .fetch_all(conn)
             .await)?;
-        let drift: Vec<(Uuid, String, String, i64)> = on!(self, |conn| sqlx::query_as(DRIFT)
+        let drift: Vec<(Uuid, String, String, String, i64)> = on!(self, |conn| sqlx::query_as(DRIFT)
+            .bind(tenant.uuid())
+            .fetch_all(conn)
+            .await)?;
+        let services: Vec<(Uuid, Uuid, Uuid, String)> = on!(self, |conn| sqlx::query_as(SERVICES)
             .bind(tenant.uuid())
             .fetch_all(conn)
             .await)?;
@@ -217,16 +244,26 @@ impl Tx {
             .bind(tenant.uuid())
             .fetch_all(conn)
             .await)?;
-        let drift = drift.into_iter().map(|(environment, project, severity, open)| {
-            let severity = At::new("drift", environment).parse("severity", &severity)?;
-            Ok(BoardDrift {
-                environment: environment.into(),
-                project,
-                severity,
-                open: count(open),
-            })
-        });
+        let drift = drift
+            .into_iter()
+            .map(|(environment, project, service, severity, open)| {
+                let severity = At::new("drift", environment).parse("severity", &severity)?;
+                Ok(BoardDrift {
+                    environment: environment.into(),
+                    project,
+                    service,
+                    severity,
+                    open: count(open),
+                })
+            });
+        let service = |(environment, release, component, service): (Uuid, Uuid, Uuid, String)| BoardService {
+            environment: environment.into(),
+            release: release.into(),
+            component: component.into(),
+            service,
+        };
         Ok(BoardState {
+            services: services.into_iter().map(service).collect(),
             targets: counts(targets),
             agents: all(agents)?,
             queued: counts(queued),

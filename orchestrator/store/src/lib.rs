@@ -46,7 +46,7 @@ mod users;
 mod versions;
 mod waves;
 
-pub use board::{BoardAgent, BoardDrift, BoardJob, BoardState};
+pub use board::{BoardAgent, BoardDrift, BoardJob, BoardService, BoardState};
 pub use changes::Change;
 pub use engine::{Db, Engine, StoreConfig, Tx};
 pub use error::{Result, StoreError};

@@ -81,6 +81,7 @@ const OPEN: &[(&str, &str)] = &[
     ("board::DRIFT", "drift_open_of_tenant"),
     ("board::JOBS", "jobs_in_motion"),
     ("board::QUEUED", "jobs_queued"),
+    ("board::SERVICES", "one_active_release_per_component"),
     ("certificates::RETIRE", "certificates_of_agent"),
     ("drift::OPEN", "one_open_drift"),
     ("drift::OPEN_OF_ENVIRONMENT", "drift_open_of_environment"),

@@ -12,7 +12,7 @@ use sealift_common::{
     outcome::Outcome,
     sticker::Link,
 };
-use sealift_store::{BoardDrift, Db, HistoryRow, HistoryScope, PageRequest, Tx};
+use sealift_store::{BoardDrift, BoardService, Db, HistoryRow, HistoryScope, PageRequest, Tx};
 use tracing::{
     Event, Metadata, Subscriber,
     span::{Attributes, Id, Record},
@@ -79,10 +79,24 @@ async fn the_board_counts_what_there_is(world: World) {
     let drifted = BoardDrift {
         environment,
         project: "p/a".to_owned(),
+        service: "api".to_owned(),
         severity: Severity::High,
         open: 2,
     };
     assert_eq!(board.drift, [drifted]);
+    assert!(board.services.is_empty(), "nothing is active");
+    tx.activate_release(environment, &made.release, job.id, at(3))
+        .await
+        .unwrap();
+    let mut services = tx.board(tenant).await.unwrap().services;
+    services.sort_by(|one, other| one.service.cmp(&other.service));
+    let service = |service: &str| BoardService {
+        environment,
+        release: made.release.id,
+        component: seed.component.id,
+        service: service.to_owned(),
+    };
+    assert_eq!(services, [service("api"), service("worker")]);
     // R12
     tx.commit().await.unwrap();
     let other = Seed::sow(&world.db, "bolt", 1).await;
@@ -95,7 +109,7 @@ async fn the_board_counts_what_there_is(world: World) {
         .await
         .unwrap();
     assert_eq!(board.targets, [(other.environment.id, 1)]);
-    assert!(board.jobs.is_empty() && board.drift.is_empty());
+    assert!(board.jobs.is_empty() && board.drift.is_empty() && board.services.is_empty());
 }
 
 async fn whole(tx: &mut Tx, environment: EnvironmentId, scope: HistoryScope) -> Vec<HistoryRow> {
