@@ -306,12 +306,17 @@ mod tests {
 
     #[test]
     fn containers_have_numbers_of_their_own_that_every_database_holds() {
-        let firsts: Vec<u64> = (0..1_000).map(|id| Numbers::of(&format!("c{id}")).next()).collect();
+        let firsts: Vec<u64> = (0..1_000)
+            .map(|id| Numbers::of(&format!("c{id}")).next())
+            .collect();
         let distinct: std::collections::BTreeSet<_> = firsts.iter().map(|first| first >> LINE_BITS).collect();
         assert_eq!(distinct.len(), firsts.len());
         assert!(firsts.iter().all(|first| i64::try_from(*first).is_ok()));
         let mut numbers = Numbers::of("c");
         let last = (0..3 << LINE_BITS).map(|_| numbers.next()).last();
-        assert_eq!(last.map(|last| last >> LINE_BITS), Some(Numbers::of("c").0 >> LINE_BITS));
+        assert_eq!(
+            last.map(|last| last >> LINE_BITS),
+            Some(Numbers::of("c").0 >> LINE_BITS)
+        );
     }
 }

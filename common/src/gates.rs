@@ -3,9 +3,7 @@
 use chrono::SecondsFormat;
 
 use crate::{
-    decision::{
-        AgentSituation, Gate, GateAnswer, HoldFacts, Inputs, Situation, Stage, TargetGroup, Verdict,
-    },
+    decision::{AgentSituation, Gate, GateAnswer, HoldFacts, Inputs, Situation, Stage, TargetGroup, Verdict},
     gate_reason::GateReason,
     inventory::{AgentIntent, AgentStatus},
     lane::LanePolicy,
@@ -431,7 +429,10 @@ fn lane(inputs: &Inputs) -> Said {
         ),
     };
     if !lane.project_busy && lane.running.saturating_add(lane.start_first) < lane.capacity {
-        return pass("LANE_FREE", format!("the lane of {environment} is free{replaces}"));
+        return pass(
+            "LANE_FREE",
+            format!("the lane of {environment} is free{replaces}"),
+        );
     }
     let why = if lane.project_busy {
         let project = &inputs.release.project;

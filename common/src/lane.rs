@@ -50,8 +50,15 @@ mod tests {
     /// Every policy with every pair: only what loses no target is replaced, and no rollback ever is, nor does one replace.
     #[test]
     fn only_what_loses_nothing_is_replaced_and_never_a_rollback() {
-        let targets: Vec<TargetId> = (1..=3).map(|n| TargetId::from(uuid::Uuid::from_u128(n))).collect();
-        let scopes: [Option<&[TargetId]>; 4] = [None, Some(&targets[..1]), Some(&targets[..2]), Some(&targets[2..])];
+        let targets: Vec<TargetId> = (1..=3)
+            .map(|n| TargetId::from(uuid::Uuid::from_u128(n)))
+            .collect();
+        let scopes: [Option<&[TargetId]>; 4] = [
+            None,
+            Some(&targets[..1]),
+            Some(&targets[..2]),
+            Some(&targets[2..]),
+        ];
         let all = |scope: Option<&[TargetId]>| scope.map_or_else(|| targets.clone(), <[_]>::to_vec);
         for policy in LanePolicy::ALL {
             for newer_kind in PromotionKind::ALL {
@@ -64,10 +71,20 @@ mod tests {
                             let nothing_lost = all(older).iter().all(|target| all(newer).contains(target));
                             let wanted = *policy == LanePolicy::Supersede && deploys && whole && nothing_lost;
                             let (newer, older) = (
-                                Waiter { kind: *newer_kind, scope: newer },
-                                Waiter { kind: *older_kind, scope: older },
+                                Waiter {
+                                    kind: *newer_kind,
+                                    scope: newer,
+                                },
+                                Waiter {
+                                    kind: *older_kind,
+                                    scope: older,
+                                },
                             );
-                            assert_eq!(replaces(*policy, newer, older), wanted, "{policy} {newer:?} {older:?}");
+                            assert_eq!(
+                                replaces(*policy, newer, older),
+                                wanted,
+                                "{policy} {newer:?} {older:?}"
+                            );
                         }
                     }
                 }

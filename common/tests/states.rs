@@ -84,12 +84,7 @@ fn job_states() -> Vec<(&'static str, JobState)> {
     vec![
         ("queued", JobState::Queued),
         ("running", JobState::Running),
-        (
-            "paused",
-            JobState::Paused {
-                why: Pause::Operator,
-            },
-        ),
+        ("paused", JobState::Paused { why: Pause::Operator }),
         (
             "paused (gate)",
             JobState::Paused {
@@ -186,9 +181,7 @@ fn task_states_are_as_documented() {
 #[test]
 fn job_states_are_as_documented() {
     let page = table("States of a job", &job_states(), &job_events(), |state, event| {
-        state
-            .apply(event)
-            .map(|next| next.as_ref().map(job_name))
+        state.apply(event).map(|next| next.as_ref().map(job_name))
     });
     golden("job-states.md", &page);
 }

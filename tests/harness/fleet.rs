@@ -23,6 +23,7 @@ use sealift_common::{
     job::JobPhase,
     join_token::JoinToken,
     keys::SigningKey,
+    lane::LanePolicy,
     manifest::{Manifest, PinnedImage},
     name::Labels,
     order::Fence,

@@ -307,22 +307,29 @@ fn variables(environment: &Environment) -> Rows {
 }
 
 fn rows(environments: &[Environment]) -> Rows {
-    Rows::new(&["POSITION", "NAME", "CLASS", "LANE", "DRIFT", "DISPLAY NAME", "CREATED"]).with(
-        environments.iter().map(|environment| {
-            let class = match environment.class() {
-                Class::Production => "production",
-                Class::NonProduction => "non-production",
-                Class::Unspecified => "-",
-            };
-            vec![
-                environment.position.to_string(),
-                leaf(&environment.name),
-                class.to_owned(),
-                lane::shown(environment.lane_policy()).to_owned(),
-                remediation::shown(environment.remediation.as_ref()),
-                clean(&environment.display_name),
-                stamp(environment.create_time.as_ref()),
-            ]
-        }),
-    )
+    Rows::new(&[
+        "POSITION",
+        "NAME",
+        "CLASS",
+        "LANE",
+        "DRIFT",
+        "DISPLAY NAME",
+        "CREATED",
+    ])
+    .with(environments.iter().map(|environment| {
+        let class = match environment.class() {
+            Class::Production => "production",
+            Class::NonProduction => "non-production",
+            Class::Unspecified => "-",
+        };
+        vec![
+            environment.position.to_string(),
+            leaf(&environment.name),
+            class.to_owned(),
+            lane::shown(environment.lane_policy()).to_owned(),
+            remediation::shown(environment.remediation.as_ref()),
+            clean(&environment.display_name),
+            stamp(environment.create_time.as_ref()),
+        ]
+    }))
 }

@@ -245,7 +245,9 @@ fn ended(state: State) -> Option<Exit> {
 pub fn waits_for_a_person(job: &Job) -> Option<String> {
     let id = leaf(&job.name);
     match (job.state(), &job.closed_gate) {
-        (State::Paused, Some(gate)) => Some(format!("paused ({}): {}", clean(&gate.reason), closed(gate, &id))),
+        (State::Paused, Some(gate)) => {
+            Some(format!("paused ({}): {}", clean(&gate.reason), closed(gate, &id)))
+        }
         (State::Paused, None) => Some(format!(
             "paused ({}): sealift job resume {id} lets it go on, sealift job abort {id} undoes it",
             clean(&job.pause_reason)

@@ -340,7 +340,12 @@ fn a_lane_that_lets_nothing_wait_refuses_and_lets_rollbacks_wait_all_the_same() 
         inputs.lane.running = running;
         inputs.lane.project_busy = project_busy;
         inputs.kind = kind;
-        assert_eq!(reason(&evaluate(inputs.clone()), Gate::Lane), wanted, "{:?}", inputs.lane);
+        assert_eq!(
+            reason(&evaluate(inputs.clone()), Gate::Lane),
+            wanted,
+            "{:?}",
+            inputs.lane
+        );
     }
 }
 
@@ -356,7 +361,10 @@ fn whoever_replaces_those_that_wait_is_told_so() {
         let record = evaluate(inputs.clone());
         let lane = record.gates.last().unwrap();
         assert_eq!(lane.reason, wanted);
-        assert_eq!(lane.message.contains(&format!("replaces {replaces} promotion")), replaces > 0);
+        assert_eq!(
+            lane.message.contains(&format!("replaces {replaces} promotion")),
+            replaces > 0
+        );
     }
 }
 

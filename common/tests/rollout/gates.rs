@@ -55,7 +55,11 @@ fn a_gate_that_opens_lets_the_job_go_on_by_itself_only_where_it_was_waited_for()
     job.settle();
     job.pass(PROGRESS * 3);
     job.closed_gate = None;
-    assert_eq!(job.settle(), Next::Wait(Some(job.now + PROGRESS)), "the deadline begins anew");
+    assert_eq!(
+        job.settle(),
+        Next::Wait(Some(job.now + PROGRESS)),
+        "the deadline begins anew"
+    );
     assert_eq!((&job.paused, job.opened.as_slice()), (&None, &[0, 1][..]));
 
     let mut job = half_way(OnFailure::Stop, Verdict::Fail);
@@ -106,7 +110,10 @@ fn what_is_told_of_a_gate_is_what_it_says_now() {
     // From here on a person is needed.
     job.closed_gate = Some(closed(Verdict::Wait, "a third"));
     job.settle();
-    assert_eq!(job.paused, Some(Pause::Gate(closed(Verdict::Fail, "another one"))));
+    assert_eq!(
+        job.paused,
+        Some(Pause::Gate(closed(Verdict::Fail, "another one")))
+    );
 }
 
 #[test]
@@ -186,12 +193,19 @@ fn a_gate_stops_neither_a_bake_nor_the_end() {
     assert_eq!(job.settle(), Next::Wait(Some(start() + TimeDelta::minutes(1))));
     job.pass(TimeDelta::minutes(1));
     job.settle();
-    assert!(matches!(job.paused, Some(Pause::Gate(_))), "it has baked, and the rest waits");
+    assert!(
+        matches!(job.paused, Some(Pause::Gate(_))),
+        "it has baked, and the rest waits"
+    );
     job.closed_gate = None;
     job.settle();
     job.closed_gate = Some(closed(Verdict::Fail, "closed"));
     job.succeed_all();
-    assert_eq!(job.settle(), Next::End(JobEvent::Completed), "nothing is left to begin");
+    assert_eq!(
+        job.settle(),
+        Next::End(JobEvent::Completed),
+        "nothing is left to begin"
+    );
 }
 
 /// Every pause against every other: only one behind a gate gives way.

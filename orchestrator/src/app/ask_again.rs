@@ -11,7 +11,9 @@ use crate::status::ApiError;
 
 /// The gate that keeps the job from beginning a wave now.
 pub async fn closed_gate(tx: &mut Tx, job: &Job) -> Result<Option<GateAnswer>, ApiError> {
-    let hold = tx.open_hold_on_release(job.environment_id, job.release_id).await?;
+    let hold = tx
+        .open_hold_on_release(job.environment_id, job.release_id)
+        .await?;
     let facts = hold.as_ref().map(hold_facts);
     let held = hold.as_ref().zip(facts.as_ref()).map(|(hold, facts)| Held {
         environment: &hold.environment,

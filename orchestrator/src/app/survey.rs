@@ -249,7 +249,8 @@ async fn lane(core: &Core, tx: &mut Tx, ask: &Ask<'_>) -> Result<(LaneFacts, Vec
     };
     let (replaced, staying): (Vec<_>, Vec<_>) = view.project_waits.iter().partition(|job| is_replaced(job));
     // Rollbacks go before all others.
-    let waits_first = |job: &&WaitingJob| kind == PromotionKind::Deploy || job.kind == PromotionKind::Rollback;
+    let waits_first =
+        |job: &&WaitingJob| kind == PromotionKind::Deploy || job.kind == PromotionKind::Rollback;
     let replaces = u32::try_from(replaced.len()).unwrap_or(u32::MAX);
     let facts = LaneFacts {
         running: view.running,

@@ -30,7 +30,14 @@ use crate::{
 };
 
 /// What an update may change.
-const UPDATABLE: &[&str] = &["display_name", "position", "class", "variables", "remediation", "lane_policy"];
+const UPDATABLE: &[&str] = &[
+    "display_name",
+    "position",
+    "class",
+    "variables",
+    "remediation",
+    "lane_policy",
+];
 
 /// The service.
 #[derive(Debug, Clone)]

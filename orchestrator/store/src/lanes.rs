@@ -188,9 +188,7 @@ impl Tx {
 
     /// Lanes in which jobs wait.
     pub async fn lanes_with_queued(&mut self) -> Result<Vec<EnvironmentId>> {
-        let ids: Vec<Uuid> = on!(self, |conn| sqlx::query_scalar(WITH_QUEUED)
-            .fetch_all(conn)
-            .await)?;
+        let ids: Vec<Uuid> = on!(self, |conn| sqlx::query_scalar(WITH_QUEUED).fetch_all(conn).await)?;
         Ok(ids.into_iter().map(EnvironmentId::from).collect())
     }
 

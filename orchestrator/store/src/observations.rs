@@ -56,8 +56,7 @@ statements! {
     };
 }
 
-const RECORDED_OF_TARGETS: &str =
-    "SELECT target_id, repository, project, fence, inputs, sticker, release_id FROM target_current WHERE target_id IN (";
+const RECORDED_OF_TARGETS: &str = "SELECT target_id, repository, project, fence, inputs, sticker, release_id FROM target_current WHERE target_id IN (";
 
 /// Most observations of one environment.
 const MOST: i64 = bounds::TARGETS_PER_JOB as i64 + 1;

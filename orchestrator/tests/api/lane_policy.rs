@@ -75,7 +75,10 @@ async fn c16_an_environment_says_what_becomes_of_promotions_that_would_have_to_w
     assert_eq!((rejected.state(), rejected.job.as_str()), (State::Rejected, ""));
     let gates = rejected.decision.unwrap().gates;
     let lane = gates.iter().find(|gate| gate.gate == "lane").unwrap();
-    assert_eq!((lane.verdict(), lane.reason.as_str()), (Verdict::Fail, "LANE_OCCUPIED"));
+    assert_eq!(
+        (lane.verdict(), lane.reason.as_str()),
+        (Verdict::Fail, "LANE_OCCUPIED")
+    );
     assert!(lane.advice.contains("sealift"), "{}", lane.advice);
 
     set(&ada, LanePolicy::Supersede.into()).await.unwrap();
@@ -100,7 +103,10 @@ async fn c16_an_environment_says_what_becomes_of_promotions_that_would_have_to_w
     };
     let mut client = StatusServiceClient::new(ada.clone());
     let history = client.list_history(request).await.unwrap().into_inner();
-    let entry = history.entries.iter().find(|entry| entry.promotion == second.name);
+    let entry = history
+        .entries
+        .iter()
+        .find(|entry| entry.promotion == second.name);
     assert_eq!(entry.unwrap().outcome(), Outcome::Superseded);
     host.carry_out(&task, &release).await;
     assert_eq!(host.ended(&first).await, State::Deployed);

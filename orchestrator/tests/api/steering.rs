@@ -15,10 +15,9 @@ use sealift_common::{
 use sealift_proto::v1::{
     self, AbortJobRequest, CancelPromotionRequest, CreatePromotionRequest, GetBoardRequest, GetJobRequest,
     GetPromotionRequest, Job, LiftHoldRequest, ListHistoryRequest, ListTasksRequest, LogLine,
-    PauseJobRequest, PlaceHoldRequest, Promotion, Recipe, ResumeJobRequest, RetryJobRequest,
-    SkipTaskRequest, Strategy, StreamJobLogsRequest, StreamJobLogsResponse, WatchJobRequest,
-    gate_answer::Verdict, history_entry::Outcome, hold_service_client::HoldServiceClient,
-    job::State as JobState,
+    PauseJobRequest, PlaceHoldRequest, Promotion, Recipe, ResumeJobRequest, RetryJobRequest, SkipTaskRequest,
+    Strategy, StreamJobLogsRequest, StreamJobLogsResponse, WatchJobRequest, gate_answer::Verdict,
+    history_entry::Outcome, hold_service_client::HoldServiceClient, job::State as JobState,
     job_service_client::JobServiceClient, promotion::State, promotion_service_client::PromotionServiceClient,
     status_service_client::StatusServiceClient, strategy, task::State as TaskState,
 };
@@ -215,7 +214,11 @@ async fn a_job_behind_a_closed_gate_is_shown_with_what_the_gate_says() {
     let shown = tokio::time::timeout(PATIENCE, paused).await.unwrap();
     let gate = shown.closed_gate.clone().unwrap();
     assert_eq!(
-        (shown.pause_reason.as_str(), gate.gate.as_str(), gate.reason.as_str()),
+        (
+            shown.pause_reason.as_str(),
+            gate.gate.as_str(),
+            gate.reason.as_str()
+        ),
         ("gate", "hold", "LANE_HELD")
     );
     assert_eq!(gate.verdict(), Verdict::Wait);

@@ -183,7 +183,10 @@ async fn r14_a_paused_job_that_may_finish_ends_in_bounded_time() {
     world.cancel_and(job, Finish).await.unwrap();
     world.clock.advance(TimeDelta::seconds(399));
     world.settle().await;
-    assert!(world.live().await.iter().all(|task| task.wanted == Wanted::Run), "it has its time");
+    assert!(
+        world.live().await.iter().all(|task| task.wanted == Wanted::Run),
+        "it has its time"
+    );
     world.clock.advance(TimeDelta::seconds(1));
     world.settle().await;
     assert!(world.live().await.iter().all(|task| task.wanted == Wanted::Stop));

@@ -67,7 +67,11 @@ async fn r5_a_hold_stops_the_next_wave_and_its_end_lets_the_job_go_on() {
     let job = half_way(&world, &release).await;
     let hold = place_hold(&world, &release, "a look first").await;
     world.settle().await;
-    assert_eq!(world.phase(job).await, JobPhase::Running, "what runs is left alone");
+    assert_eq!(
+        world.phase(job).await,
+        JobPhase::Running,
+        "what runs is left alone"
+    );
     world.act(Act::Succeed).await;
     world.settle().await;
     let told = waits_behind(&world, job).await;

@@ -34,7 +34,9 @@ fn lane_reason(requested: &Requested) -> String {
 async fn waiting(world: &World) -> Vec<JobId> {
     let mut tx = world.core.db.read().await.unwrap();
     let page = PageRequest::first(100);
-    let jobs = tx.list_jobs(world.tenant, Some(world.environment.id), &page).await;
+    let jobs = tx
+        .list_jobs(world.tenant, Some(world.environment.id), &page)
+        .await;
     let mut jobs: Vec<_> = jobs.unwrap().items;
     jobs.reverse();
     let waits = jobs.iter().filter(|job| job.state == JobState::Queued);
@@ -103,16 +105,25 @@ async fn c16_the_newest_takes_the_place_of_those_of_its_project_that_wait() {
 
     // The plan says so before anything happens.
     let mut tx = world.core.db.read().await.unwrap();
-    let plan = plan_promotion(&world.core, &mut tx, &world.wish(&third, AT_ONCE)).await.unwrap();
+    let plan = plan_promotion(&world.core, &mut tx, &world.wish(&third, AT_ONCE))
+        .await
+        .unwrap();
     drop(tx);
     let said = &plan.record.gates.last().unwrap().message;
-    assert!(said.contains("place 2") && said.contains("replaces 1 promotion"), "{said}");
+    assert!(
+        said.contains("place 2") && said.contains("replaces 1 promotion"),
+        "{said}"
+    );
     assert_eq!(waiting(&world).await, [second, beside], "a plan replaces nothing");
 
     let newest = world.request(&world.wish(&third, AT_ONCE)).await;
     let newest_job = newest.job.unwrap().id;
     assert_eq!(waiting(&world).await, [beside, newest_job]);
-    assert_eq!(world.phase(running).await, JobPhase::Running, "what runs is never touched");
+    assert_eq!(
+        world.phase(running).await,
+        JobPhase::Running,
+        "what runs is never touched"
+    );
     let replaced = world.promotion(second).await;
     assert_eq!(
         (replaced.state, replaced.superseded_by),
@@ -120,15 +131,30 @@ async fn c16_the_newest_takes_the_place_of_those_of_its_project_that_wait() {
     );
     let failure = replaced.failure.unwrap();
     assert_eq!(failure.code, FailureCode::Cancelled);
-    assert!(failure.summary.contains(&newest.promotion.id.to_string()), "{}", failure.summary);
+    assert!(
+        failure.summary.contains(&newest.promotion.id.to_string()),
+        "{}",
+        failure.summary
+    );
     assert_eq!(world.phase(second).await, JobPhase::Cancelled);
     for job in [running, beside, newest_job] {
         assert_eq!(world.finish(job).await, JobPhase::Succeeded);
     }
     let mut tx = world.core.db.read().await.unwrap();
     let page = PageRequest::first(10);
-    let history = tx.history(world.environment.id, HistoryScope::All, &page).await.unwrap();
-    let of = |job: JobId| history.items.iter().find(|row| row.job == job).unwrap().fate.outcome();
+    let history = tx
+        .history(world.environment.id, HistoryScope::All, &page)
+        .await
+        .unwrap();
+    let of = |job: JobId| {
+        history
+            .items
+            .iter()
+            .find(|row| row.job == job)
+            .unwrap()
+            .fate
+            .outcome()
+    };
     assert_eq!(of(second), Some(Outcome::Superseded));
     assert_eq!(of(newest_job), Some(Outcome::Succeeded));
 }
@@ -153,19 +179,29 @@ async fn c16_no_target_is_lost_and_no_rollback_replaced() {
     let whole = world.promote(&old).await;
     let first = world.request(&one(0)).await.job.unwrap().id;
     let second = world.request(&one(1)).await.job.unwrap().id;
-    assert_eq!(waiting(&world).await, [whole, first, second], "each has a target of its own");
+    assert_eq!(
+        waiting(&world).await,
+        [whole, first, second],
+        "each has a target of its own"
+    );
     let again = world.request(&one(0)).await.job.unwrap().id;
     assert_eq!(waiting(&world).await, [whole, second, again]);
 
     let rollback = roll_back_by_hand(&world, &new).await;
-    assert_eq!(waiting(&world).await, [whole, second, again, rollback], "it replaces nothing");
+    assert_eq!(
+        waiting(&world).await,
+        [whole, second, again, rollback],
+        "it replaces nothing"
+    );
     // The rollback holds the project: nothing newer is let in, so nothing is replaced.
     let refused = world.request(&world.wish(&new, AT_ONCE)).await;
     assert_eq!(refused.promotion.state, PromotionState::Rejected);
     assert_eq!(waiting(&world).await.len(), 4);
     let mut tx = world.core.db.write().await.unwrap();
     let hold = tx.open_hold(world.environment.id, new.project_id).await.unwrap();
-    tx.lift_hold(&hold.unwrap(), "user/alice", world.clock.now()).await.unwrap();
+    tx.lift_hold(&hold.unwrap(), "user/alice", world.clock.now())
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     let newest = world.promote(&new).await;
     assert_eq!(waiting(&world).await, [rollback, newest]);
@@ -183,7 +219,9 @@ async fn c16_what_has_started_meanwhile_is_left_alone() {
     let before = world.job(job).await;
     let mut tx = world.core.db.write().await.unwrap();
     let now = world.clock.now();
-    supersede(&mut tx, &[job], &newer.promotion, &release, now).await.unwrap();
+    supersede(&mut tx, &[job], &newer.promotion, &release, now)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(world.job(job).await, before);
     assert_eq!(world.promotion(job).await.superseded_by, None);
@@ -227,7 +265,12 @@ async fn c16_of_many_that_come_at_once_the_last_ticket_replaces_all_others() {
         // Each by the very next one: nobody was passed over, and nobody is replaced by an older one.
         let next = jobs.get(index + 1).map_or(last, |next| next);
         let replaced = world.promotion(job.id).await;
-        assert_eq!(replaced.superseded_by, Some(next.promotion_id), "ticket {}", job.ticket);
+        assert_eq!(
+            replaced.superseded_by,
+            Some(next.promotion_id),
+            "ticket {}",
+            job.ticket
+        );
     }
 }
 

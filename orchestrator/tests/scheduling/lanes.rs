@@ -150,7 +150,11 @@ async fn the_gate_of_a_wide_lane_tells_the_truth() {
     world.act(Act::Fail(FailureCode::Unhealthy)).await;
     world.settle().await;
     assert_eq!(world.phase(job).await, JobPhase::RollingBack);
-    assert_eq!(lane_says(&world, &first).await.reason, "LANE_BUSY", "it is being undone");
+    assert_eq!(
+        lane_says(&world, &first).await.reason,
+        "LANE_BUSY",
+        "it is being undone"
+    );
     assert_eq!(lane_says(&world, &other).await.reason, "LANE_FREE");
 }
 

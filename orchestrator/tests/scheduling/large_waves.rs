@@ -27,7 +27,12 @@ async fn the_last_target_of_a_large_canary_counts_as_much_as_the_first() {
         promote: CanaryPromotion::Automatic,
         max_parallel: Share::ALL,
     };
-    let job = world.request(&world.wish(&release, strategy)).await.job.unwrap().id;
+    let job = world
+        .request(&world.wish(&release, strategy))
+        .await
+        .job
+        .unwrap()
+        .id;
     world.settle().await;
     world.act(Act::Succeed).await;
     world.settle().await;
@@ -56,7 +61,11 @@ async fn hosts_that_are_waited_for_cost_no_write() {
     let release = world.release("v1").await;
     let mut wish = world.wish(&release, Strategy::AllAtOnce {});
     wish.recipe.offline = OfflinePolicy::Wait { ms: 600_000 };
-    let agents: Vec<_> = world.targets.iter().filter_map(|target| target.agent_id).collect();
+    let agents: Vec<_> = world
+        .targets
+        .iter()
+        .filter_map(|target| target.agent_id)
+        .collect();
     world.offline.lock().unwrap().extend(agents);
     let job = world.request(&wish).await.job.unwrap().id;
     world.settle().await;
@@ -65,7 +74,11 @@ async fn hosts_that_are_waited_for_cost_no_write() {
     let outcome = tokio::time::timeout(Duration::from_secs(5), world.step()).await;
     assert_eq!(outcome.unwrap(), Outcome::Idle);
     drop(held);
-    world.offline.lock().unwrap().remove(&world.targets[2].agent_id.unwrap());
+    world
+        .offline
+        .lock()
+        .unwrap()
+        .remove(&world.targets[2].agent_id.unwrap());
     world.settle().await;
     assert_eq!(
         world.phases(job).await,
@@ -87,7 +100,11 @@ async fn a_host_behind_a_thousand_that_are_waited_for_gets_its_order() {
     let release = world.release("v1").await;
     let mut wish = world.wish(&release, Strategy::AllAtOnce {});
     wish.recipe.offline = OfflinePolicy::Wait { ms: 600_000 };
-    let agents: Vec<_> = world.targets.iter().filter_map(|target| target.agent_id).collect();
+    let agents: Vec<_> = world
+        .targets
+        .iter()
+        .filter_map(|target| target.agent_id)
+        .collect();
     world.offline.lock().unwrap().extend(agents);
     let job = world.request(&wish).await.job.unwrap().id;
     world.settle().await;
@@ -95,7 +112,11 @@ async fn a_host_behind_a_thousand_that_are_waited_for_gets_its_order() {
     let tasks = world.tasks(job).await;
     let last = tasks.last().unwrap();
     let target = world.targets.iter().find(|target| target.id == last.target_id);
-    world.offline.lock().unwrap().remove(&target.unwrap().agent_id.unwrap());
+    world
+        .offline
+        .lock()
+        .unwrap()
+        .remove(&target.unwrap().agent_id.unwrap());
     for _ in 0..4 {
         world.step().await;
     }

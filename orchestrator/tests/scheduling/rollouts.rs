@@ -147,9 +147,7 @@ async fn canary_and_newer_promotion(lane_capacity: u32) {
     world.settle().await;
     world.clock.advance(TimeDelta::seconds(61));
     world.settle().await;
-    let paused = JobState::Paused {
-        why: Pause::Canary,
-    };
+    let paused = JobState::Paused { why: Pause::Canary };
     assert_eq!(world.job(job).await.state, paused);
     let requested = world.request(&world.wish(&second, Strategy::AllAtOnce {})).await;
     let record = String::from_utf8(requested.decision.record).unwrap();
@@ -214,9 +212,7 @@ async fn too_many_failures_ask_a_person_when_the_recipe_says_so() {
     let job = start(&world, &release, recipe).await;
     world.act(Act::Fail(FailureCode::Unhealthy)).await;
     world.settle().await;
-    let paused = JobState::Paused {
-        why: Pause::Failures,
-    };
+    let paused = JobState::Paused { why: Pause::Failures };
     assert_eq!(world.job(job).await.state, paused);
     resume(&world, job).await;
     assert_eq!(world.job(job).await.accepted_failures, 1);

@@ -120,13 +120,19 @@ async fn a_job_behind_a_gate_keeps_what_the_gate_said(world: World) {
 
     // Found from the release alone, as the gates of a job under way are asked.
     let (environment, release) = (seed.environment.id, &made.release);
-    assert_eq!(tx.open_hold_on_release(environment, release.id).await.unwrap(), None);
+    assert_eq!(
+        tx.open_hold_on_release(environment, release.id).await.unwrap(),
+        None
+    );
     let hold = seed.hold(release, at(4));
     tx.place_hold(&hold).await.unwrap();
     let found = tx.open_hold_on_release(environment, release.id).await.unwrap();
     assert_eq!(found, Some(hold.clone()));
     tx.lift_hold(&hold, "user/ada", at(5)).await.unwrap();
-    assert_eq!(tx.open_hold_on_release(environment, release.id).await.unwrap(), None);
+    assert_eq!(
+        tx.open_hold_on_release(environment, release.id).await.unwrap(),
+        None
+    );
 }
 
 async fn a_promotion_that_waits_is_superseded_and_names_the_newer_one(world: World) {
@@ -166,7 +172,10 @@ async fn a_promotion_that_waits_is_superseded_and_names_the_newer_one(world: Wor
     let refused = tx
         .apply_job_event(&running, &JobEvent::Superseded, "x", at(5))
         .await;
-    assert!(matches!(refused, Err(StoreError::IllegalTransition(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::IllegalTransition(_))),
+        "{refused:?}"
+    );
 }
 
 async fn a_newcomer_is_told_who_comes_first(world: World) {

@@ -7,8 +7,8 @@ use sealift_common::{
     digest::Digest,
     failure::{Failure, FailureCode},
     id::{
-        AgentId, ComponentId, EnvironmentId, HoldId, JobId, PromotionId, ReleaseId, TargetId, TaskId, TenantId,
-        UserId,
+        AgentId, ComponentId, EnvironmentId, HoldId, JobId, PromotionId, ReleaseId, TargetId, TaskId,
+        TenantId, UserId,
     },
     inventory::{
         Agent, AgentFacts, AgentIntent, Component, Environment, EnvironmentClass, IntentNote, Target,
