@@ -154,6 +154,7 @@ pub struct LaneFacts {
     pub replaces: u32,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_none_replaced(count: &u32) -> bool {
     *count == 0
 }
