@@ -107,6 +107,9 @@ pub struct WaitingJob {
     pub scope: Option<Vec<TargetId>>,
 }
 
+/// Job, the job that it undoes, and the scope of its promotion.
+type WaitingRow = (Uuid, Option<Uuid>, Option<Json<Vec<TargetId>>>);
+
 /// What a newcomer finds in a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneView {
@@ -153,13 +156,12 @@ impl Tx {
         // In this order: a job that starts between two of these statements (on PostgreSQL, where they do not see one instant) is
         // counted twice, and never left out.
         let (queued, rollbacks) = self.waiting(who.environment).await?;
-        let waits: Vec<(Uuid, Option<Uuid>, Option<Json<Vec<TargetId>>>)> =
-            on!(self, |conn| sqlx::query_as(PROJECT_WAITS)
-                .bind(who.environment.uuid())
-                .bind(who.project.uuid())
-                .bind(i64::from(PROJECT_WAITERS))
-                .fetch_all(conn)
-                .await)?;
+        let waits: Vec<WaitingRow> = on!(self, |conn| sqlx::query_as(PROJECT_WAITS)
+            .bind(who.environment.uuid())
+            .bind(who.project.uuid())
+            .bind(i64::from(PROJECT_WAITERS))
+            .fetch_all(conn)
+            .await)?;
         let start_first: i64 = on!(self, |conn| sqlx::query_scalar(START_FIRST)
             .bind(who.environment.uuid())
             .bind(who.project.uuid())

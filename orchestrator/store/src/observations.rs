@@ -240,10 +240,10 @@ impl Tx {
         &mut self,
         targets: &[TargetId],
     ) -> Result<BTreeMap<TargetId, Vec<(ProjectRef, Recorded)>>> {
+        type Row = (Uuid, String, String, i64, String, String, Uuid);
         if targets.is_empty() {
             return Ok(BTreeMap::new());
         }
-        type Row = (Uuid, String, String, i64, String, String, Uuid);
         let rows: Vec<Row> = on!(self, |conn| {
             let mut query = QueryBuilder::new(RECORDED_OF_TARGETS);
             let mut ids = query.separated(", ");
