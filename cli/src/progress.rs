@@ -11,7 +11,7 @@ use sealift_proto::v1::{Failure, Task, task::State};
 
 use crate::{
     commands::job::tasks::task_state,
-    output::text::{clean, lines, one_line, short_target},
+    output::text::{clean, lines, one_line, or_dash, short_target, stamp},
 };
 
 /// Silence after which a line without news is written.
@@ -140,11 +140,62 @@ pub fn failure_line(failure: &Failure) -> String {
     one_line(&format!("{} {}", failure.code, failure.summary))
 }
 
+/// What kind of failure it is, where and when it happened.
+fn kind(failure: &Failure) -> String {
+    let mut text = or_dash(&failure.category);
+    if !failure.step.is_empty() {
+        text = format!("{text}, in step {}", clean(&failure.step));
+    }
+    if failure.attempt > 0 {
+        text = format!("{text}, in attempt {}", failure.attempt);
+    }
+    if failure.observe_time.is_some() {
+        text = format!("{text}, at {}", stamp(failure.observe_time.as_ref()));
+    }
+    if failure.retryable {
+        text = format!("{text}; the same may work when tried again");
+    }
+    text
+}
+
 /// A failure with all that is known of it, and what to do next.
 pub fn failure_text(failure: &Failure) -> String {
-    let mut text = format!("failure: {}", failure_line(failure));
+    let mut text = format!("failure: {}\nkind:    {}", failure_line(failure), kind(failure));
     if !failure.detail.is_empty() {
         text = format!("{text}\ndetail:  {}", lines(&failure.detail, 9));
     }
     format!("{text}\nnext:    {}", one_line(&failure.advice))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_of_what_kind_it_is_where_and_when_it_happened_and_what_to_do() {
+        let failure = Failure {
+            code: "REGISTRY_UNAVAILABLE".to_owned(),
+            category: "artifact".to_owned(),
+            summary: "the registry broke off".to_owned(),
+            detail: "503".to_owned(),
+            advice: "check it".to_owned(),
+            retryable: true,
+            observe_time: Some(pbjson_types::Timestamp::default()),
+            step: "pulling".to_owned(),
+            attempt: 2,
+            ..Failure::default()
+        };
+        assert_eq!(
+            failure_text(&failure),
+            "failure: REGISTRY_UNAVAILABLE the registry broke off\n\
+             kind:    artifact, in step pulling, in attempt 2, at 1970-01-01T00:00:00Z; the same may work when tried again\n\
+             detail:  503\n\
+             next:    check it"
+        );
+        // One of an older orchestrator says less.
+        assert_eq!(
+            failure_text(&Failure::default()),
+            "failure: \nkind:    -\nnext:    "
+        );
+    }
 }

@@ -69,6 +69,17 @@ pub fn cause<'a>(finding: &Finding, project: &str, events: &'a [EngineEvent]) ->
     })
 }
 
+/// What whoever asks is told of the container that a finding is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AboutContainer<'a> {
+    /// There is none, or nobody knows which.
+    Unknown,
+    /// There is one, and the caller's role does not get to see which.
+    Hidden,
+    /// Its identifier at the engine.
+    Known(&'a str),
+}
+
 /// What is known when somebody asks what to do about a drift observation.
 #[derive(Debug, Clone)]
 pub struct NextSteps<'a> {
@@ -85,7 +96,7 @@ pub struct NextSteps<'a> {
     /// The job that had brought it.
     pub job: Option<String>,
     /// The container that it is about.
-    pub container: Option<&'a str>,
+    pub container: AboutContainer<'a>,
     /// It is gone again.
     pub resolved: bool,
     /// Somebody looks after it.
@@ -124,15 +135,20 @@ impl NextSteps<'_> {
             ));
         }
         match (self.kind, self.release) {
-            (DriftKind::Extra, _) | (_, None) => {
-                if let Some(container) = self.container {
+            (DriftKind::Extra, _) | (_, None) => match self.container {
+                AboutContainer::Unknown => {}
+                AboutContainer::Hidden => steps.push((
+                    format!("sealift drift explain {}", self.id),
+                    "as an admin: only admins are told which container it is",
+                )),
+                AboutContainer::Known(container) => {
                     let short: String = container.chars().take(12).collect();
                     steps.push((
                         format!("docker inspect {short}"),
                         "on the host: see what it is before anybody removes it",
                     ));
                 }
-            }
+            },
             (_, Some(release)) => {
                 steps.push((
                     format!("sealift promote {release} --to {environment} --plan"),

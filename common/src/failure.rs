@@ -1,30 +1,12 @@
-//! Failure: the normalised cause of what went wrong on a target or in a job. Categories follow row 3.10 of the seed map.
+//! Failure: the normalised cause of what went wrong on a target or in a job.
+
+mod category;
 
 use serde::{Deserialize, Serialize};
 
-/// Who has to act on a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureCategory {
-    /// The request or the release is wrong: change it.
-    Validation,
-    /// A rule forbids it: ask whoever owns the rule.
-    Policy,
-    /// The registry or the image: check that it is there and reachable.
-    Artifact,
-    /// The host or its engine.
-    Infrastructure,
-    /// The workload did not start or did not become healthy.
-    Workload,
-    /// A deadline passed.
-    Timeout,
-    /// A person or a newer session stopped it.
-    Cancelled,
-    /// Someone or something that could not prove what it should.
-    Trust,
-    /// A defect of Sealift itself.
-    Internal,
-}
+use crate::task::TaskStep;
+
+pub use category::FailureCategory;
 
 macro_rules! failure_codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $category:ident, $retryable:literal, $advice:literal;)+) => {
@@ -43,7 +25,7 @@ macro_rules! failure_codes {
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)+ }
             }
-            /// Who has to act.
+            /// What kind of thing failed, and so who has to act.
             pub const fn category(self) -> FailureCategory {
                 match self { $(Self::$name => FailureCategory::$category,)+ }
             }
@@ -85,61 +67,61 @@ failure_codes! {
     /// The host's Compose took longer than its deadline.
     ComposeTimeout = "COMPOSE_TIMEOUT", Timeout, false, "the host is overloaded, or a dependency never becomes healthy: read the log of the attempt (sealift job logs)";
     /// The host's Compose refuses the file, or makes something else of it than was ordered.
-    ComposeRejected = "COMPOSE_REJECTED", Validation, false, "read the detail; correct the compose file, set the variable (sealift env set-variable, or compose.env_file on the host), or use a newer Compose on the host";
+    ComposeRejected = "COMPOSE_REJECTED", Config, false, "read the detail; correct the compose file, set the variable (sealift env set-variable, or compose.env_file on the host), or use a newer Compose on the host";
     /// The resolved compose file asks for what the host does not allow.
     HostPolicy = "HOST_POLICY", Policy, false, "take what the summary names out of the compose file, or let the host's owner allow it in section [policy] of the agent's settings";
     /// The container could not be created or started as described.
-    ContainerRejected = "CONTAINER_REJECTED", Workload, false, "correct the service's description in the compose file and make a new release";
+    ContainerRejected = "CONTAINER_REJECTED", Config, false, "correct the service's description in the compose file and make a new release";
     /// The workload ended by itself.
-    WorkloadExited = "WORKLOAD_EXITED", Workload, false, "read the container's last log lines (sealift job logs), correct and make a new release";
+    WorkloadExited = "WORKLOAD_EXITED", App, false, "read the container's last log lines (sealift job logs), correct and make a new release";
     /// The workload said that it is not healthy.
-    Unhealthy = "UNHEALTHY", Workload, false, "read the health check's output and the logs (sealift job logs), correct and make a new release";
+    Unhealthy = "UNHEALTHY", App, false, "read the health check's output and the logs (sealift job logs), correct and make a new release";
     /// The workload did not become healthy before the deadline.
     HealthDeadline = "HEALTH_DEADLINE", Timeout, false, "the workload needs longer (raise --healthy-deadline) or never becomes healthy: read its logs";
     /// A hook ended with an error, or could not be started.
-    HookFailed = "HOOK_FAILED", Workload, false, "read the hook's last log lines (sealift job logs), correct it and make a new release";
+    HookFailed = "HOOK_FAILED", App, false, "read the hook's last log lines (sealift job logs), correct it and make a new release";
     /// A hook took longer than its timeout and was ended.
     HookTimeout = "HOOK_TIMEOUT", Timeout, false, "read the hook's last log lines (sealift job logs); if it only needs longer, raise its `timeout` in a new release";
     /// The order was refused by the agent.
-    OrderRefused = "ORDER_REFUSED", Trust, false, "the detail says which check failed; an order that does not verify is a reason to look at the orchestrator";
+    OrderRefused = "ORDER_REFUSED", Validation, false, "the detail says which check failed; an order that does not verify is a reason to look at the orchestrator";
     /// The order expired before the agent could begin.
     OrderExpired = "ORDER_EXPIRED", Timeout, false, "the host was away too long: promote again when it is back";
     /// Nobody can say what happened on the target: its agent is silent, or there is none.
     AgentLost = "AGENT_LOST", Infrastructure, false, "bring the host back, and its agent reports what it finds; if it never comes back, sealift agent revoke ends the wait";
     /// The agent was revoked.
-    AgentRevoked = "AGENT_REVOKED", Trust, false, "enrol a new agent for the target";
+    AgentRevoked = "AGENT_REVOKED", Policy, false, "enrol a new agent for the target";
     /// The agent was paused for longer than an order may wait.
     AgentPaused = "AGENT_PAUSED", Policy, false, "give the agent orders again (sealift agent resume), then promote again";
     /// The agent is being drained and takes no orders.
     AgentDraining = "AGENT_DRAINING", Policy, false, "wait until the host is back (sealift agent resume), then promote again";
     /// The old set could not be restored.
-    RestoreFailed = "RESTORE_FAILED", Infrastructure, false, "look at the host: neither set is known to run whole";
+    RestoreFailed = "RESTORE_FAILED", Rollback, false, "look at the host: neither set is known to run whole";
     /// The job was cancelled.
-    Cancelled = "CANCELLED", Cancelled, false, "nothing has to be done; to deploy after all, promote again";
+    Cancelled = "CANCELLED", Policy, false, "nothing has to be done; to deploy after all, promote again";
     /// An earlier wave failed, so this one never began.
-    EarlierWaveFailed = "EARLIER_WAVE_FAILED", Cancelled, false, "correct what failed in the earlier wave, then promote again";
+    EarlierWaveFailed = "EARLIER_WAVE_FAILED", Policy, false, "correct what failed in the earlier wave, then promote again";
     /// No further target became healthy for too long.
     ProgressDeadline = "PROGRESS_DEADLINE", Timeout, false, "see which targets did not become healthy (sealift job get), mend them or raise --progress-deadline, then promote again";
     /// Somebody ended the job before its time and had it undone.
-    Aborted = "ABORTED", Cancelled, false, "nothing has to be done; to deploy after all, lift the hold that the abort placed (sealift hold list) and promote again";
+    Aborted = "ABORTED", Policy, false, "nothing has to be done; to deploy after all, lift the hold that the abort placed (sealift hold list) and promote again";
     /// A canary was healthy and then was not any more.
-    CanaryFailed = "CANARY_FAILED", Workload, false, "read what the canary logged (sealift job logs) and its drift (sealift drift), correct and make a new release";
+    CanaryFailed = "CANARY_FAILED", App, false, "read what the canary logged (sealift job logs) and its drift (sealift drift), correct and make a new release";
     /// There is no release that a rollback could go back to.
-    NoRollbackTarget = "NO_ROLLBACK_TARGET", Policy, false, "see why (sealift rollback --explain), then promote a release that is known to be good";
+    NoRollbackTarget = "NO_ROLLBACK_TARGET", Rollback, false, "see why (sealift rollback --explain), then promote a release that is known to be good";
     /// A rollback did not succeed everywhere.
-    RollbackFailed = "ROLLBACK_FAILED", Infrastructure, false, "look at the targets of the rollback's job (sealift job get): some run what was to be undone";
+    RollbackFailed = "ROLLBACK_FAILED", Rollback, false, "look at the targets of the rollback's job (sealift job get): some run what was to be undone";
     /// A gate that passed at approval no longer passes.
     GateClosed = "GATE_CLOSED", Policy, false, "see the newest decision of the promotion, mend what it names, then promote again";
     /// A new program of the agent was refused: by whom it is signed, what it is for, how old it is, or what it is.
-    AgentUpdateRefused = "AGENT_UPDATE_REFUSED", Trust, false, "see what the summary names; which publishers a host trusts stands in section [update] of its agent's settings";
+    AgentUpdateRefused = "AGENT_UPDATE_REFUSED", Validation, false, "see what the summary names; which publishers a host trusts stands in section [update] of its agent's settings";
     /// A new program of the agent did not work; the one before runs again.
-    AgentUpdateNotHealthy = "AGENT_UPDATE_NOT_HEALTHY", Workload, false, "nothing has to be mended on the host: read the detail and the agent's log, correct the program, sign and release it again";
+    AgentUpdateNotHealthy = "AGENT_UPDATE_NOT_HEALTHY", App, false, "nothing has to be mended on the host: read the detail and the agent's log, correct the program, sign and release it again";
     /// Other tasks of the agent did not end in time, so its program was not exchanged.
     AgentBusy = "AGENT_BUSY", Timeout, true, "wait until the agent's other tasks have ended (sealift job list), then promote again";
     /// The agent's own state cannot be trusted (journal damaged, restored from a copy).
-    AgentState = "AGENT_STATE", Trust, false, "read the agent's log on the host; re-enrol the host if its state directory was restored or damaged";
+    AgentState = "AGENT_STATE", Infrastructure, false, "read the agent's log on the host; re-enrol the host if its state directory was restored or damaged";
     /// A defect of Sealift.
-    Internal = "INTERNAL", Internal, false, "report it with the detail and the logs of orchestrator and agent";
+    Internal = "INTERNAL", Unknown, false, "report it with the detail and the logs of orchestrator and agent";
 }
 
 /// What went wrong, in a form that people can read and programs can branch on.
@@ -181,6 +163,18 @@ impl Failure {
     }
 }
 
+impl FailureCode {
+    /// In which step an attempt failed with this code. `last` is the last step that it began on its way forward: what it did
+    /// afterwards to get back to the old set did not fail, unless the code says just that.
+    #[must_use]
+    pub const fn failed_in(self, last: Option<TaskStep>) -> Option<TaskStep> {
+        match self {
+            Self::RestoreFailed => Some(TaskStep::Restoring),
+            _ => last,
+        }
+    }
+}
+
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.code.as_str(), self.summary)
@@ -211,5 +205,48 @@ mod tests {
         let odd = Failure::new(FailureCode::Internal, format!("x{}", "ä".repeat(TEXT_BYTES)));
         assert_eq!(odd.summary.len(), TEXT_BYTES - 1);
         assert_eq!(Failure::new(FailureCode::Internal, "short").summary, "short");
+    }
+
+    #[test]
+    fn every_code_has_one_of_the_nine_categories_and_every_category_a_code() {
+        let texts: Vec<_> = FailureCategory::ALL.iter().map(|one| one.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "validation",
+                "policy",
+                "artifact",
+                "infrastructure",
+                "config",
+                "app",
+                "timeout",
+                "rollback",
+                "unknown"
+            ]
+        );
+        for category in FailureCategory::ALL {
+            assert_eq!(category.as_str().parse(), Ok(*category));
+            assert!(
+                FailureCode::ALL.iter().any(|code| code.category() == *category),
+                "{category} has no code"
+            );
+        }
+        for code in FailureCode::ALL {
+            let unforeseen = code.category() == FailureCategory::Unknown;
+            assert_eq!(unforeseen, *code == FailureCode::Internal, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_failed_on_its_way_forward_unless_the_way_back_failed() {
+        for code in FailureCode::ALL {
+            let step = code.failed_in(Some(TaskStep::HealthWait));
+            let wanted = match code {
+                FailureCode::RestoreFailed => TaskStep::Restoring,
+                _ => TaskStep::HealthWait,
+            };
+            assert_eq!(step, Some(wanted), "{code:?}");
+        }
+        assert_eq!(FailureCode::OrderRefused.failed_in(None), None);
     }
 }

@@ -17,6 +17,7 @@ pub mod drift;
 pub mod dsse;
 pub mod error;
 pub mod evidence;
+pub mod external;
 pub mod failure;
 pub mod gate_reason;
 pub mod gates;

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use sealift_common::{
     any_manifest::{AnyManifest, Described},
     digest::Digest,
-    drift::{self, DriftKind, Finding, NextSteps, Recorded, Severity},
+    drift::{self, AboutContainer, DriftKind, Finding, NextSteps, Recorded, Severity},
     inventory::EnvironmentClass,
     manifest::{DependencyCondition, Manifest, ServiceSpec},
     name::ServiceName,
@@ -239,7 +239,12 @@ fn a_finding_is_explained_by_the_newest_telling_event_of_its_service() {
 #[test]
 fn whoever_asks_is_told_what_to_do_next() {
     for kind in DriftKind::ALL {
-        for bits in 0..32_u8 {
+        for bits in 0..128_u8 {
+            let container = match bits >> 5 {
+                0 => AboutContainer::Unknown,
+                1 => AboutContainer::Hidden,
+                _ => AboutContainer::Known("0123456789abcdef"),
+            };
             let steps = NextSteps {
                 kind: *kind,
                 id: "the-id",
@@ -247,7 +252,7 @@ fn whoever_asks_is_told_what_to_do_next() {
                 target: "web-1",
                 release: (bits & 1 > 0).then_some("shop/api#7"),
                 job: Some("the-job".to_owned()),
-                container: Some("0123456789abcdef"),
+                container,
                 resolved: bits & 2 > 0,
                 owned: bits & 4 > 0,
                 silent: bits & 8 > 0,
@@ -265,6 +270,12 @@ fn whoever_asks_is_told_what_to_do_next() {
                 .iter()
                 .any(|(command, _)| command == "sealift promotion get the-promotion");
             assert_eq!(shows, steps.last_try.is_some() && !steps.resolved, "{steps:?}");
+            // Which container it is is told to whoever may know, and to nobody else.
+            let inspects = list.iter().any(|(command, _)| command.contains("0123456789ab"));
+            let asks = !steps.resolved && (*kind == DriftKind::Extra || steps.release.is_none());
+            assert_eq!(inspects, asks && bits >> 5 > 1, "{steps:?}");
+            let sends_to_admins = list.iter().any(|(_, why)| why.contains("admins"));
+            assert_eq!(sends_to_admins, asks && bits >> 5 == 1, "{steps:?}");
         }
     }
 }

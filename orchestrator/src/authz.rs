@@ -192,6 +192,7 @@ pub static RULES: &[Rule] = &[
     reads("/sealift.v1.JobService/ListJobs", USERS),
     reads("/sealift.v1.JobService/GetTask", USERS),
     reads("/sealift.v1.JobService/ListTasks", USERS),
+    reads("/sealift.v1.JobService/ListFailures", USERS),
     mutates("/sealift.v1.JobService/PauseJob", OPERATORS),
     mutates("/sealift.v1.JobService/ResumeJob", OPERATORS),
     mutates("/sealift.v1.JobService/AbortJob", OPERATORS),

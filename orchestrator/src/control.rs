@@ -8,6 +8,7 @@ pub mod current;
 pub mod drift;
 pub mod environment;
 pub mod evidence;
+mod failures;
 pub mod hold;
 pub mod job;
 pub mod maintenance;

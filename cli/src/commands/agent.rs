@@ -19,7 +19,7 @@ use crate::{
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
-        text::{age, clean, leaf, or_dash, short_target},
+        text::{age, clean, external, leaf, or_dash, short_target},
     },
 };
 
@@ -239,7 +239,10 @@ fn details(agent: &Agent) -> Vec<(&'static str, String)> {
     lines.push(("engine", or_dash(&engine.join(", "))));
     for disk in &agent.disks {
         let of = format!("{} of {}", size(disk.free_bytes), size(disk.total_bytes));
-        lines.push(("disk", format!("{}: {of} free at {}", disk.what, disk.path)));
+        lines.push((
+            "disk",
+            format!("{}: {of} free, at {}", disk.what, external(disk.path.as_ref())),
+        ));
     }
     if let Some(clock) = &agent.clock {
         let (ahead, doubt) = (clock.ahead_ms as f64 / 1e3, clock.uncertainty_ms as f64 / 1e3);

@@ -15,7 +15,7 @@ use crate::{
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
-        text::{age, clean, leaf, or_dash, short_digest, short_target, stamp},
+        text::{age, clean, external, leaf, or_dash, short_digest, short_target, stamp},
     },
 };
 
@@ -282,7 +282,7 @@ fn paragraphs(answer: &ExplainDriftResponse) -> Vec<(&'static str, String)> {
                 clean(&seen.service),
                 or_dash(&short_digest(&seen.digest)),
                 clean(&seen.state),
-                short_digest(&seen.container_id),
+                external(seen.container.as_ref()),
                 seen.fence,
                 if seen.unchanged { "" } else { ", changed by hand" }
             ),
@@ -360,7 +360,7 @@ fn changed_by(drift: &Drift) -> String {
             format!(
                 "engine event {} of container {} at {}; the engine does not say who did it",
                 clean(&cause.action),
-                short_digest(&cause.container_id),
+                external(cause.container.as_ref()),
                 stamp(cause.time.as_ref())
             )
         },

@@ -1,5 +1,6 @@
 //! `sealift job`: the execution of promotions.
 
+mod failures;
 mod steer;
 pub mod tasks;
 
@@ -52,6 +53,16 @@ pub enum JobCommand {
         id: String,
         /// The target: its name, or ENVIRONMENT/TARGET.
         target: String,
+    },
+    /// Show what failed, each attempt for itself, newest first.
+    Failures {
+        /// Identifier of the job.
+        id: String,
+        /// Only on this target: its name, or ENVIRONMENT/TARGET.
+        target: Option<String>,
+        /// Bounds.
+        #[command(flatten)]
+        list: ListArgs,
     },
     /// Show all, newest first.
     List {
@@ -149,6 +160,9 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
         | JobCommand::Retry { .. } => steer::run(global, &mut client, channel, command).await,
         JobCommand::Tasks { id, state, list } => tasks::list(global, &client, &id, state, list).await,
         JobCommand::Task { id, target } => tasks::get(global, &mut client, &id, &target).await,
+        JobCommand::Failures { id, target, list } => {
+            failures::list(global, &mut client, &id, target.as_deref(), list).await
+        }
         JobCommand::Get { id, list } => {
             let request = GetJobRequest {
                 name: named("jobs", &id),
@@ -164,6 +178,10 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
                 let found = tasks::read(&client, &job.name, TaskState::Unspecified, list.limit).await?;
                 output::line("")?;
                 output::write(global.output, &job, || tasks::rows(&found))?;
+                if !job.failures.is_empty() {
+                    output::line(&format!("\n{}", failures::shown(&job)))?;
+                    output::write(global.output, &job, || failures::rows(&job.failures))?;
+                }
                 if let Some(text) = waits_for_a_person(&job) {
                     output::line(&format!("\n{text}"))?;
                 }

@@ -1,6 +1,7 @@
 //! Text from hosts and users is never printed raw: no escape sequences, no line breaks that forge output.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sealift_proto::v1::ExternalRef;
 
 /// Replaces every control, format and direction-changing character, and cuts to a bound.
 pub fn clean(text: &str) -> String {
@@ -92,6 +93,16 @@ pub fn or_dash(text: &str) -> String {
     }
 }
 
+/// A reference to something of another system; an identifier in hexadecimal digits is cut to twelve.
+pub fn external(reference: Option<&ExternalRef>) -> String {
+    match reference {
+        None => "-".to_owned(),
+        Some(reference) if reference.hidden => "hidden for your role".to_owned(),
+        Some(reference) if reference.kind == "container" => or_dash(&short_digest(&reference.id)),
+        Some(reference) => or_dash(&reference.id),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +122,28 @@ mod tests {
         assert_eq!(span(TimeDelta::seconds(59)), "59s");
         assert_eq!(span(TimeDelta::hours(49)), "2d");
         assert_eq!(span(TimeDelta::seconds(-5)), "0s");
+    }
+
+    #[test]
+    fn a_reference_is_shown_or_said_to_be_hidden_and_never_left_blank() {
+        let container = ExternalRef {
+            kind: "container".to_owned(),
+            id: "0123456789abcdef".to_owned(),
+            ..ExternalRef::default()
+        };
+        assert_eq!(external(Some(&container)), "0123456789ab");
+        let path = ExternalRef {
+            kind: "path".to_owned(),
+            id: "/var/lib/docker\u{1b}".to_owned(),
+            ..ExternalRef::default()
+        };
+        assert_eq!(external(Some(&path)), "/var/lib/docker\u{fffd}");
+        let hidden = ExternalRef {
+            hidden: true,
+            ..ExternalRef::default()
+        };
+        assert_eq!(external(Some(&hidden)), "hidden for your role");
+        assert_eq!(external(Some(&ExternalRef::default())), "-");
+        assert_eq!(external(None), "-");
     }
 }

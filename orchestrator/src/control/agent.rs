@@ -4,9 +4,11 @@ use prost::Message;
 use sealift_common::{
     condition::Condition,
     error::Reason,
+    external::{ExternalRef, SeenRef},
     id::{AgentId, TenantId},
     inventory::{Agent, AgentIntent, AgentStatus, DiskFacts, IntentNote, Target},
     keys::PublicKey,
+    role::Role,
 };
 use sealift_proto::v1::{
     self, DrainAgentRequest, DrainAgentResponse, GetAgentRequest, GetAgentResponse, ListAgentsRequest,
@@ -24,6 +26,7 @@ use crate::{
     VERSION,
     app::abandon_task::abandon_task,
     caller::Caller,
+    convert::external::external,
     mutate::mutate,
     names,
     paging::{next_token, page_request},
@@ -48,7 +51,20 @@ pub(super) fn status(app: &App, agent: &Agent) -> AgentStatus {
     )
 }
 
-fn encode(app: &App, agent: &Agent, targets: &[Target], running_tasks: u32) -> v1::Agent {
+/// An agent for a caller of that role.
+fn encode(
+    app: &App,
+    agent: &Agent,
+    targets: &[Target],
+    running_tasks: u32,
+    viewer: Option<Role>,
+) -> v1::Agent {
+    let paths: Vec<_> = agent
+        .facts
+        .disks
+        .iter()
+        .map(|disk| ExternalRef::host_path(&disk.path))
+        .collect();
     let status = match status(app, agent) {
         AgentStatus::Online => WireStatus::Online,
         AgentStatus::Degraded => WireStatus::Degraded,
@@ -76,7 +92,7 @@ fn encode(app: &App, agent: &Agent, targets: &[Target], running_tasks: u32) -> v
             .facts
             .conditions(VERSION)
             .into_iter()
-            .map(condition)
+            .map(|found| condition(found, &paths, viewer))
             .collect(),
         targets: targets
             .iter()
@@ -95,7 +111,13 @@ fn encode(app: &App, agent: &Agent, targets: &[Target], running_tasks: u32) -> v
         storage_driver: agent.facts.storage_driver.clone(),
         cgroup_version: agent.facts.cgroup_version.clone(),
         compose: agent.facts.compose.clone(),
-        disks: agent.facts.disks.iter().map(disk).collect(),
+        disks: agent
+            .facts
+            .disks
+            .iter()
+            .zip(&paths)
+            .map(|(one, path)| disk(one, path.seen_by(viewer)))
+            .collect(),
         clock: agent.facts.clock.map(|clock| v1::AgentClock {
             ahead_ms: clock.ahead_ms,
             uncertainty_ms: i64::from(clock.uncertainty_ms),
@@ -108,28 +130,38 @@ fn encode(app: &App, agent: &Agent, targets: &[Target], running_tasks: u32) -> v
     }
 }
 
-fn condition(found: Condition) -> v1::AgentCondition {
+/// A condition, whose detail may name a place on the host.
+fn condition(found: Condition, paths: &[ExternalRef], viewer: Option<Role>) -> v1::AgentCondition {
+    let advice = found.advice().to_owned();
+    let detail = paths.iter().fold(found.detail, |detail, path| {
+        path.seen_by(viewer).without_hidden(&detail)
+    });
     v1::AgentCondition {
-        advice: found.advice().to_owned(),
+        advice,
         code: found.code,
-        detail: found.detail,
+        detail,
     }
 }
 
-fn disk(disk: &DiskFacts) -> v1::AgentDisk {
+fn disk(disk: &DiskFacts, path: SeenRef<'_>) -> v1::AgentDisk {
     v1::AgentDisk {
         what: disk.what.clone(),
-        path: disk.path.clone(),
+        path: Some(external(path)),
         free_bytes: int64(disk.free_bytes),
         total_bytes: int64(disk.total_bytes),
     }
 }
 
-/// Encoded with what else there is to tell of it.
-async fn described(app: &App, tx: &mut Tx, agent: &Agent) -> Result<v1::Agent, ApiError> {
+/// Encoded with what else there is to tell of it, for a caller of that role.
+async fn described(
+    app: &App,
+    tx: &mut Tx,
+    agent: &Agent,
+    viewer: Option<Role>,
+) -> Result<v1::Agent, ApiError> {
     let targets = tx.targets_of_agent(agent.id).await?;
     let running = tx.count_live_tasks_of_agent(agent.id).await?;
-    Ok(encode(app, agent, &targets, running))
+    Ok(encode(app, agent, &targets, running, viewer))
 }
 
 async fn find(tx: &mut Tx, tenant: TenantId, id: AgentId) -> Result<Agent, ApiError> {
@@ -162,6 +194,7 @@ impl Agents {
         Resp: Message + Default,
     {
         let (app, actor, resource) = (self.app.clone(), caller.actor(), names::of_agent(wish.agent));
+        let viewer = caller.user_role();
         mutate(
             &self.app,
             caller,
@@ -186,7 +219,7 @@ impl Agents {
                         tx.set_agent_intent(&agent, wish.intent, &note).await?;
                     }
                     let agent = find(tx, wish.tenant, wish.agent).await?;
-                    Ok(answer(Some(described(&app, tx, &agent).await?)))
+                    Ok(answer(Some(described(&app, tx, &agent, viewer).await?)))
                 })
             },
         )
@@ -209,12 +242,13 @@ impl AgentService for Agents {
         &self,
         request: Request<GetAgentRequest>,
     ) -> Result<Response<GetAgentResponse>, Status> {
-        let tenant = Caller::of(&request)?.tenant_id()?;
+        let caller = Caller::of(&request)?;
+        let tenant = caller.tenant_id()?;
         let id = names::agent("name", &request.get_ref().name)?;
         let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
         let agent = find(&mut tx, tenant, id).await?;
         Ok(Response::new(GetAgentResponse {
-            agent: Some(described(&self.app, &mut tx, &agent).await?),
+            agent: Some(described(&self.app, &mut tx, &agent, caller.user_role()).await?),
         }))
     }
 
@@ -222,7 +256,8 @@ impl AgentService for Agents {
         &self,
         request: Request<ListAgentsRequest>,
     ) -> Result<Response<ListAgentsResponse>, Status> {
-        let tenant = Caller::of(&request)?.tenant_id()?;
+        let caller = Caller::of(&request)?;
+        let (tenant, viewer) = (caller.tenant_id()?, caller.user_role());
         let request = request.into_inner();
         let bound_to = &["ListAgents"];
         let page = page_request(request.page_size, &request.page_token, bound_to)?;
@@ -230,7 +265,7 @@ impl AgentService for Agents {
         let page = tx.list_agents(tenant, &page).await.map_err(ApiError::from)?;
         let mut agents = Vec::with_capacity(page.items.len());
         for agent in &page.items {
-            agents.push(described(&self.app, &mut tx, agent).await?);
+            agents.push(described(&self.app, &mut tx, agent, viewer).await?);
         }
         Ok(Response::new(ListAgentsResponse {
             agents,
@@ -311,7 +346,7 @@ impl AgentService for Agents {
         let id = names::agent("name", &request.name)?;
         let reason = text("reason", &request.reason)?;
         let resource = names::of_agent(id);
-        let (app, actor) = (self.app.clone(), caller.actor());
+        let (app, actor, viewer) = (self.app.clone(), caller.actor(), caller.user_role());
         let method = "sealift.v1.AgentService/RevokeAgent";
         let response = mutate(
             &self.app,
@@ -338,7 +373,7 @@ impl AgentService for Agents {
                     tx.unbind_agent(id, now).await?;
                     let agent = find(tx, tenant, id).await?;
                     Ok(RevokeAgentResponse {
-                        agent: Some(described(&app, tx, &agent).await?),
+                        agent: Some(described(&app, tx, &agent, viewer).await?),
                     })
                 })
             },

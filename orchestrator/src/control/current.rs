@@ -7,6 +7,7 @@ use sealift_common::{
     inventory::Target,
     name::{ComponentName, ServiceName},
     observation::{ProjectObservation, TargetObservation},
+    role::Role,
     sticker::{Link, Sticker},
 };
 use sealift_proto::v1::{
@@ -17,11 +18,12 @@ use sealift_store::{Current, ReportedSticker, Tx};
 use super::{int32, timestamp};
 use crate::{app::resolve_release::release_of, convert::state, names, status::ApiError};
 
-/// Everything recorded or seen on a target, by project.
+/// Everything recorded or seen on a target, by project, for a caller of that role.
 pub async fn projects(
     tx: &mut Tx,
     target: &Target,
     seen: Option<&TargetObservation>,
+    viewer: Option<Role>,
 ) -> Result<Vec<CurrentProject>, ApiError> {
     let current: BTreeMap<String, Current> = tx
         .current(target.id)
@@ -57,7 +59,7 @@ pub async fn projects(
             project: name.clone(),
             recorded: recorded.map(state::recorded),
             sticker: seen.map(|seen| state::sticker(&seen.sticker)),
-            services: services(name, recorded, &components, seen),
+            services: services(name, recorded, &components, seen, viewer),
             behind: int32(behind),
         });
     }
@@ -70,6 +72,7 @@ fn services(
     recorded: Option<&Current>,
     components: &BTreeMap<ServiceName, ComponentName>,
     seen: Option<&ProjectObservation>,
+    viewer: Option<Role>,
 ) -> Vec<CurrentService> {
     let wanted = recorded
         .map(|recorded| recorded.recorded.manifest.images())
@@ -90,7 +93,7 @@ fn services(
         }
     };
     let mut rows: Vec<_> = seen
-        .map(|seen| state::services(project, seen))
+        .map(|seen| state::services(project, seen, viewer))
         .unwrap_or_default()
         .into_iter()
         .map(|observed| row(&observed.service.clone(), Some(observed)))

@@ -1,10 +1,11 @@
 //! DriftService: disagreement between what is recorded, what the sticker says and what really runs.
 
 use sealift_common::{
-    drift::{self, DriftKind},
+    drift::{AboutContainer, DriftKind, NextSteps},
     error::Reason,
     id::TenantId,
     inventory::AgentStatus,
+    role::Role,
 };
 use sealift_proto::v1::{
     self, AcknowledgeDriftRequest, AcknowledgeDriftResponse, ExplainDriftRequest, ExplainDriftResponse,
@@ -32,7 +33,7 @@ pub struct DriftObservations {
     pub app: App,
 }
 
-pub(super) fn encode(row: &DriftRow) -> v1::Drift {
+pub(super) fn encode(row: &DriftRow, viewer: Option<Role>) -> v1::Drift {
     let kind = match row.finding.kind {
         DriftKind::Image => Kind::Image,
         DriftKind::Config => Kind::Config,
@@ -60,7 +61,7 @@ pub(super) fn encode(row: &DriftRow) -> v1::Drift {
         last_seen_time: timestamp(row.last_seen_at),
         resolve_time: row.resolved_at.and_then(timestamp),
         severity: state::severity(row.severity).into(),
-        cause: row.cause.as_ref().map(state::event),
+        cause: row.cause.as_ref().map(|cause| state::event(cause, viewer)),
         job: row.job_id.map(names::of_job).unwrap_or_default(),
         owner: said.map(|said| said.owner.clone()).unwrap_or_default(),
         note: said.map(|said| said.note.clone()).unwrap_or_default(),
@@ -78,7 +79,12 @@ async fn find(tx: &mut Tx, tenant: TenantId, id: sealift_common::id::DriftId) ->
 }
 
 impl DriftObservations {
-    async fn explain(&self, tx: &mut Tx, row: &DriftRow) -> Result<ExplainDriftResponse, ApiError> {
+    async fn explain(
+        &self,
+        tx: &mut Tx,
+        row: &DriftRow,
+        viewer: Option<Role>,
+    ) -> Result<ExplainDriftResponse, ApiError> {
         let current = tx
             .current(row.target_id)
             .await?
@@ -92,7 +98,7 @@ impl DriftObservations {
         let seen = tx.observation(row.target_id).await?;
         let project = seen.as_ref().and_then(|seen| seen.projects.get(&row.project));
         let mut observed = project
-            .map(|project| state::services(&row.project, project))
+            .map(|project| state::services(&row.project, project, viewer))
             .unwrap_or_default();
         if let Some(service) = &row.finding.service {
             observed.retain(|one| one.service == service.as_str());
@@ -103,25 +109,41 @@ impl DriftObservations {
             None => None,
         };
         let status = served_by.as_ref().map(|found| agent::status(&self.app, found));
-        let steps = drift::NextSteps {
+        let drift = encode(row, viewer);
+        let steps = NextSteps {
             kind: row.finding.kind,
             id: &row.id.to_string(),
             environment: row.environment.as_str(),
             target: row.target.as_str(),
             release: recorded.as_ref().map(|one| one.release_display.as_str()),
             job: row.job_id.map(|job| job.to_string()),
-            container: row
+            container: drift
                 .cause
                 .as_ref()
-                .map(|cause| cause.container.as_str())
-                .or_else(|| observed.first().map(|one| one.container_id.as_str())),
+                .and_then(|cause| cause.container.as_ref())
+                .or_else(|| observed.first().and_then(|one| one.container.as_ref()))
+                .map_or(AboutContainer::Unknown, |container| {
+                    if container.hidden {
+                        AboutContainer::Hidden
+                    } else {
+                        AboutContainer::Known(&container.id)
+                    }
+                }),
             resolved: row.resolved_at.is_some(),
             owned: row.acknowledged.is_some(),
             silent: status.is_none_or(|status| status == AgentStatus::Offline),
             last_try: row.last_promotion.map(|promotion| promotion.to_string()),
         };
+        let next_steps = steps
+            .list()
+            .into_iter()
+            .map(|(command, purpose)| v1::NextStep {
+                command,
+                purpose: purpose.to_owned(),
+            })
+            .collect();
         Ok(ExplainDriftResponse {
-            drift: Some(encode(row)),
+            drift: Some(drift),
             recorded_now: now.map(state::recorded),
             sticker: project.map(|project| state::sticker(&project.sticker)),
             observe_time: seen.and_then(|seen| timestamp(seen.observed_at)),
@@ -131,14 +153,7 @@ impl DriftObservations {
                 .unwrap_or_default(),
             agent_status: status.map(|status| status.to_string()).unwrap_or_default(),
             agent_seen_time: served_by.and_then(|found| found.last_seen_at).and_then(timestamp),
-            next_steps: steps
-                .list()
-                .into_iter()
-                .map(|(command, purpose)| v1::NextStep {
-                    command,
-                    purpose: purpose.to_owned(),
-                })
-                .collect(),
+            next_steps,
             recorded,
             observed,
         })
@@ -172,7 +187,8 @@ impl DriftService for DriftObservations {
         &self,
         request: Request<ListDriftRequest>,
     ) -> Result<Response<ListDriftResponse>, Status> {
-        let tenant = Caller::of(&request)?.tenant_id()?;
+        let caller = Caller::of(&request)?;
+        let (tenant, viewer) = (caller.tenant_id()?, caller.user_role());
         let request = request.into_inner();
         let parent = names::parent("parent", &request.parent)?;
         let at_least = state::at_least("at_least", request.at_least)?;
@@ -207,7 +223,7 @@ impl DriftService for DriftObservations {
             .await
             .map_err(ApiError::from)?;
         Ok(Response::new(ListDriftResponse {
-            drift: page.items.iter().map(encode).collect(),
+            drift: page.items.iter().map(|row| encode(row, viewer)).collect(),
             next_page_token: next_token(page.next, bound_to),
         }))
     }
@@ -216,11 +232,13 @@ impl DriftService for DriftObservations {
         &self,
         request: Request<ExplainDriftRequest>,
     ) -> Result<Response<ExplainDriftResponse>, Status> {
-        let tenant = Caller::of(&request)?.tenant_id()?;
+        let caller = Caller::of(&request)?;
+        let tenant = caller.tenant_id()?;
         let id = names::drift("name", &request.get_ref().name)?;
         let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
         let row = find(&mut tx, tenant, id).await?;
-        Ok(Response::new(self.explain(&mut tx, &row).await?))
+        let explained = self.explain(&mut tx, &row, caller.user_role()).await?;
+        Ok(Response::new(explained))
     }
 
     async fn acknowledge_drift(
@@ -234,7 +252,7 @@ impl DriftService for DriftObservations {
         let owner = text("owner", request.owner.trim())?;
         let note = text("note", &request.note)?;
         let resource = names::of_drift(id);
-        let (app, by) = (self.app.clone(), caller.actor());
+        let (app, by, viewer) = (self.app.clone(), caller.actor(), caller.user_role());
         let owner = if owner.is_empty() { by.clone() } else { owner };
         let method = "sealift.v1.DriftService/AcknowledgeDrift";
         let response = mutate(
@@ -267,7 +285,7 @@ impl DriftService for DriftObservations {
                         ..row
                     };
                     Ok(AcknowledgeDriftResponse {
-                        drift: Some(encode(&row)),
+                        drift: Some(encode(&row, viewer)),
                     })
                 })
             },

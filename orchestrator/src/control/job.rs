@@ -8,10 +8,10 @@ use sealift_common::{
 };
 use sealift_proto::v1::{
     AbortJobRequest, AbortJobResponse, GetJobRequest, GetJobResponse, GetTaskRequest, GetTaskResponse,
-    ListJobsRequest, ListJobsResponse, ListTasksRequest, ListTasksResponse, PauseJobRequest,
-    PauseJobResponse, ResumeJobRequest, ResumeJobResponse, RetryJobRequest, RetryJobResponse,
-    SkipTaskRequest, SkipTaskResponse, StreamJobLogsRequest, StreamJobLogsResponse, WatchJobRequest,
-    WatchJobResponse, job_service_server::JobService,
+    ListFailuresRequest, ListFailuresResponse, ListJobsRequest, ListJobsResponse, ListTasksRequest,
+    ListTasksResponse, PauseJobRequest, PauseJobResponse, ResumeJobRequest, ResumeJobResponse,
+    RetryJobRequest, RetryJobResponse, SkipTaskRequest, SkipTaskResponse, StreamJobLogsRequest,
+    StreamJobLogsResponse, WatchJobRequest, WatchJobResponse, job_service_server::JobService,
 };
 use sealift_store::{Change, LogCursor, Task, TaskFilter, Tx};
 use tokio::{sync::mpsc, time::Instant};
@@ -25,7 +25,7 @@ use crate::{
         news::{self, Told, spread},
         views::{environment_filter, find_job, find_task, job_message, job_messages, task_message},
     },
-    convert::job,
+    convert::job::{self, TaskExtras},
     names,
     paging::{next_token, page_request},
     state::App,
@@ -123,9 +123,14 @@ impl Jobs {
         let tasks = tx.list_tasks(id, &TaskFilter { phase, target }, &page).await?;
         let ids: Vec<TaskId> = tasks.items.iter().map(|task| task.id).collect();
         let packets = tx.packets_of_tasks(&ids).await?;
+        let places = tx.failed_places(&ids).await?;
         let message = |task: &Task| {
-            let packets = packets.get(&task.id).map(Vec::as_slice).unwrap_or_default();
-            job::task(task, packets, &[])
+            let extras = TaskExtras {
+                packets: packets.get(&task.id).map(Vec::as_slice).unwrap_or_default(),
+                place: places.get(&task.id).copied(),
+                ..TaskExtras::default()
+            };
+            job::task(task, extras)
         };
         Ok(ListTasksResponse {
             tasks: tasks.items.iter().map(message).collect(),
@@ -330,6 +335,14 @@ impl JobService for Jobs {
     ) -> Result<Response<ListTasksResponse>, Status> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(self.tasks(&caller, request.get_ref()).await?))
+    }
+
+    async fn list_failures(
+        &self,
+        request: Request<ListFailuresRequest>,
+    ) -> Result<Response<ListFailuresResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.failures(&caller, request.get_ref()).await?))
     }
 
     async fn pause_job(

@@ -8,8 +8,8 @@ use sealift_proto::v1 as pb;
 use sealift_store::{Job, Task, Tx};
 
 use crate::{
-    control::views::release_called,
-    convert::job::{self, JobExtras},
+    control::views::{job_failed_at, release_called},
+    convert::job::{self, JobExtras, TaskExtras},
     status::ApiError,
 };
 
@@ -36,7 +36,7 @@ impl Told {
     /// Reads the job's tasks and says what is new of them and of the job.
     pub async fn news(&mut self, tx: &mut Tx, item: &Job) -> Result<News, ApiError> {
         let tasks = tx.tasks_of_job(item.id).await?;
-        let changed = self.changed(&tasks);
+        let changed = self.changed(tx, &tasks).await?;
         if changed.is_empty() && self.job == Some(item.version) {
             return Ok(News::default());
         }
@@ -49,6 +49,7 @@ impl Told {
         let called = release_called(tx, item.release_id).await?;
         let extras = JobExtras {
             task_counts: Some(counts),
+            failed_at: job_failed_at(tx, item).await?,
             ..JobExtras::default()
         };
         Ok(News {
@@ -57,10 +58,29 @@ impl Told {
         })
     }
 
-    fn changed(&mut self, tasks: &[Task]) -> Vec<pb::Task> {
+    async fn changed(&mut self, tx: &mut Tx, tasks: &[Task]) -> Result<Vec<pb::Task>, ApiError> {
         let new = |task: &&Task| self.tasks.insert(task.id, task.version) != Some(task.version);
         let new: Vec<&Task> = tasks.iter().filter(new).collect();
-        new.into_iter().map(|task| job::task(task, &[], &[])).collect()
+        let failed: Vec<TaskId> = new
+            .iter()
+            .filter(|task| task.state.phase() == TaskPhase::Failed)
+            .map(|task| task.id)
+            .collect();
+        let mut places = BTreeMap::new();
+        for page in failed.chunks(TASKS) {
+            places.extend(tx.failed_places(page).await?);
+        }
+        let message = |task: &Task| {
+            let place = places.get(&task.id).copied();
+            job::task(
+                task,
+                TaskExtras {
+                    place,
+                    ..TaskExtras::default()
+                },
+            )
+        };
+        Ok(new.into_iter().map(message).collect())
     }
 }
 

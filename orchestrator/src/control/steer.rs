@@ -30,7 +30,7 @@ use crate::{
         reason, text,
         views::{find_job, find_task, job_message},
     },
-    convert::job,
+    convert::job::{self, TaskExtras},
     mutate::mutate,
     names,
     status::ApiError,
@@ -167,7 +167,7 @@ impl Jobs {
                     };
                     let skipped = skip_task(tx, &found, by, self.app().clock.now()).await?;
                     Ok(SkipTaskResponse {
-                        task: Some(job::task(&skipped, &[], &[])),
+                        task: Some(job::task(&skipped, TaskExtras::default())),
                     })
                 })
             },

@@ -9,6 +9,7 @@ use sealift_common::{
     name::{InvalidName, Labels, Name, ProjectRef, check_labels},
     observation::TargetObservation,
     order::Fence,
+    role::Role,
 };
 use sealift_proto::v1::{
     self, ArchiveTargetRequest, ArchiveTargetResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
@@ -69,10 +70,10 @@ fn encode(target: &Target) -> v1::Target {
     }
 }
 
-fn observed(observation: &TargetObservation) -> Vec<v1::ObservedService> {
+fn observed(observation: &TargetObservation, viewer: Option<Role>) -> Vec<v1::ObservedService> {
     let projects = observation.projects.iter();
     projects
-        .flat_map(|(project, seen)| state::services(project, seen))
+        .flat_map(|(project, seen)| state::services(project, seen, viewer))
         .collect()
 }
 
@@ -111,8 +112,13 @@ impl Targets {
         Ok(encoded)
     }
 
-    /// What is recorded and what is observed.
-    async fn whole(&self, tx: &mut Tx, target: &Target) -> Result<v1::Target, ApiError> {
+    /// What is recorded and what is observed, for a caller of that role.
+    async fn whole(
+        &self,
+        tx: &mut Tx,
+        target: &Target,
+        viewer: Option<Role>,
+    ) -> Result<v1::Target, ApiError> {
         let seen = tx.observation(target.id).await?;
         let served_by = match target.agent_id {
             Some(id) => tx.agent(target.tenant_id, id).await?,
@@ -121,10 +127,13 @@ impl Targets {
         let status = served_by.as_ref().map(|found| agent::status(&self.app, found));
         Ok(v1::Target {
             agent_status: status.map(|status| status.to_string()).unwrap_or_default(),
-            observed: seen.as_ref().map(observed).unwrap_or_default(),
+            observed: seen
+                .as_ref()
+                .map(|seen| observed(seen, viewer))
+                .unwrap_or_default(),
             observe_time: seen.as_ref().and_then(|seen| timestamp(seen.observed_at)),
-            drift: open_drift(tx, target).await?,
-            current: current::projects(tx, target, seen.as_ref()).await?,
+            drift: open_drift(tx, target, viewer).await?,
+            current: current::projects(tx, target, seen.as_ref(), viewer).await?,
             agent_version: served_by
                 .as_ref()
                 .map(|found| found.facts.version.clone())
@@ -137,14 +146,14 @@ impl Targets {
 }
 
 /// The newest open drift of a target.
-async fn open_drift(tx: &mut Tx, target: &Target) -> Result<Vec<v1::Drift>, ApiError> {
+async fn open_drift(tx: &mut Tx, target: &Target, viewer: Option<Role>) -> Result<Vec<v1::Drift>, ApiError> {
     let filter = DriftFilter {
         target: Some(target.id),
         ..DriftFilter::default()
     };
     let page = PageRequest::first(DRIFT_SHOWN);
     let open = tx.list_drift(target.tenant_id, filter, &page).await?;
-    Ok(open.items.iter().map(drift::encode).collect())
+    Ok(open.items.iter().map(|row| drift::encode(row, viewer)).collect())
 }
 
 #[tonic::async_trait]
@@ -205,11 +214,12 @@ impl TargetService for Targets {
         &self,
         request: Request<GetTargetRequest>,
     ) -> Result<Response<GetTargetResponse>, Status> {
-        let tenant = Caller::of(&request)?.tenant_id()?;
+        let caller = Caller::of(&request)?;
+        let tenant = caller.tenant_id()?;
         let (environment, name) = names::target("name", &request.get_ref().name)?;
         let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
         let (_, target) = find_target(&mut tx, tenant, &environment, &name).await?;
-        let encoded = self.whole(&mut tx, &target).await?;
+        let encoded = self.whole(&mut tx, &target, caller.user_role()).await?;
         Ok(Response::new(GetTargetResponse {
             target: Some(encoded),
         }))

@@ -5,17 +5,19 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use sealift_common::{
     id::{EnvironmentId, JobId, ReleaseId, TaskId, TenantId},
     job::JobPhase,
 };
 use sealift_proto::v1 as pb;
-use sealift_store::{EntityKind, Job, Promotion, Task, Tx};
+use sealift_store::{EntityKind, FailedPlace, Job, PageRequest, Promotion, Task, Tx};
+use uuid::Uuid;
 
 use crate::{
     convert::{
         decision,
-        job::{self, JobExtras},
+        job::{self, JobExtras, TaskExtras},
         promotion::{Estimate, PromotionView, Waits, promotion},
         state::release_display,
     },
@@ -25,6 +27,8 @@ use crate::{
 
 /// Jobs from whose times a wait is estimated.
 const RECENT_JOBS: u32 = 20;
+/// Most failures of attempts in the message of one job or task.
+const FAILURES: u32 = 20;
 
 /// How much the message of one promotion says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +54,9 @@ pub async fn promotion_message(
         Detail::History => tx.transitions(EntityKind::Promotion, item.id.uuid()).await?,
         Detail::Whole => Vec::new(),
     };
+    let times = promotions_failed_at(tx, std::slice::from_ref(item)).await?;
     promotion(PromotionView {
+        failed_at: times.get(&item.id.uuid()).copied(),
         promotion: item,
         release: &called,
         decision: decided.transpose().map_err(ApiError::internal)?,
@@ -67,11 +73,13 @@ pub async fn promotion_messages(tx: &mut Tx, items: &[Promotion]) -> Result<Vec<
     let called = releases_called(tx, items.iter().map(|item| item.release_id)).await?;
     let decisions = tx.decision_heads(&ids).await?;
     let jobs = tx.jobs_of_promotions(&ids).await?;
+    let times = promotions_failed_at(tx, items).await?;
     let mut messages = Vec::with_capacity(items.len());
     for item in items {
         let job = jobs.get(&item.id);
         let waits = wait(tx, job).await?;
         messages.push(promotion(PromotionView {
+            failed_at: times.get(&item.id.uuid()).copied(),
             promotion: item,
             release: called_of(&called, item.release_id)?,
             decision: decisions.get(&item.id).map(decision::head),
@@ -87,10 +95,43 @@ pub async fn promotion_messages(tx: &mut Tx, items: &[Promotion]) -> Result<Vec<
 /// The messages of a page of jobs.
 pub async fn job_messages(tx: &mut Tx, items: &[Job]) -> Result<Vec<pb::Job>, ApiError> {
     let called = releases_called(tx, items.iter().map(|item| item.release_id)).await?;
-    // Without counts: they would be read from all tasks of all these jobs.
-    let extras = JobExtras::default();
-    let message = |item: &Job| Ok(job::job(item, called_of(&called, item.release_id)?, &extras));
+    let times = jobs_failed_at(tx, items).await?;
+    let message = |item: &Job| {
+        // Without counts: they would be read from all tasks of all these jobs.
+        let extras = JobExtras {
+            failed_at: times.get(&item.id.uuid()).copied(),
+            ..JobExtras::default()
+        };
+        Ok(job::job(item, called_of(&called, item.release_id)?, &extras))
+    };
     items.iter().map(message).collect()
+}
+
+/// When the failures of jobs were told, of those that have one.
+async fn jobs_failed_at(tx: &mut Tx, items: &[Job]) -> Result<BTreeMap<Uuid, DateTime<Utc>>, ApiError> {
+    let failed = items
+        .iter()
+        .filter_map(|item| Some((item.id.uuid(), item.state.failure()?)));
+    let failed: Vec<_> = failed.collect();
+    Ok(tx.failure_times(EntityKind::Job, &failed).await?)
+}
+
+/// When the failure of a job was told; `None` when it has none.
+pub async fn job_failed_at(tx: &mut Tx, item: &Job) -> Result<Option<DateTime<Utc>>, ApiError> {
+    let times = jobs_failed_at(tx, std::slice::from_ref(item)).await?;
+    Ok(times.get(&item.id.uuid()).copied())
+}
+
+/// When the failures of promotions were told, of those that have one.
+async fn promotions_failed_at(
+    tx: &mut Tx,
+    items: &[Promotion],
+) -> Result<BTreeMap<Uuid, DateTime<Utc>>, ApiError> {
+    let failed = items
+        .iter()
+        .filter_map(|item| Some((item.id.uuid(), item.failure.as_ref()?)));
+    let failed: Vec<_> = failed.collect();
+    Ok(tx.failure_times(EntityKind::Promotion, &failed).await?)
 }
 
 /// What a release that another row names is called.
@@ -144,10 +185,14 @@ pub async fn job_message(tx: &mut Tx, item: &Job, history: bool) -> Result<pb::J
         task_counts: Some(tx.count_tasks(item.id).await?),
         waves: tx.waves_of_job(item.id).await?,
         rollback: tx.newest_rollback(item.id).await?.map(|job| job.id),
+        failed_at: job_failed_at(tx, item).await?,
         ..JobExtras::default()
     };
     if history {
         extras.transitions = tx.transitions(EntityKind::Job, item.id.uuid()).await?;
+        extras.failure_count = tx.count_failures_of_job(item.id).await?;
+        let newest = tx.failures_of_job(item.id, &PageRequest::first(FAILURES)).await?;
+        extras.failures = newest.items;
     }
     Ok(job::job(item, &called, &extras))
 }
@@ -156,8 +201,20 @@ pub async fn job_message(tx: &mut Tx, item: &Job, history: bool) -> Result<pb::J
 pub async fn task_message(tx: &mut Tx, item: &Task) -> Result<pb::Task, ApiError> {
     let history = tx.transitions(EntityKind::Task, item.id.uuid()).await?;
     let packets = tx.packets_of_tasks(&[item.id]).await?;
-    let packets = packets.get(&item.id).map(Vec::as_slice).unwrap_or_default();
-    Ok(job::task(item, packets, &history))
+    let failures = tx
+        .failures_of_task(item.id, &PageRequest::first(FAILURES))
+        .await?
+        .items;
+    let extras = TaskExtras {
+        packets: packets.get(&item.id).map(Vec::as_slice).unwrap_or_default(),
+        history: &history,
+        place: failures.first().map(|newest| FailedPlace {
+            attempt: newest.attempt,
+            step: newest.step,
+        }),
+        failures: &failures,
+    };
+    Ok(job::task(item, extras))
 }
 
 /// The environment that a list is narrowed to.

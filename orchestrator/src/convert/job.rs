@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     failure::{Failure, FailureCode},
     id::{JobId, PacketId},
@@ -11,7 +11,7 @@ use sealift_common::{
     task::{TaskPhase, TaskState},
 };
 use sealift_proto::v1::{self as pb, job::State as WireJob, task::State as WireTask};
-use sealift_store::{Job, JobWave, StoredLogLine, Task, Transition};
+use sealift_store::{AttemptFailure, FailedPlace, Job, JobWave, StoredLogLine, Task, Transition};
 
 use crate::{
     convert::{decision, failure, time, transition},
@@ -30,6 +30,25 @@ pub struct JobExtras {
     pub waves: Vec<JobWave>,
     /// The newest job that undoes it.
     pub rollback: Option<JobId>,
+    /// When its failure was told.
+    pub failed_at: Option<DateTime<Utc>>,
+    /// The newest failures of its tasks' attempts, newest first.
+    pub failures: Vec<AttemptFailure>,
+    /// How many there are.
+    pub failure_count: u32,
+}
+
+/// What a task's message holds beside the task itself.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct TaskExtras<'a> {
+    /// The packets of its attempts.
+    pub packets: &'a [PacketId],
+    /// Its history.
+    pub history: &'a [Transition],
+    /// The failures of its attempts, newest first.
+    pub failures: &'a [AttemptFailure],
+    /// Where its last attempt failed.
+    pub place: Option<FailedPlace>,
 }
 
 /// Writes a job; `release` is what its release is called.
@@ -45,7 +64,10 @@ pub fn job(job: &Job, release: &str, extras: &JobExtras) -> pb::Job {
         stopping: job.stop.is_some() && !job.state.phase().is_terminal(),
         ticket: i64::try_from(job.ticket).unwrap_or(i64::MAX),
         task_counts: extras.task_counts.as_ref().map(counts),
-        failure: job.state.failure().map(failure::failure),
+        failure: job
+            .state
+            .failure()
+            .map(|why| failure::failure(why, extras.failed_at)),
         create_time: Some(time::timestamp(job.created_at)),
         start_time: job.started_at.map(time::timestamp),
         finish_time: job.finished_at.map(time::timestamp),
@@ -56,6 +78,8 @@ pub fn job(job: &Job, release: &str, extras: &JobExtras) -> pb::Job {
         waves: extras.waves.iter().map(wave).collect(),
         etag: names::etag(job.version),
         closed_gate: job.state.pause().and_then(closed_gate),
+        failures: extras.failures.iter().map(failure::of_attempt).collect(),
+        failure_count: i32::try_from(extras.failure_count).unwrap_or(i32::MAX),
     }
 }
 
@@ -109,9 +133,11 @@ fn wave(wave: &JobWave) -> pb::Wave {
     }
 }
 
-/// Writes a task with the packets of its attempts and its history, where they are told.
-pub fn task(task: &Task, packets: &[PacketId], history: &[Transition]) -> pb::Task {
+/// Writes a task with what else is told of it.
+pub fn task(task: &Task, extras: TaskExtras<'_>) -> pb::Task {
     let parts = Parts::of(&task.state);
+    // What is known of a lost task is no end, so where an attempt before it failed does not belong to it.
+    let place = extras.place.filter(|_| task.state.phase() == TaskPhase::Failed);
     pb::Task {
         name: names::of_task(task.job_id, task.id),
         uid: task.id.to_string(),
@@ -122,11 +148,18 @@ pub fn task(task: &Task, packets: &[PacketId], history: &[Transition]) -> pb::Ta
         skip_reason: parts.skip_reason,
         attempt: i32::try_from(task.attempt).unwrap_or(i32::MAX),
         fence: i64::try_from(task.fence.0).unwrap_or(i64::MAX),
-        failure: parts.failure,
+        failure: parts
+            .failure
+            .map(|why| failure::of_task(task, &why, task.finished_at, place)),
         start_time: task.started_at.map(time::timestamp),
         finish_time: task.finished_at.map(time::timestamp),
-        packets: packets.iter().map(|packet| names::of_packet(*packet)).collect(),
-        transitions: transition::transitions(history),
+        packets: extras
+            .packets
+            .iter()
+            .map(|packet| names::of_packet(*packet))
+            .collect(),
+        transitions: transition::transitions(extras.history),
+        failures: extras.failures.iter().map(failure::of_attempt).collect(),
     }
 }
 
@@ -135,7 +168,7 @@ pub fn task(task: &Task, packets: &[PacketId], history: &[Transition]) -> pb::Ta
 struct Parts {
     step: String,
     skip_reason: String,
-    failure: Option<pb::Failure>,
+    failure: Option<Failure>,
 }
 
 impl Parts {
@@ -150,15 +183,15 @@ impl Parts {
                 ..Self::default()
             },
             TaskState::Failed { failure } => Self {
-                failure: Some(failure::failure(failure)),
+                failure: Some(failure.clone()),
                 ..Self::default()
             },
             // Not its end, but what is known of it: what it waits for, and the way out.
             TaskState::Lost => Self {
-                failure: Some(failure::failure(&Failure::new(
+                failure: Some(Failure::new(
                     FailureCode::AgentLost,
                     "no word of the agent in time: what runs there is not known until it reports, and the job waits for that",
-                ))),
+                )),
                 ..Self::default()
             },
             TaskState::Pending
@@ -233,8 +266,9 @@ mod tests {
     #[test]
     fn r14_a_lost_task_says_what_it_waits_for_and_the_way_out() {
         let said = Parts::of(&TaskState::Lost).failure.unwrap();
-        assert_eq!(said.code, "AGENT_LOST");
-        assert!(said.advice.contains("sealift agent revoke"), "{}", said.advice);
+        assert_eq!(said.code, FailureCode::AgentLost);
+        let advice = said.code.advice();
+        assert!(advice.contains("sealift agent revoke"), "{advice}");
     }
 
     #[test]

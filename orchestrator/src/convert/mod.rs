@@ -2,10 +2,10 @@
 //! cannot fail.
 
 pub mod decision;
+pub mod external;
 pub mod failure;
 pub mod job;
 pub mod lane;
-
 pub mod plan;
 pub mod promotion;
 pub mod recipe;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sealift_common::{
     digest::Digest,
     plan::Plan,
@@ -54,6 +55,8 @@ pub struct PromotionView<'a> {
     pub transitions: &'a [Transition],
     /// With what the plan says (not in lists).
     pub whole: bool,
+    /// When its failure was told.
+    pub failed_at: Option<DateTime<Utc>>,
 }
 
 /// Writes a promotion.
@@ -77,7 +80,10 @@ pub fn promotion(view: PromotionView<'_>) -> Result<pb::Promotion, ApiError> {
         .into(),
         change_summary: promotion.change_summary.clone(),
         requested_by: promotion.requested_by.clone(),
-        failure: promotion.failure.as_ref().map(failure::failure),
+        failure: promotion
+            .failure
+            .as_ref()
+            .map(|why| failure::failure(why, view.failed_at)),
         lane_position: i32::try_from(view.waits.position).unwrap_or(i32::MAX),
         estimated_wait: view.waits.estimate.map(|estimate| time::duration(estimate.wait)),
         estimated_wait_samples: view

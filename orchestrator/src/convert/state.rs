@@ -2,14 +2,17 @@
 
 use sealift_common::{
     drift::Severity,
+    external::ExternalRef,
     name::ProjectRef,
     observation::{EngineEvent, ProjectObservation, StickerObservation},
+    role::Role,
 };
 use sealift_proto::v1::{self, drift::Severity as WireSeverity};
 use sealift_store::Current;
 
 use crate::{
     control::{int64, timestamp},
+    convert::external::external,
     names,
     status::ApiError,
 };
@@ -59,8 +62,8 @@ pub fn sticker(seen: &StickerObservation) -> v1::ObservedSticker {
     }
 }
 
-/// The containers of a project as seen.
-pub fn services(project: &str, seen: &ProjectObservation) -> Vec<v1::ObservedService> {
+/// The containers of a project as seen, for a caller of that role.
+pub fn services(project: &str, seen: &ProjectObservation, viewer: Option<Role>) -> Vec<v1::ObservedService> {
     let containers = seen.containers.iter().map(|container| v1::ObservedService {
         project: project.to_owned(),
         service: container.service.to_string(),
@@ -70,18 +73,22 @@ pub fn services(project: &str, seen: &ProjectObservation) -> Vec<v1::ObservedSer
             .unwrap_or_default(),
         state: container.state.to_string(),
         health: container.health.to_string(),
-        container_id: container.id.clone(),
+        container: Some(container_ref(&container.id, viewer)),
         fence: int64(container.fence.0),
         unchanged: container.unchanged,
     });
     containers.collect()
 }
 
-/// What the engine said.
-pub fn event(event: &EngineEvent) -> v1::EngineEvent {
+fn container_ref(id: &str, viewer: Option<Role>) -> v1::ExternalRef {
+    external(ExternalRef::container(id).seen_by(viewer))
+}
+
+/// What the engine said, for a caller of that role.
+pub fn event(event: &EngineEvent, viewer: Option<Role>) -> v1::EngineEvent {
     v1::EngineEvent {
         action: event.action.to_string(),
-        container_id: event.container.clone(),
+        container: Some(container_ref(&event.container, viewer)),
         time: timestamp(event.at),
     }
 }

@@ -214,6 +214,8 @@ mod tests {
             "http://redis",
             "redis:\u{1b}[31m",
             "../redis",
+            "ada:secret@registry.acme.com/shop/api:1",
+            "https://ada:secret@registry.acme.com/shop/api",
             &short,
             &other,
         ] {

@@ -16,6 +16,7 @@ mod engine;
 mod environments;
 mod error;
 mod evidence;
+mod failures;
 mod history;
 mod holds;
 mod idempotency;
@@ -51,6 +52,7 @@ pub use changes::Change;
 pub use engine::{Db, Engine, StoreConfig, Tx};
 pub use error::{Result, StoreError};
 pub use evidence::StoredPacket;
+pub use failures::{AttemptFailure, FailedPlace};
 pub use history::{HistoryRow, HistoryScope};
 pub use lanes::{LaneView, Newcomer, PROJECT_WAITERS, WaitingJob};
 pub use listed::{DecisionHead, ReleaseName};
@@ -85,6 +87,7 @@ pub const STATEMENTS: &[&[Statement]] = &[
     drift::STATEMENTS,
     environments::STATEMENTS,
     evidence::STATEMENTS,
+    failures::STATEMENTS,
     history::STATEMENTS,
     holds::STATEMENTS,
     idempotency::STATEMENTS,

@@ -372,7 +372,8 @@ impl Tx {
             .fetch_optional(conn)
             .await)?;
         let changed: Task = row.ok_or(StoreError::Conflict)?.try_into()?;
-        for (seq, (from, event, to)) in (task.version + 1..).zip(&moves.steps) {
+        for (index, (from, event, to)) in moves.steps.iter().enumerate() {
+            let seq = task.version + 1 + index as u64;
             let (detail, failure) = match event {
                 TaskEvent::Progressed { step } => (step.as_str(), None),
                 TaskEvent::Skipped { reason } => (reason.as_str(), None),
@@ -394,6 +395,10 @@ impl Tx {
                 at: now,
             })
             .await?;
+            if let Some(failure) = failure {
+                self.insert_failure(&changed, seq, &moves.steps[..index], failure.code)
+                    .await?;
+            }
         }
         self.note_task(&changed);
         Ok(changed)

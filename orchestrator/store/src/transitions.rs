@@ -147,6 +147,14 @@ impl Tx {
         self.write_history().await
     }
 
+    /// Writes the rows that wait if one of them is of this promotion, job or task, for whoever reads its history only.
+    pub(crate) async fn write_history_of(&mut self, id: Uuid) -> Result<()> {
+        if self.history.iter().any(|row| row.id == id) {
+            self.write_history().await?;
+        }
+        Ok(())
+    }
+
     /// Writes the rows that wait, in the order in which they came. The commit calls this, and whoever reads the history.
     pub(crate) async fn write_history(&mut self) -> Result<()> {
         let waiting = std::mem::take(&mut self.history);

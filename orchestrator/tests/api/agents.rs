@@ -45,8 +45,24 @@ async fn what_an_agent_says_about_itself_is_shown_with_advice_and_its_distance_f
     let get = GetAgentRequest {
         name: format!("agents/{id}"),
     };
-    let seen = AgentServiceClient::new(olga).get_agent(get).await.unwrap();
+    let seen = AgentServiceClient::new(olga)
+        .get_agent(get.clone())
+        .await
+        .unwrap();
     let seen = seen.into_inner().agent.unwrap();
+    // Places on the host are for those who look after it.
+    assert_eq!(seen.degraded[0].detail, "(hidden) has 3 MiB free");
+    let path = seen.disks[0].path.as_ref().unwrap();
+    assert_eq!(
+        (path.hidden, path.id.as_str(), path.visibility.as_str()),
+        (true, "", "operators")
+    );
+    let dora = world.user("default", "dora", Role::Deployer).await;
+    let whole = AgentServiceClient::new(dora).get_agent(get).await.unwrap();
+    let whole = whole.into_inner().agent.unwrap();
+    assert_eq!(whole.degraded[0].detail, "/var/lib/docker has 3 MiB free");
+    let path = whole.disks[0].path.as_ref().unwrap();
+    assert_eq!((path.hidden, path.id.as_str()), (false, "/var/lib/docker"));
     let codes: Vec<_> = seen.degraded.iter().map(|found| found.code.as_str()).collect();
     assert_eq!(codes, ["DISK_LOW", "VERSION_SKEW"]);
     assert!(seen.degraded.iter().all(|found| !found.advice.is_empty()));

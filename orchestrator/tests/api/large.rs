@@ -12,10 +12,11 @@ use sealift_common::{
     task::{TaskEvent, TaskPhase},
 };
 use sealift_proto::v1::{
-    CreatePromotionRequest, GetJobRequest, GetPromotionRequest, GetTaskRequest, Job, ListPlanTargetsRequest,
-    ListTasksRequest, PlanPromotionRequest, PlanTarget, Promotion, ReadDecisionRequest, Recipe, Strategy,
-    Task, WatchJobRequest, WatchPromotionRequest, job_service_client::JobServiceClient,
-    promotion_service_client::PromotionServiceClient, strategy, task::State,
+    CreatePromotionRequest, GetJobRequest, GetPromotionRequest, GetTaskRequest, Job, ListFailuresRequest,
+    ListPlanTargetsRequest, ListTasksRequest, PlanPromotionRequest, PlanTarget, Promotion,
+    ReadDecisionRequest, Recipe, Strategy, Task, WatchJobRequest, WatchPromotionRequest,
+    job_service_client::JobServiceClient, promotion_service_client::PromotionServiceClient, strategy,
+    task::State,
 };
 use sealift_store::Tx;
 use tonic::{Code, transport::Channel};
@@ -268,6 +269,27 @@ async fn a_thousand_failures_with_all_their_text_reach_every_reader() {
     assert!(failed.iter().all(|task| task.transitions.is_empty()));
     assert_eq!(tasks(&ada, &name, State::Succeeded).await, []);
     let mut jobs = JobServiceClient::new(ada.clone());
+    let request = GetJobRequest { name: name.clone() };
+    let shown = jobs.get_job(request).await.unwrap().into_inner().job.unwrap();
+    assert_eq!((shown.failures.len(), shown.failure_count), (20, 1_000));
+    let mut page = ListFailuresRequest {
+        parent: name.clone(),
+        page_size: i32::MAX,
+        ..ListFailuresRequest::default()
+    };
+    let mut listed = Vec::new();
+    loop {
+        let answer = jobs.list_failures(page.clone()).await.unwrap().into_inner();
+        assert!(answer.failures.len() <= 200, "{}", answer.failures.len());
+        assert_eq!(answer.total_size, 1_000);
+        listed.extend(answer.failures);
+        page.page_token = answer.next_page_token;
+        if page.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed[..20], shown.failures);
+    assert_eq!(distinct(listed.into_iter().map(|one| one.target)), TARGETS);
     let request = GetTaskRequest {
         name: failed[7].name.clone(),
     };

@@ -6,6 +6,8 @@ mod agents;
 mod audit;
 mod authorization;
 mod drift;
+mod external;
+mod failures;
 mod host;
 mod hostile;
 mod inventory;

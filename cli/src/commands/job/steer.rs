@@ -75,6 +75,7 @@ pub async fn run(
             return retry(global, client, channel, request, &waiting).await;
         }
         JobCommand::Get { .. }
+        | JobCommand::Failures { .. }
         | JobCommand::Tasks { .. }
         | JobCommand::Task { .. }
         | JobCommand::List { .. }

@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use crate::{
     args::{Global, ListArgs},
     client::{named, pages, target_in, target_name, unary},
-    commands::promotion::transitions,
+    commands::{job::failures, promotion::transitions},
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
@@ -93,6 +93,11 @@ pub async fn get(global: &Global, client: &mut Client, id: &str, target: &str) -
     if global.output == Format::Table {
         if let Some(failure) = &task.failure {
             output::line(&format!("\n{}", failure_text(failure)))?;
+        }
+        // One failure is told above already.
+        if task.failures.len() > usize::from(task.failure.is_some()) {
+            output::line("")?;
+            output::write(global.output, &task, || failures::rows(&task.failures))?;
         }
         output::line("")?;
         output::write(global.output, &task, || transitions(&task.transitions))?;

@@ -14,7 +14,7 @@ use crate::{
     error::{CliError, Exit},
     output::{
         self, Format, Rows,
-        text::{age, clean, leaf, or_dash, short_digest, stamp},
+        text::{age, clean, external, leaf, or_dash, short_digest, stamp},
     },
 };
 
@@ -142,7 +142,7 @@ fn services(project: &CurrentProject) -> Rows {
             runs,
             or_dash(&seen.state),
             or_dash(&seen.health),
-            or_dash(&short_digest(&seen.container_id)),
+            external(seen.container.as_ref()),
         ]
     }))
 }

@@ -8,6 +8,7 @@
 mod damage;
 mod drift;
 mod engine;
+mod failures;
 mod harness;
 mod history;
 mod identity;

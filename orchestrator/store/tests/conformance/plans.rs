@@ -15,6 +15,7 @@ const GROWING: &[&str] = &[
     "decisions",
     "drift",
     "drift_remedies",
+    "failures",
     "holds",
     "idempotent_answers",
     "job_subjects",
@@ -139,6 +140,8 @@ const LISTS: &[(&str, &str)] = &[
         "evidence::LIST_OF_TARGET",
         "packets_of_target (target_id=? AND id<?)",
     ),
+    ("failures::OF_JOB", "failures_of_job (job_id=? AND id<?)"),
+    ("failures::OF_TASK", "failures_of_task (task_id=? AND id<?)"),
     (
         "history::OF_ENVIRONMENT",
         "jobs_of_environment (environment_id=? AND id<?)",
