@@ -195,9 +195,10 @@ struct Numbers(u64);
 impl Numbers {
     /// Of the container `id`.
     fn of(id: &str) -> Self {
-        let [a, b, c, d, e, f, ..] = *Digest::of(id.as_bytes()).as_bytes();
+        let mut drawn = [0; 8];
+        drawn.copy_from_slice(&Digest::of(id.as_bytes()).as_bytes()[..8]);
         // What is left below the first two bits and above those of the line.
-        let drawn = u64::from_be_bytes([0, 0, a, b, c, d, e, f]) >> (48 - (62 - LINE_BITS));
+        let drawn = u64::from_be_bytes(drawn) >> (2 + LINE_BITS);
         Self(COPIED | drawn << LINE_BITS)
     }
 
