@@ -136,7 +136,11 @@ impl NextSteps<'_> {
         }
         match (self.kind, self.release) {
             (DriftKind::Extra, _) | (_, None) => match self.container {
-                AboutContainer::Unknown => {}
+                AboutContainer::Unknown if self.silent => {}
+                AboutContainer::Unknown => steps.push((
+                    format!("sealift target get {environment}/{target}"),
+                    "see what its agent finds there",
+                )),
                 AboutContainer::Hidden => steps.push((
                     format!("sealift drift explain {}", self.id),
                     "as an admin: only admins are told which container it is",
@@ -335,10 +339,7 @@ fn extra(container: &ContainerObservation) -> Finding {
         kind: DriftKind::Extra,
         service: Some(container.service.clone()),
         expected: "nothing".to_owned(),
-        actual: format!(
-            "container {} of order {}",
-            container.id.chars().take(12).collect::<String>(),
-            container.fence
-        ),
+        // Which one is told by the reference to it, to those who may know.
+        actual: format!("a container of order {}", container.fence),
     }
 }

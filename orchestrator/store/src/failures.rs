@@ -35,7 +35,7 @@ statements! {
     COUNT_OF_JOB = { "SELECT COUNT(*) FROM failures WHERE job_id = $1" };
     COUNT_OF_TASK = { "SELECT COUNT(*) FROM failures WHERE task_id = $1" };
     LAST_STEP = {
-        "SELECT event, detail FROM transitions WHERE entity_kind = 'task' AND entity_id = $1 ",
+        "SELECT event, detail FROM transitions WHERE entity_kind = 'task' AND entity_id = $1 AND seq < $2 ",
         "AND event IN ('assigned', 'progressed', 'attempt_failed') AND detail <> 'restoring' ORDER BY seq DESC LIMIT 1"
     };
 }
@@ -142,7 +142,7 @@ impl Tx {
             Some(Doing::Step(step)) => Some(step),
             Some(Doing::Nothing) => None,
             None if task.attempt == 0 => None,
-            None => self.last_step(task.id).await?,
+            None => self.last_step(task.id, int(seq)?).await?,
         };
         let (seq, step) = (int(seq)?, code.failed_in(last));
         on!(self, |conn| sqlx::query(INSERT)
@@ -157,11 +157,12 @@ impl Tx {
         Ok(())
     }
 
-    /// The same from the history of the task's present attempt.
-    async fn last_step(&mut self, task: TaskId) -> Result<Option<TaskStep>> {
+    /// The same from the history of the task's present attempt, before the row `seq`.
+    async fn last_step(&mut self, task: TaskId, seq: i64) -> Result<Option<TaskStep>> {
         self.write_history_of(task.uuid()).await?;
         let row: Option<(String, String)> = on!(self, |conn| sqlx::query_as(LAST_STEP)
             .bind(task.uuid())
+            .bind(seq)
             .fetch_optional(conn)
             .await)?;
         match row.as_ref().map(|(event, detail)| (event.as_str(), detail)) {

@@ -61,8 +61,8 @@ async fn containers_are_named_to_admins_only_in_every_answer() {
         at: world.running.app.clock.now(),
     };
     let stopped = |seen: &mut sealift_common::observation::ProjectObservation| {
-        seen.containers[0].state = ContainerState::Exited;
         let mut extra = seen.containers[0].clone();
+        seen.containers[0].state = ContainerState::Exited;
         extra.service = "extra".parse().unwrap();
         seen.containers.push(extra);
     };
@@ -72,7 +72,10 @@ async fn containers_are_named_to_admins_only_in_every_answer() {
     let found = drifts.list_drift(ListDriftRequest::default()).await;
     let found = found.unwrap().into_inner().drift;
     assert!(found.iter().any(|one| one.cause.is_some()));
-    let extra = found.iter().find(|one| one.service == "extra").unwrap();
+    let extra = found
+        .iter()
+        .find(|one| one.service == "extra")
+        .unwrap_or_else(|| panic!("{found:?}"));
 
     for role in Role::ALL {
         let channel = world.user("default", &format!("user-{role}"), role).await;
