@@ -68,7 +68,7 @@ async fn r14_a_change_by_hand_is_known_within_seconds_and_explained() -> Result<
         "{cause}"
     );
     ensure!(
-        cause["containerId"]
+        cause["container"]["id"]
             .as_str()
             .is_some_and(|id| id.starts_with(&container)),
         "{cause}"

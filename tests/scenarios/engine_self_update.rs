@@ -203,7 +203,7 @@ impl Stage {
         let seen = eventually(&what, async || {
             let seen = self.system.json(&["target", "get", &target]).await?;
             let observed = &seen["observed"][0];
-            let runs = observed["containerId"] == format!("sealift-agent@{}", wanted.short())
+            let runs = observed["container"]["id"] == format!("sealift-agent@{}", wanted.short())
                 && observed["unchanged"] == true;
             let online = seen["agentStatus"] == "online" || seen["agentStatus"] == "degraded";
             let drifts = seen["drift"].as_array().is_some_and(|drift| !drift.is_empty());
