@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use sealift_agent::{
     agent::{self, AgentError, AgentOptions},
     config::Settings,
@@ -18,7 +19,7 @@ use sealift_agent::{
 use sealift_common::{
     decision::Requester,
     digest::Digest,
-    id::{EnvironmentId, JobId, JoinTokenId, TargetId, TenantId},
+    id::{AgentId, EnvironmentId, JobId, JoinTokenId, TargetId, TenantId},
     inventory::{AgentFacts, Environment, EnvironmentClass, Target, TargetKind},
     job::JobPhase,
     join_token::JoinToken,
@@ -196,6 +197,15 @@ impl Fleet {
         let token = self.token(target).await?;
         enrol::join(&state, &self.endpoint()?, &token, facts()).await?;
         Ok(state)
+    }
+
+    /// The agent that serves a target, as it is stored.
+    pub async fn agent_of(&self, target: &Target) -> anyhow::Result<AgentId> {
+        let mut tx = self.running.app.db.read().await?;
+        let found = tx.target(self.tenant, target.id).await?;
+        found
+            .and_then(|target| target.agent_id)
+            .context("no agent serves the target")
     }
 
     /// Runs an agent over a state directory. `host` has no image yet.

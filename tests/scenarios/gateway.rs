@@ -239,14 +239,8 @@ async fn t1_the_newest_session_wins_and_a_revoked_agent_is_dismissed() {
     fleet.connected(1).await.unwrap();
 
     let app = &fleet.running.app;
+    let id = fleet.agent_of(&target).await.unwrap();
     let mut tx = app.db.write().await.unwrap();
-    let id = tx
-        .target(fleet.tenant, target.id)
-        .await
-        .unwrap()
-        .unwrap()
-        .agent_id
-        .unwrap();
     tx.revoke_agent(id, &stolen(app.clock.now())).await.unwrap();
     tx.commit().await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(10), agent.ended)

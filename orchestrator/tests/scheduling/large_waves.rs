@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use sealift_common::{
     failure::FailureCode,
+    id::JobId,
     job::JobState,
     observation::ContainerState,
     recipe::OfflinePolicy,
@@ -54,10 +55,8 @@ async fn the_last_target_of_a_large_canary_counts_as_much_as_the_first() {
     assert_eq!(world.live().await.len(), 0);
 }
 
-/// Looking whether hosts that are waited for are back takes no right to write: here somebody else has it all the time.
-#[tokio::test]
-async fn hosts_that_are_waited_for_cost_no_write() {
-    let world = World::new(3).await;
+/// A job of which no host is there, and which waits for them.
+async fn waits_for_all(world: &World) -> JobId {
     let release = world.release("v1").await;
     let mut wish = world.wish(&release, Strategy::AllAtOnce {});
     wish.recipe.offline = OfflinePolicy::Wait { ms: 600_000 };
@@ -69,6 +68,14 @@ async fn hosts_that_are_waited_for_cost_no_write() {
     world.offline.lock().unwrap().extend(agents);
     let job = world.request(&wish).await.job.unwrap().id;
     world.settle().await;
+    job
+}
+
+/// Looking whether hosts that are waited for are back takes no right to write: here somebody else has it all the time.
+#[tokio::test]
+async fn hosts_that_are_waited_for_cost_no_write() {
+    let world = World::new(3).await;
+    let job = waits_for_all(&world).await;
     assert_eq!(world.phases(job).await, [TaskPhase::Pending; 3]);
     let held = world.core.db.write().await.unwrap();
     let outcome = tokio::time::timeout(Duration::from_secs(5), world.step()).await;
@@ -97,17 +104,7 @@ async fn hosts_that_are_waited_for_cost_no_write() {
 #[tokio::test]
 async fn a_host_behind_a_thousand_that_are_waited_for_gets_its_order() {
     let world = World::new(1_101).await;
-    let release = world.release("v1").await;
-    let mut wish = world.wish(&release, Strategy::AllAtOnce {});
-    wish.recipe.offline = OfflinePolicy::Wait { ms: 600_000 };
-    let agents: Vec<_> = world
-        .targets
-        .iter()
-        .filter_map(|target| target.agent_id)
-        .collect();
-    world.offline.lock().unwrap().extend(agents);
-    let job = world.request(&wish).await.job.unwrap().id;
-    world.settle().await;
+    let job = waits_for_all(&world).await;
     // The one with the last name.
     let tasks = world.tasks(job).await;
     let last = tasks.last().unwrap();

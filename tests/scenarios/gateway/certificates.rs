@@ -8,14 +8,8 @@ async fn t1_an_agent_that_was_revoked_while_it_was_away_is_dismissed_when_it_com
     let target = fleet.target("web-1").await.unwrap();
     let state = fleet.enrol(&target).await.unwrap();
     let app = &fleet.running.app;
+    let id = fleet.agent_of(&target).await.unwrap();
     let mut tx = app.db.write().await.unwrap();
-    let id = tx
-        .target(fleet.tenant, target.id)
-        .await
-        .unwrap()
-        .unwrap()
-        .agent_id
-        .unwrap();
     tx.revoke_agent(id, &stolen(app.clock.now())).await.unwrap();
     tx.commit().await.unwrap();
     let agent = fleet.run_agent(&state, engine(&[])).unwrap();

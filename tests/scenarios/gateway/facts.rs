@@ -35,16 +35,10 @@ async fn facts_of_a_heartbeat_are_kept_and_the_time_is_told_to_whoever_wants_it(
     };
     let told = convert::time("time", answer.time.as_ref()).unwrap();
     assert!(before <= told && told <= app.clock.now());
+    let agent = fleet.agent_of(&target).await.unwrap();
     let kept = async {
         loop {
             let mut tx = app.db.read().await.unwrap();
-            let agent = tx
-                .target(fleet.tenant, target.id)
-                .await
-                .unwrap()
-                .unwrap()
-                .agent_id
-                .unwrap();
             if tx.agent_by_id(agent).await.unwrap().unwrap().facts == low {
                 return;
             }
