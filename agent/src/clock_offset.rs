@@ -25,6 +25,11 @@ pub fn measure(theirs: DateTime<Utc>, ours: DateTime<Utc>, took: Duration) -> Cl
     }
 }
 
+/// A time of the host's clock by the orchestrator's, which differ as `measured`; `None` when no calendar has it.
+pub fn theirs(ours: DateTime<Utc>, measured: ClockFacts) -> Option<DateTime<Utc>> {
+    ours.checked_sub_signed(TimeDelta::try_milliseconds(measured.ahead_ms)?)
+}
+
 /// Whether `now` says something that `told` does not.
 pub fn is_news(told: Option<ClockFacts>, now: ClockFacts) -> bool {
     let Some(told) = told else {
@@ -76,6 +81,16 @@ mod tests {
             clock(30_000, 101)
         );
         assert_eq!(measure(at(30_000), at(0), Duration::ZERO), clock(-30_000, 1));
+    }
+
+    #[test]
+    fn a_time_of_the_host_is_told_by_the_orchestrators_clock() {
+        for ahead in [0, 180_000, -180_000] {
+            assert_eq!(theirs(at(ahead), clock(ahead, 1)), Some(at(0)));
+        }
+        for impossible in [i64::MIN, i64::MAX] {
+            assert_eq!(theirs(at(0), clock(impossible, 1)), None);
+        }
     }
 
     #[test]

@@ -121,6 +121,8 @@ pub struct End<'a, M> {
     pub log_truncated: bool,
     /// When.
     pub at: DateTime<Utc>,
+    /// The same by the orchestrator's clock, as far as it is known.
+    pub orchestrator_time: Option<DateTime<Utc>>,
 }
 
 /// The signed packet.
@@ -180,6 +182,7 @@ pub fn packet<M: Described>(identity: &AgentIdentity, end: &End<'_, M>) -> Resul
             order_digest: end.order_digest,
             started_at: end.state.began_at.unwrap_or(end.at),
             finished_at: end.at,
+            finished_at_orchestrator: end.orchestrator_time,
             steps: end.state.steps.clone(),
         },
     );

@@ -5,6 +5,7 @@ mod batches;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use prost::Message as _;
 use sealift_common::{
     bounds::{MESSAGE_BYTES, REPORT_BATCH},
@@ -335,11 +336,7 @@ impl<W: Work> Session<'_, W> {
         };
         let interval = interval(welcome.heartbeat_interval.as_ref())?;
         let theirs = convert::time("welcome.time", welcome.time.as_ref())?;
-        self.memory.learn(clock_offset::measure(
-            theirs,
-            self.clock.now(),
-            said_hello.elapsed(),
-        ));
+        self.measure(theirs, said_hello);
         self.reconcile(&welcome, next_report).await?;
         self.memory.welcomed = true;
         (self.on_welcome)();
@@ -389,9 +386,18 @@ impl<W: Work> Session<'_, W> {
             .ok_or_else(|| SessionError::Protocol("the time, without having been asked for it".to_owned()))?;
         let theirs = convert::time("server_time.time", answer.time.as_ref())?;
         (self.on_answer)();
-        Ok(self
-            .memory
-            .learn(clock_offset::measure(theirs, self.clock.now(), asked.elapsed())))
+        Ok(self.measure(theirs, asked))
+    }
+
+    /// Holds the host's clock against `theirs`, the answer to what was asked at `asked`; whether that is worth telling.
+    fn measure(&mut self, theirs: DateTime<Utc>, asked: Instant) -> bool {
+        let measured = clock_offset::measure(theirs, self.clock.now(), asked.elapsed());
+        let is_news = self.memory.learn(measured);
+        // What is known best, not this trip, which may have been a slow one.
+        if let Some(known) = self.memory.clock {
+            self.work.clock_measured(known);
+        }
+        is_news
     }
 
     async fn take(

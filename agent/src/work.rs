@@ -5,7 +5,7 @@ use std::future::Future;
 use chrono::{DateTime, Utc};
 use sealift_common::{
     id::{TargetId, TaskId},
-    inventory::AgentFacts,
+    inventory::{AgentFacts, ClockFacts},
     observation::TargetObservation,
     order::Fence,
 };
@@ -67,6 +67,8 @@ pub trait Work: Send + Sync + 'static {
     fn skip_reports_to(&self, number: u64) -> impl Future<Output = Result<(), StateError>> + Send;
     /// Changes whenever reports were added.
     fn report_tip(&self) -> watch::Receiver<u64>;
+    /// Takes in what a round trip said of the host's clock.
+    fn clock_measured(&self, measured: ClockFacts);
     /// What the agent says about itself.
     fn facts(&self) -> watch::Receiver<AgentFacts>;
     /// Whether the link itself is on trial: then every heartbeat asks for an answer, and none may stay away.

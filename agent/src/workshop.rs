@@ -19,6 +19,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
 use sealift_common::{
     condition::{Condition, ConditionCode},
@@ -26,7 +27,7 @@ use sealift_common::{
     evidence::EngineInfo,
     failure::{Failure, FailureCode},
     id::{TargetId, TaskId},
-    inventory::AgentFacts,
+    inventory::{AgentFacts, ClockFacts},
     observation::TargetObservation,
     order::{Fence, Order},
     time::Clock,
@@ -36,6 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    clock_offset,
     compose::Compose,
     facts,
     host::{Host, HostError},
@@ -115,6 +117,8 @@ pub(crate) struct Shared<H> {
     pub(crate) facts: watch::Sender<AgentFacts>,
     engine: Mutex<Option<EngineInfo>>,
     engine_root: Mutex<Option<PathBuf>>,
+    /// The host's clock beside the orchestrator's, as last measured.
+    clock_offset: Mutex<Option<ClockFacts>>,
     /// Taken for writing while an image is being taken away.
     pub(crate) images: tokio::sync::RwLock<()>,
     logs: mpsc::Sender<LogRecord>,
@@ -166,6 +170,15 @@ impl<H: Host> Shared<H> {
     /// Where the engine keeps its data, as it last said.
     pub(crate) fn engine_root(&self) -> Option<PathBuf> {
         lock(&self.engine_root).clone()
+    }
+
+    /// A time of this host by the orchestrator's clock, when a session has measured how they differ.
+    pub(crate) fn orchestrator_time(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        clock_offset::theirs(at, (*lock(&self.clock_offset))?)
+    }
+
+    fn set_clock_offset(&self, measured: ClockFacts) {
+        *lock(&self.clock_offset) = Some(measured);
     }
 
     pub(crate) fn set_engine_root(&self, root: PathBuf) {
@@ -235,6 +248,7 @@ impl<H: Host> Workshop<H> {
             facts: watch::Sender::new(facts),
             engine: Mutex::default(),
             engine_root: Mutex::default(),
+            clock_offset: Mutex::default(),
             images: tokio::sync::RwLock::default(),
             logs: log_sender,
             active: Mutex::default(),

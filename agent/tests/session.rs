@@ -15,7 +15,7 @@ use sealift_agent::{
 };
 use sealift_common::{
     id::{TargetId, TaskId},
-    inventory::AgentFacts,
+    inventory::{AgentFacts, ClockFacts},
     observation::TargetObservation,
     order::Fence,
     time::{Clock, TestClock},
@@ -85,6 +85,7 @@ struct Desk {
     tip: watch::Sender<u64>,
     facts: watch::Sender<AgentFacts>,
     proof: watch::Sender<bool>,
+    measured: Mutex<Option<ClockFacts>>,
     told: Mutex<Vec<String>>,
 }
 
@@ -97,6 +98,7 @@ impl Desk {
             tip: watch::Sender::new(next),
             facts: watch::Sender::new(AgentFacts::default()),
             proof: watch::Sender::new(false),
+            measured: Mutex::default(),
             told: Mutex::default(),
         })
     }
@@ -167,6 +169,9 @@ impl Work for Desk {
     }
     fn report_tip(&self) -> watch::Receiver<u64> {
         self.tip.subscribe()
+    }
+    fn clock_measured(&self, measured: ClockFacts) {
+        *self.measured.lock().unwrap() = Some(measured);
     }
     fn facts(&self) -> watch::Receiver<AgentFacts> {
         self.facts.subscribe()
@@ -358,6 +363,8 @@ async fn a_clock_that_is_wrong_is_measured_and_told_once() {
         let facts = beat.facts.unwrap();
         assert_eq!(facts.degraded[0].code, "CLOCK_SKEW");
         let clock = facts.clock.unwrap();
+        let measured = stage.desk.measured.lock().unwrap().unwrap();
+        assert_eq!(measured.ahead_ms, clock.ahead_ms, "packets go by the same");
         assert!((30_000 - clock.ahead_ms).unsigned_abs() <= u64::from(clock.uncertainty_ms));
         assert!(!beat.wants_time, "not with every heartbeat");
         // Nobody asked again.

@@ -94,6 +94,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         order_digest: Digest::of(b"order"),
         started_at: now,
         finished_at: now,
+        finished_at_orchestrator: None,
         steps: vec![EvidenceStep {
             step: TaskStep::Received,
             at: now,

@@ -102,6 +102,7 @@ fn packet(
         order_digest: Digest::of(order_bytes),
         started_at: now,
         finished_at: now,
+        finished_at_orchestrator: None,
         steps: Vec::new(),
     };
     let running = order.manifest.images().into_values();

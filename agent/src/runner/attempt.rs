@@ -300,6 +300,7 @@ impl<H: Host, M: Described> Attempt<H, M> {
             api: String::new(),
             platform: String::new(),
         });
+        let at = self.now();
         let end = End {
             order: &self.order,
             order_digest: self.order_digest,
@@ -311,7 +312,8 @@ impl<H: Host, M: Described> Attempt<H, M> {
             sticker,
             compose_lock: self.state.lock.as_ref().map(|locked| locked.lock),
             log_truncated: self.log.is_truncated(),
-            at: self.now(),
+            at,
+            orchestrator_time: self.shared.orchestrator_time(at),
         };
         proof::packet(&self.shared.identity, &end).map_err(internal)
     }

@@ -205,6 +205,7 @@ pub(super) async fn refuse<H: Host>(
             compose_lock: None,
             log_truncated: false,
             at,
+            orchestrator_time: shared.orchestrator_time(at),
         };
         // An order for somebody else cannot be stated under our name; it is refused without a packet.
         proof::packet(&shared.identity, &end).ok()

@@ -2,7 +2,7 @@
 
 use sealift_common::{
     id::{TargetId, TaskId},
-    inventory::AgentFacts,
+    inventory::{AgentFacts, ClockFacts},
     order::Fence,
 };
 use sealift_proto::agent::v1::Report;
@@ -72,6 +72,10 @@ impl<H: Host> Work for Workshop<H> {
 
     fn report_tip(&self) -> watch::Receiver<u64> {
         self.outbox.changed()
+    }
+
+    fn clock_measured(&self, measured: ClockFacts) {
+        self.shared.set_clock_offset(measured);
     }
 
     fn facts(&self) -> watch::Receiver<AgentFacts> {

@@ -262,6 +262,10 @@ pub struct Predicate {
     pub started_at: DateTime<Utc>,
     /// When it ended.
     pub finished_at: DateTime<Utc>,
+    /// When it ended by the orchestrator's clock, as far as the host knew: its own time without the offset that the session had
+    /// measured. Absent when no session had since the agent started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at_orchestrator: Option<DateTime<Utc>>,
     /// The steps, in order.
     pub steps: Vec<EvidenceStep>,
 }
@@ -299,11 +303,18 @@ pub struct Attempt {
     pub started_at: DateTime<Utc>,
     /// When it ended.
     pub finished_at: DateTime<Utc>,
+    /// When it ended by the orchestrator's clock.
+    pub finished_at_orchestrator: Option<DateTime<Utc>>,
     /// The steps, in order.
     pub steps: Vec<EvidenceStep>,
 }
 
 impl Predicate {
+    /// The time at which keys have to count: validity is written down by the orchestrator's clock, which the host's may differ from.
+    pub fn counts_at(&self) -> DateTime<Utc> {
+        self.finished_at_orchestrator.unwrap_or(self.finished_at)
+    }
+
     /// What is stated about an attempt at `order`.
     pub fn of<M>(order: &Order<M>, attempt: Attempt) -> Self {
         Self {
@@ -335,6 +346,7 @@ impl Predicate {
             order_digest: attempt.order_digest,
             started_at: attempt.started_at,
             finished_at: attempt.finished_at,
+            finished_at_orchestrator: attempt.finished_at_orchestrator,
             steps: attempt.steps,
         }
     }

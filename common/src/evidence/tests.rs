@@ -85,6 +85,7 @@ pub(crate) fn predicate() -> Predicate {
         order_digest: Digest::of(b"order"),
         started_at: at(0),
         finished_at: at(12),
+        finished_at_orchestrator: None,
         steps: vec![EvidenceStep {
             step: TaskStep::Pulling,
             at: at(1),

@@ -149,12 +149,9 @@ pub fn verify_packet(bytes: &[u8], trust: &TrustFile) -> Result<VerifiedPacket, 
             signer: agent.agent_id,
         });
     }
-    check_time(&agent.key_id, &agent.validity, predicate.finished_at)?;
-    check_time(
-        &orchestrator.key_id,
-        &orchestrator.validity,
-        predicate.finished_at,
-    )?;
+    let at = predicate.counts_at();
+    check_time(&agent.key_id, &agent.validity, at)?;
+    check_time(&orchestrator.key_id, &orchestrator.validity, at)?;
     Ok(VerifiedPacket {
         digest: Digest::of(bytes),
         agent: agent.name.clone(),

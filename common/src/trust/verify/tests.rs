@@ -122,6 +122,27 @@ fn t1_evidence_after_revocation_is_refused_and_before_it_stays_good() {
 }
 
 #[test]
+fn f9_keys_count_by_the_orchestrators_clock_when_the_host_knew_it() {
+    let mut predicate = predicate();
+    let mut trust = trust(&predicate);
+    let truly = predicate.finished_at;
+    for wrong in [TimeDelta::minutes(-3), TimeDelta::days(400)] {
+        predicate.finished_at = truly + wrong;
+        predicate.finished_at_orchestrator = None;
+        trust.agents[0].validity = Validity {
+            until: Some(at(60)),
+            ..since(0)
+        };
+        assert_eq!(code(&packet(&predicate, &[1, 9]), &trust), "KEY_NOT_VALID");
+        predicate.finished_at_orchestrator = Some(truly);
+        assert_eq!(code(&packet(&predicate, &[1, 9]), &trust), "ok");
+        // A clock that is behind is no way around a revocation.
+        trust.agents[0].validity.revoked_at = Some(truly);
+        assert_eq!(code(&packet(&predicate, &[1, 9]), &trust), "KEY_REVOKED");
+    }
+}
+
+#[test]
 fn a_success_that_runs_something_else_is_refused() {
     let mut other = predicate();
     other.services[0].observed.as_mut().unwrap().digest = Digest::of(b"other");
