@@ -3,10 +3,11 @@
 
 use sealift_common::{
     decision::Requester,
-    failure::Failure,
+    error::Reason,
+    failure::{Failure, FailureCode},
     id::{HoldId, ProjectId},
     inventory::Environment,
-    job::JobEvent,
+    job::{JobEvent, Stop, StopWish},
     promotion::PromotionState,
     recipe::{OfflinePolicy, Recipe},
     release::Release,
@@ -63,7 +64,9 @@ pub async fn explain_rollback(
     }))
 }
 
-/// Requests the rollback of what is active, as explained.
+/// Requests the rollback of what is active, as explained. A promotion of the project that is under way ends for it: what it was
+/// doing is restored. Without a release that is asked for by name it is a refusal instead, for whoever wants that promotion
+/// undone would be brought one release too far back.
 pub async fn roll_back(
     core: &Core,
     tx: &mut Tx,
@@ -79,6 +82,13 @@ pub async fn roll_back(
     let bad = release_of(tx, environment.tenant_id, explained.active.release).await?;
     let good = release_of(tx, environment.tenant_id, to.release).await?;
     let actor = requester.actor.clone();
+    let under_way = tx.promotion_under_way(environment.id, bad.project_id).await?;
+    if let Some(job) = under_way
+        .as_ref()
+        .filter(|_| explained.choice.wish.release.is_none())
+    {
+        return Err(must_say_which(tx, job, &environment, &bad, &good).await?);
+    }
     let request = NewPromotion {
         environment,
         release: good,
@@ -92,9 +102,42 @@ pub async fn roll_back(
     };
     let requested = create_promotion(core, tx, &request).await?;
     if requested.promotion.state != PromotionState::Rejected {
+        if let Some(job) = under_way {
+            let summary = format!("{actor} goes back to {}: {reason}", request.release.reference());
+            let stop = Stop {
+                wish: StopWish::Cancel,
+                failure: Failure::new(FailureCode::Cancelled, summary),
+            };
+            tx.request_job_stop(&job, &stop, &actor, core.clock.now()).await?;
+        }
         condemn(core, tx, &request.environment, &bad, &actor, reason).await?;
     }
     Ok(Some(requested))
+}
+
+/// The refusal of a rollback while `job` is under way that does not say how far back.
+async fn must_say_which(
+    tx: &mut Tx,
+    job: &Job,
+    environment: &Environment,
+    active: &Release,
+    before: &Release,
+) -> Result<ApiError, ApiError> {
+    let rolling_out = release_of(tx, job.tenant_id, job.release_id).await?;
+    let (name, before) = (&environment.name, before.reference());
+    Ok(ApiError::new(
+        Reason::WrongState,
+        format!(
+            "{} is being rolled out to {name}, so it is unclear how far back to go",
+            rolling_out.reference()
+        ),
+        format!(
+            "to stay at {}: sealift job abort {}; to end that job and go back to {before}: sealift rollback {name} --to {before}",
+            active.reference(),
+            job.id
+        ),
+    )
+    .precondition("ROLLOUT_UNDER_WAY", format!("jobs/{}", job.id), job.state.phase().as_str()))
 }
 
 /// Undoes what a job changed whose tasks have all ended: its targets that succeeded go back to the release that is active. When

@@ -70,6 +70,11 @@ statements! {
         "UNION ALL SELECT j.id FROM jobs j JOIN releases r ON r.id = j.release_id ",
         "WHERE j.environment_id = $1 AND j.state = 'rolling_back' AND r.project_id = $2 AND j.id <> $3) found"
     };
+    PROMOTION_UNDER_WAY = {
+        "SELECT ", columns!(), " FROM jobs WHERE environment_id = $1 AND state IN ('running', 'paused') ",
+        "AND rollback_of IS NULL AND EXISTS (SELECT 1 FROM releases r WHERE r.id = jobs.release_id AND r.project_id = $2) ",
+        "ORDER BY ticket LIMIT 1"
+    };
     PROJECT_WAITS = {
         "SELECT j.id, j.rollback_of, p.scope FROM jobs j JOIN releases r ON r.id = j.release_id ",
         "JOIN promotions p ON p.id = j.promotion_id ",
@@ -200,6 +205,20 @@ impl Tx {
     pub async fn lane_head(&mut self, environment: EnvironmentId) -> Result<Option<Job>> {
         let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(HEAD)
             .bind(environment.uuid())
+            .fetch_optional(conn)
+            .await)?;
+        one(row)
+    }
+
+    /// The job of a project that runs or is paused in a lane and is no rollback.
+    pub async fn promotion_under_way(
+        &mut self,
+        environment: EnvironmentId,
+        project: ProjectId,
+    ) -> Result<Option<Job>> {
+        let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(PROMOTION_UNDER_WAY)
+            .bind(environment.uuid())
+            .bind(project.uuid())
             .fetch_optional(conn)
             .await)?;
         one(row)

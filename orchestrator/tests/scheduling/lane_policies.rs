@@ -9,6 +9,7 @@ use sealift_common::{
     lane::LanePolicy,
     outcome::Outcome,
     promotion::PromotionState,
+    rollback::Wish,
     strategy::Strategy,
     time::Clock as _,
 };
@@ -19,7 +20,7 @@ use sealift_orchestrator::app::{
 use sealift_store::{HistoryScope, PageRequest};
 
 use crate::{
-    rollbacks::roll_back_by_hand,
+    rollbacks::{go_back, roll_back_by_hand},
     world::{Act, World},
 };
 
@@ -66,8 +67,13 @@ async fn c16_a_lane_that_lets_nothing_wait_refuses_at_once() {
     // Going back must always be possible.
     let busy = world.promote(&first).await;
     world.settle().await;
-    let rollback = roll_back_by_hand(&world, &second).await;
+    let wish = Wish {
+        release: Some(first.id),
+        allow_higher: false,
+    };
+    let rollback = go_back(&world, &second, wish).await.unwrap().job.unwrap().id;
     assert_eq!(waiting(&world).await, [rollback]);
+    // Its only target was done before it could be stopped.
     assert_eq!(world.finish(busy).await, JobPhase::Succeeded);
     assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);
 }

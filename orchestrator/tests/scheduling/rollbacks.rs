@@ -17,9 +17,13 @@ use sealift_common::{
     task::TaskPhase,
     time::Clock as _,
 };
-use sealift_orchestrator::app::{
-    roll_back::{explain_rollback, roll_back},
-    steer_job::abort_job,
+use sealift_orchestrator::{
+    app::{
+        create_promotion::Requested,
+        roll_back::{explain_rollback, roll_back},
+        steer_job::abort_job,
+    },
+    status::ApiError,
 };
 use sealift_store::Hold;
 
@@ -72,9 +76,15 @@ async fn mark(world: &World, release: &Release) -> Option<QualityMark> {
 
 /// A person goes back to the last known good release of the project.
 pub async fn roll_back_by_hand(world: &World, release: &Release) -> JobId {
+    let requested = go_back(world, release, Wish::default()).await.unwrap();
+    requested.job.unwrap().id
+}
+
+/// The same as `wish` has it.
+pub async fn go_back(world: &World, release: &Release, wish: Wish) -> Result<Requested, ApiError> {
     let mut tx = world.core.db.write().await.unwrap();
     let environment = world.environment.clone();
-    let explained = explain_rollback(&mut tx, &environment, release.project_id, Wish::default())
+    let explained = explain_rollback(&mut tx, &environment, release.project_id, wish)
         .await
         .unwrap()
         .unwrap();
@@ -91,11 +101,10 @@ pub async fn roll_back_by_hand(world: &World, release: &Release) -> JobId {
         requester,
         "back",
     )
-    .await
-    .unwrap()
+    .await?
     .unwrap();
     tx.commit().await.unwrap();
-    requested.job.unwrap().id
+    Ok(requested)
 }
 
 #[tokio::test]
@@ -347,4 +356,54 @@ async fn an_aborted_rollback_condemns_nothing_and_starts_no_other() {
     assert_eq!(mark(&world, &good).await, None, "it is still known to be good");
     let mut tx = world.core.db.read().await.unwrap();
     assert_eq!(tx.newest_rollback(rollback).await.unwrap(), None);
+}
+
+/// Two releases that were active, and a third one that has reached the first of three targets.
+async fn third_under_way(world: &World) -> ([Release; 3], JobId) {
+    let releases = [
+        world.release("v1").await,
+        world.release("v2").await,
+        world.release("v3").await,
+    ];
+    for release in &releases[..2] {
+        let job = world.promote(release).await;
+        world.finish(job).await;
+    }
+    let wish = world.wish(&releases[2], World::rolling(1));
+    let job = world.request(&wish).await.job.unwrap().id;
+    world.settle().await;
+    world.act(Act::Succeed).await;
+    world.settle().await;
+    (releases, job)
+}
+
+#[tokio::test]
+async fn while_a_promotion_is_under_way_a_rollback_says_which_release_is_meant() {
+    let world = World::new(3).await;
+    let ([first, second, _], job) = third_under_way(&world).await;
+    let refused = go_back(&world, &second, Wish::default()).await.unwrap_err();
+    let text = tonic::Status::from(refused).message().to_owned();
+    assert!(text.contains(&format!("sealift job abort {job}")), "{text}");
+    assert!(text.contains(&format!("--to {}", first.reference())), "{text}");
+    assert_eq!(mark(&world, &second).await, None, "nothing was condemned");
+    assert_eq!(hold(&world, &second).await.map(|hold| hold.reason), None);
+    assert_eq!(world.finish(job).await, JobPhase::Succeeded, "it went on");
+}
+
+#[tokio::test]
+async fn r14_a_rollback_to_a_named_release_ends_the_promotion_that_is_under_way() {
+    let world = World::new(3).await;
+    let ([first, ..], job) = third_under_way(&world).await;
+    let wish = Wish {
+        release: Some(first.id),
+        allow_higher: false,
+    };
+    let rollback = go_back(&world, &first, wish).await.unwrap().job.unwrap().id;
+    // Nobody has to abort anything: the promotion ends, and the rollback's turn comes.
+    assert_eq!(world.finish(job).await, JobPhase::Cancelled);
+    assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);
+    let digest = first.manifest.images().values().next().unwrap().digest;
+    let active = world.active().await;
+    assert_eq!(active.values().collect::<Vec<_>>(), [&digest]);
+    assert_eq!(world.tasks(rollback).await.len(), 3, "every target goes back");
 }
