@@ -2,7 +2,7 @@
 
 Usage: invariants.py DATABASE DOCS FACTS   DATABASE is the SQLite file, DOCS the folder with the printed state machines, FACTS a
 JSON file of what was seen outside of the database: {"running": [{"target", "digest"}], "created": [{"target", "task", "attempt",
-"digest"}], "fences": {target: number}, "acknowledged": [promotion]}. Identifiers are UUIDs in text.
+"digest"}], "fences": {target: number}, "kept": {target: number}, "acknowledged": [promotion]}. Identifiers are UUIDs in text.
 Prints one line per violation. Exit code: 0 when there is none, 1 otherwise.
 """
 
@@ -96,6 +96,15 @@ class Checker:
                 self.wrong("I4", f"attempt {row['number']} of {name(row['task_id'])} has {len(packets)} packets")
             if packets and row["result"] and packets[0]["result"] != row["result"]:
                 self.wrong("I4", f"attempt says {row['result']}, packet {packets[0]['result']}")
+
+    def every_report_is_taken(self):
+        """I4: what an agent still keeps of its reports was taken; the answer may have been lost with the agent, which keeps them then."""
+        agents = {name(row["id"]): row["agent_id"] for row in self.rows("SELECT id, agent_id FROM targets")}
+        for target, kept in self.facts["kept"].items():
+            taken = self.rows("SELECT acknowledged FROM agent_reports WHERE agent_id = ?", agents[target])
+            taken = taken[0]["acknowledged"] if taken else 0
+            if kept > taken:
+                self.wrong("I4", f"reports {taken + 1} to {kept} of the agent of {target} were never taken")
 
     def what_runs_is_proven(self):
         """I6: what runs on a target is what the newest packet of an attempt that touched it says, whole and nothing else."""
@@ -220,6 +229,7 @@ class Checker:
             self.one_job_per_project,
             self.moves_are_allowed,
             self.one_packet_each,
+            self.every_report_is_taken,
             self.what_runs_is_proven,
             self.made_by_order,
             self.current_follows_history,
