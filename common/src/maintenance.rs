@@ -22,7 +22,9 @@ impl MaintenanceKind {
     /// What it does, for people.
     pub const fn description(self) -> &'static str {
         match self {
-            Self::Cleanup => "forgets answers that nobody may ask for again, and old runs of maintenance",
+            Self::Cleanup => {
+                "forgets answers that nobody may ask for again, old runs of maintenance, and certificates that ended long ago"
+            }
             Self::Audit => "checks the chain of audit events from its beginning",
             Self::Evidence => "verifies every stored packet again, under the keys that signed it",
         }

@@ -121,6 +121,7 @@ CREATE TABLE certificates (
 );
 CREATE INDEX certificates_of_agent ON certificates (agent_id, not_before, serial) WHERE agent_id IS NOT NULL AND revoked_at IS NULL;
 CREATE INDEX certificates_of_user ON certificates (user_id) WHERE user_id IS NOT NULL;
+CREATE INDEX certificates_by_end ON certificates (not_after);
 
 CREATE TABLE join_tokens (
     id UUID NOT NULL PRIMARY KEY,

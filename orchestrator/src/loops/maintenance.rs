@@ -30,6 +30,10 @@ use crate::{
 pub const ANSWERS_KEPT: TimeDelta = TimeDelta::hours(24);
 /// How long runs are remembered.
 const RUNS_KEPT: TimeDelta = TimeDelta::days(90);
+/// How long a certificate is remembered after its end.
+const CERTIFICATES_KEPT: TimeDelta = TimeDelta::days(30);
+/// Certificates of one piece.
+const CERTIFICATES: u32 = 1_000;
 /// Audit events of one piece.
 const EVENTS: u32 = 2_000;
 /// Packets of one piece: each costs two signatures to verify.
@@ -105,7 +109,13 @@ impl Maintenance {
         if run.kind == MaintenanceKind::Cleanup {
             progress.items += tx.purge_idempotent_answers(now - ANSWERS_KEPT).await?;
             progress.items += tx.purge_maintenance(now - RUNS_KEPT).await?;
-            piece = Piece::Last;
+            let certificates = tx
+                .purge_certificates(now - CERTIFICATES_KEPT, CERTIFICATES)
+                .await?;
+            progress.items += certificates;
+            if certificates == u64::from(CERTIFICATES) {
+                piece = Piece::More;
+            }
         }
         match piece {
             Piece::More => tx.progress_maintenance(run.id, &progress).await?,

@@ -41,6 +41,10 @@ statements! {
         "SELECT serial FROM certificates WHERE agent_id = $1 AND revoked_at IS NULL ",
         "ORDER BY not_before DESC, serial DESC LIMIT $3)"
     };
+    PURGE = {
+        "DELETE FROM certificates WHERE serial IN (SELECT serial FROM certificates WHERE not_after < $1 ",
+        "ORDER BY not_after LIMIT $2)"
+    };
 }
 
 #[derive(FromRow)]
@@ -226,5 +230,16 @@ impl Tx {
             .await
             .map(drop))?;
         Ok(())
+    }
+
+    /// Forgets at most `most` certificates that ended before `before`; gives how many. Whoever shows one of them is refused for
+    /// its age before anybody looks it up.
+    pub async fn purge_certificates(&mut self, before: DateTime<Utc>, most: u32) -> Result<u64> {
+        Ok(on!(self, |conn| sqlx::query(PURGE)
+            .bind(before)
+            .bind(i64::from(most))
+            .execute(conn)
+            .await
+            .map(|done| done.rows_affected()))?)
     }
 }

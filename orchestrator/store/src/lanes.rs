@@ -73,7 +73,7 @@ statements! {
     PROMOTION_UNDER_WAY = {
         "SELECT ", columns!(), " FROM jobs WHERE environment_id = $1 AND state IN ('running', 'paused') ",
         "AND rollback_of IS NULL AND EXISTS (SELECT 1 FROM releases r WHERE r.id = jobs.release_id AND r.project_id = $2) ",
-        "ORDER BY ticket LIMIT 1"
+        "LIMIT 1"
     };
     PROJECT_WAITS = {
         "SELECT j.id, j.rollback_of, p.scope FROM jobs j JOIN releases r ON r.id = j.release_id ",
@@ -210,7 +210,7 @@ impl Tx {
         one(row)
     }
 
-    /// The job of a project that runs or is paused in a lane and is no rollback.
+    /// The job of a project that runs or is paused in a lane and is no rollback; there is at most one.
     pub async fn promotion_under_way(
         &mut self,
         environment: EnvironmentId,

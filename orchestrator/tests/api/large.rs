@@ -1,6 +1,6 @@
 //! More targets than fit into one message: every answer stays within the message limit, and nothing is left out.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use sealift_common::{
     bounds,
@@ -18,16 +18,12 @@ use sealift_proto::v1::{
     job_service_client::JobServiceClient, promotion_service_client::PromotionServiceClient, strategy,
     task::State,
 };
-use sealift_store::Tx;
 use tonic::{Code, transport::Channel};
 
 use crate::{
     host::Host,
-    support::{World, reason},
+    support::{PATIENCE, World, reason, until},
 };
-
-/// Unoptimised, on a machine that runs other tests beside it.
-const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A host, and further targets that its agent serves too, with names of full length.
 async fn fleet<'w>(world: &'w World, ada: &Channel, targets: usize) -> Host<'w> {
@@ -83,17 +79,6 @@ async fn tasks(channel: &Channel, job: &str, state: State) -> Vec<Task> {
 
 fn id(promotion: &str) -> PromotionId {
     promotion.strip_prefix("promotions/").unwrap().parse().unwrap()
-}
-
-/// Waits until the store says so.
-async fn until(world: &World, mut said: impl AsyncFnMut(&mut Tx) -> bool) {
-    let mut changes = world.running.app.db.changes();
-    let said = async {
-        while !said(&mut world.running.app.db.read().await.unwrap()).await {
-            let _ = changes.recv().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, said).await.unwrap();
 }
 
 /// What a promotion's plan says about every target.

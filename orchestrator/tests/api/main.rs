@@ -13,6 +13,7 @@ mod hostile;
 mod inventory;
 mod lane_policy;
 mod large;
+mod maintenance;
 mod names;
 mod process;
 mod remediation;

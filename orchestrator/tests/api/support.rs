@@ -1,7 +1,7 @@
 //! A whole orchestrator on a loopback port with a database of its own (SQLite, or PostgreSQL: see `database.rs` of the harness), and
 //! callers of every kind.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -18,7 +18,7 @@ use sealift_proto::v1::{
     CreateTenantRequest, IssueUserCertificateRequest, tenant_service_client::TenantServiceClient,
     user_service_client::UserServiceClient,
 };
-use sealift_store::{Certificate, CertificateSubject};
+use sealift_store::{Certificate, CertificateSubject, Tx};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tonic::{
@@ -30,6 +30,20 @@ use tonic_types::StatusExt as _;
 #[path = "../../../tests/harness/database.rs"]
 mod database;
 use database::Database;
+
+/// Longest wait: unoptimised, on a machine that runs other tests beside it.
+pub const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Waits until the store says so.
+pub async fn until(world: &World, mut said: impl AsyncFnMut(&mut Tx) -> bool) {
+    let mut changes = world.running.app.db.changes();
+    let said = async {
+        while !said(&mut world.running.app.db.read().await.unwrap()).await {
+            let _ = changes.recv().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, said).await.unwrap();
+}
 
 pub struct World {
     pub running: Running,

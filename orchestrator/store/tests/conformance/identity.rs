@@ -20,6 +20,7 @@ conformance![
     what_is_wanted_of_an_agent_is_bound_to_what_was_seen,
     who_was_revoked_since_a_time_is_told,
     only_the_newest_certificates_of_an_agent_count,
+    certificates_that_ended_are_forgotten_piece_by_piece_and_no_others,
     agents_are_kept_and_listed,
     heartbeats_only_move_forward,
     t3_a_join_token_works_once,
@@ -177,6 +178,26 @@ async fn only_the_newest_certificates_of_an_agent_count(world: World) {
         );
     }
     assert_eq!(counts, [false, true, true]);
+}
+
+async fn certificates_that_ended_are_forgotten_piece_by_piece_and_no_others(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let subject = CertificateSubject::Agent(seed.agent.id);
+    let mut tx = world.db.write().await.unwrap();
+    for (serial, from) in [("01", 1), ("02", 2), ("03", 3), ("04", 4)] {
+        tx.insert_certificate(&certificate(&seed, serial, subject, from))
+            .await
+            .unwrap();
+    }
+    // Each ends a thousand seconds after its beginning, and its end is part of its life.
+    let gone = [
+        tx.purge_certificates(at(1004), 2).await.unwrap(),
+        tx.purge_certificates(at(1004), 2).await.unwrap(),
+        tx.purge_certificates(at(1004), 2).await.unwrap(),
+    ];
+    assert_eq!(gone, [2, 1, 0], "the oldest first");
+    assert_eq!(tx.certificate("03").await.unwrap(), None);
+    assert!(tx.certificate("04").await.unwrap().is_some());
 }
 
 async fn agents_are_kept_and_listed(world: World) {

@@ -97,6 +97,7 @@ const OPEN: &[(&str, &str)] = &[
     ("lanes::PROJECT_UNDER_WAY", "jobs_in_motion"),
     ("lanes::PROJECT_UNDER_WAY", "jobs_rolling_back"),
     ("lanes::PROJECT_WAITS", "jobs_queued"),
+    ("lanes::PROMOTION_UNDER_WAY", "jobs_in_motion"),
     ("lanes::QUEUED", "jobs_queued"),
     ("lanes::QUEUED_UP_TO", "jobs_queued"),
     ("lanes::START_FIRST", "jobs_queued"),
