@@ -5,7 +5,7 @@ use anyhow::Result;
 use futures::future::LocalBoxFuture;
 
 use crate::{
-    cases::{agent, disk, engine, network, registry},
+    cases::{agent, clock, disk, engine, network, registry},
     stage::Stage,
 };
 
@@ -94,6 +94,7 @@ pub struct Row {
 
 const HOSTS: &[Host] = &[Host::Docker, Host::Compose];
 const CENTER: &[Host] = &[Host::Center];
+const EVERYWHERE: &[Host] = &[Host::Docker, Host::Compose, Host::Center];
 const DOCKER: &[Host] = &[Host::Docker];
 const COMPOSE: &[Host] = &[Host::Compose];
 
@@ -111,7 +112,7 @@ pub const FAULTS: &[Fault] = &[
     fault("F6", "registry down, slow, lying", HOSTS),
     fault("F7", "disk full", HOSTS),
     fault("F8", "sync fails", HOSTS),
-    fault("F9", "clock skew", HOSTS),
+    fault("F9", "clock skew and jumps", EVERYWHERE),
     fault("F10", "partition both ways", HOSTS),
     fault("F11", "one-way partition", HOSTS),
     fault("F12", "loss and latency", HOSTS),
@@ -287,20 +288,34 @@ pub const ROWS: &[Row] = &[
         "F9",
         DOCKER,
         "faketime: the agent 3 min ahead",
-        agent::clock_ahead
+        clock::clock_ahead
     ),
     act!(
         "F9",
         COMPOSE,
         "faketime: the agent 3 min ahead",
-        agent::clock_ahead,
+        clock::clock_ahead,
         Long
     ),
     act!(
         "F9",
         HOSTS,
         "faketime: the agent 3 min behind",
-        agent::clock_behind,
+        clock::clock_behind,
+        Long
+    ),
+    act!(
+        "F9",
+        HOSTS,
+        "faketime: the agent's clock is set, +3 min, -3 min, right",
+        clock::host_jumps,
+        Long
+    ),
+    act!(
+        "F9",
+        CENTER,
+        "faketime: the orchestrator's clock is set, +3 min, -3 min, right",
+        clock::center_jumps,
         Long
     ),
     act!(

@@ -139,6 +139,8 @@ pub struct System {
     database: Option<String>,
     /// The engine of the hosts, when it is not the one that the environment names.
     pub engine: Option<String>,
+    /// Further environment variables of the orchestrator.
+    pub variables: Vec<(String, String)>,
     /// The agents, in the order in which they joined.
     pub agents: Vec<Agent>,
 }
@@ -160,6 +162,7 @@ impl System {
             database_url: None,
             database: None,
             engine: None,
+            variables: Vec::new(),
             agents: Vec::new(),
         };
         if database == Database::Postgres {
@@ -224,6 +227,7 @@ impl System {
         if let Some(url) = &self.database_url {
             command.arg("--database-url").arg(url);
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -1,6 +1,6 @@
 //! Faults of the agent's process: F1, F8, F9, F21, F28, F29.
 
-use std::{fs, os::unix::process::ExitStatusExt as _, path::PathBuf, time::Duration};
+use std::{os::unix::process::ExitStatusExt as _, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use sealift_common::bounds;
@@ -244,51 +244,6 @@ pub async fn oom_killed(stage: &mut Stage) -> Result<()> {
     stage.system.start_agent(agent, &[]).await?;
     stage.either(&promotion, new, old).await?;
     stage.deploy(old).await
-}
-
-/// Where the library is that makes clocks wrong.
-fn faketime() -> Result<PathBuf> {
-    let folders = fs::read_dir("/usr/lib")?.filter_map(Result::ok);
-    let mut found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
-    found
-        .find(|path| path.exists())
-        .context("libfaketime is not installed")
-}
-
-/// F9: the host's clock is elsewhere.
-async fn skewed(stage: &mut Stage, offset: &str) -> Result<()> {
-    let library = faketime()?;
-    let (old, new) = (stage.release("OK_1").await?, stage.release("OK_2").await?);
-    let agent = stage.join().await?;
-    stage.deploy(old).await?;
-    stage.system.agents[agent].kill().await?;
-    // Not by the program of that name: it stays between the suite and the agent.
-    stage.system.agents[agent].under = vec![
-        "env".to_owned(),
-        format!("LD_PRELOAD={}", library.display()),
-        format!("FAKETIME={offset}"),
-    ];
-    stage.system.spawn_agent(agent, &[])?;
-    let promotion = stage
-        .begin(new, &["--offline", "20s", "--max-attempts", "1"])
-        .await?;
-    stage.either(&promotion, new, old).await?;
-    stage.note(format!("{offset}: {}", stage.ended(&promotion).await?));
-    // The clock is right again.
-    stage.system.agents[agent].kill().await?;
-    stage.system.agents[agent].under.clear();
-    stage.system.start_agent(agent, &[]).await?;
-    stage.deploy(new).await
-}
-
-/// F9, a few minutes ahead.
-pub async fn clock_ahead(stage: &mut Stage) -> Result<()> {
-    skewed(stage, "+3m").await
-}
-
-/// F9, a few minutes behind.
-pub async fn clock_behind(stage: &mut Stage) -> Result<()> {
-    skewed(stage, "-3m").await
 }
 
 /// F8: the disk under the agent's state does not sync any more.
