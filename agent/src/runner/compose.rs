@@ -22,7 +22,7 @@ use crate::{
     compose::Compose,
     host::{Host, HostError, Listed},
     journal::{AttemptKey, Cause, JournalError, Phase, Record},
-    labels,
+    labels::{self, Labels},
     step::compose::{self, Step, World},
     workshop::Shared,
 };
@@ -137,9 +137,19 @@ impl<H: Host> ComposeRunner<H> {
 
     /// The project's containers.
     async fn found(&self) -> Result<Vec<Listed>, HostError> {
-        let wanted = labels::of_project(self.attempt.order.target_id, &self.attempt.order.release.project);
+        let wanted = self.project();
         let host = &self.attempt.shared.host;
         patiently(self.attempt.patience(), || host.list(&wanted)).await
+    }
+
+    /// Whether the engine does not answer now.
+    async fn is_engine_away(&self) -> bool {
+        let answer = self.attempt.shared.host.list(&self.project()).await;
+        answer.is_err_and(|error| error.is_transient())
+    }
+
+    fn project(&self) -> Labels {
+        labels::of_project(self.attempt.order.target_id, &self.attempt.order.release.project)
     }
 
     /// The containers of the project's services.
@@ -170,8 +180,9 @@ impl<H: Host> ComposeRunner<H> {
     }
 
     async fn retry_or_give_up(&mut self, step: &Step, failure: Failure) {
-        // An engine that is away refuses no hook: wait for it, and choose again from what it then shows.
-        if matches!(step, Step::Hook(_)) && failure.code == FailureCode::EngineUnavailable {
+        // An engine that is away refuses nothing, however Compose calls it: wait for it, and choose again from what it then shows.
+        let is_hook = matches!(step, Step::Hook(_));
+        if is_hook && failure.code == FailureCode::EngineUnavailable || self.is_engine_away().await {
             self.looked = false;
             return;
         }

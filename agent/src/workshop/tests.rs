@@ -26,6 +26,7 @@ use crate::{
     samples,
 };
 
+mod compose;
 mod costs;
 mod crashes;
 mod hooks;
@@ -48,6 +49,16 @@ impl Agent {
     }
 
     async fn start_with(host: &FakeHost, dir: &Path, clock: &TestClock, policy: HostPolicy) -> Self {
+        Self::start_on(host, dir, clock, policy, None).await
+    }
+
+    async fn start_on(
+        host: &FakeHost,
+        dir: &Path,
+        clock: &TestClock,
+        policy: HostPolicy,
+        compose: Option<Compose>,
+    ) -> Self {
         let shutdown = CancellationToken::new();
         let tracker = TaskTracker::new();
         let workshop = Workshop::start(WorkshopParts {
@@ -55,7 +66,7 @@ impl Agent {
             state_dir: dir.to_owned(),
             clock: Arc::new(clock.clone()),
             identity: identity(),
-            compose: None,
+            compose,
             policy,
             prune: PrunePolicy::default(),
             program: ProgramParts::default(),
@@ -84,7 +95,7 @@ impl Agent {
     }
 
     /// The final report about `order`.
-    fn finished(&self, order: &Order<Manifest>) -> Option<Finished> {
+    fn finished<M>(&self, order: &Order<M>) -> Option<Finished> {
         self.reports().into_iter().rev().find_map(|report| {
             let ours = report.task_id == order.task_id.to_string() && report.attempt == order.attempt;
             match report.event {

@@ -414,6 +414,11 @@ fn refusal(messages: &str) -> Failure {
         "is the docker daemon running",
         "couldn't connect to docker",
         "connection refused",
+        // An engine that went away in the middle of a call.
+        "error during connect",
+        "connection aborted",
+        "connection reset",
+        "unexpected eof",
     ]) {
         FailureCode::EngineUnavailable
     } else if has(&["is unhealthy"]) {
@@ -451,6 +456,23 @@ mod tests {
                 FailureCode::WorkloadExited,
             ),
             ("no space left on device", FailureCode::DiskFull),
+            (
+                "Cannot connect to the Docker daemon at unix:///x.sock. Is the docker daemon running?",
+                FailureCode::EngineUnavailable,
+            ),
+            (
+                "error during connect: Post \"http://%2Fx.sock/v1.41/containers/f1/start\": EOF",
+                FailureCode::EngineUnavailable,
+            ),
+            (
+                "ERROR: ('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))",
+                FailureCode::EngineUnavailable,
+            ),
+            (
+                "read unix @->/x.sock: read: connection reset by peer",
+                FailureCode::EngineUnavailable,
+            ),
+            ("unexpected EOF", FailureCode::EngineUnavailable),
             ("oh", FailureCode::ContainerRejected),
         ] {
             assert_eq!(refusal(message).code, code, "{message}");

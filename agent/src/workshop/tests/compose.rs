@@ -1,0 +1,117 @@
+//! Attempts on a compose host whose Compose is a script and whose engine is the fake one.
+
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt as _};
+
+use sealift_common::compose_manifest::ComposeManifest;
+
+use super::*;
+use crate::{
+    compose::{ComposeConfig, files::ProjectFiles},
+    journal::{Cause, LockRef},
+};
+
+/// A Compose that does `script` when it is asked for anything but its version.
+async fn compose(dir: &Path, script: &str) -> Compose {
+    let program = dir.join("docker-compose");
+    let text = format!("#!/bin/sh\n[ \"$*\" = 'version --short' ] && echo 2.30.0 && exit\n{script}\n");
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = ComposeConfig {
+        program: Some(program),
+        ..ComposeConfig::default()
+    };
+    Compose::detect(config, dir, "unix:///nowhere.sock", None)
+        .await
+        .unwrap()
+}
+
+/// An attempt that is on its way back to a lock that is kept, as its journal tells it.
+async fn going_back(dir: &Path, files: &ProjectFiles, order: &Order<ComposeManifest>) {
+    let key = AttemptKey {
+        task: order.task_id,
+        attempt: order.attempt,
+    };
+    let (lock, old) = (files.keep(b"new").unwrap(), files.keep(b"old").unwrap());
+    let at = samples::at(0);
+    let records = [
+        samples::accepted(at),
+        Record::Locked {
+            at,
+            lock,
+            previous: Some(LockRef {
+                digest: old,
+                profiles: BTreeSet::new(),
+            }),
+            allowances: Vec::new(),
+        },
+        Record::Prepared { at, old: Vec::new() },
+        Record::Restoring {
+            at,
+            cause: Cause::Failed {
+                failure: Failure::new(FailureCode::Unhealthy, "the new set is ill"),
+            },
+        },
+    ];
+    let order = Write::Order {
+        key,
+        bytes: sign_order(order, &samples::order_key()).unwrap(),
+        target: order.target_id,
+        fence: order.fence,
+    };
+    let records = records.map(|record| Write::Record(key, record));
+    let journal = Journal::open(dir).unwrap();
+    journal
+        .commit(std::iter::once(order).chain(records).collect())
+        .await
+        .unwrap();
+}
+
+/// Waits for what other processes do.
+async fn until(what: impl Fn() -> bool) {
+    let looks = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), looks).await.unwrap();
+}
+
+/// What a client of the engine says differs with the instant in which the engine goes away, so that it is away counts whatever is said.
+#[tokio::test]
+async fn r10_f3_an_engine_that_goes_away_on_the_way_back_is_waited_for() {
+    for said in ["is the docker daemon running?", "oh"] {
+        let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+        let (asked, away) = (dir.path().join("asked"), dir.path().join("away"));
+        let script = format!(
+            "echo >> {asked}; while [ ! -e {away}.known ]; do sleep 0.01; done; [ -e {away} ] && echo '{said}' >&2 && exit 1; exit 0",
+            asked = asked.display(),
+            away = away.display(),
+        );
+        let compose = compose(dir.path(), &script).await;
+        let order = samples::compose_order(1, &[("web", "v1")]);
+        going_back(dir.path(), &compose.files(&order), &order).await;
+        std::fs::write(&away, "").unwrap();
+        let policy = HostPolicy::default();
+        let agent = Agent::start_on(&host, dir.path(), &samples::clock(), policy, Some(compose)).await;
+        until(|| asked.exists()).await;
+        let gone = HostError::new(FailureCode::EngineUnavailable, "no engine");
+        host.fail("list", 6, gone);
+        host.record_calls();
+        std::fs::write(dir.path().join("away.known"), "").unwrap();
+        let calls = std::cell::Cell::new(0);
+        let is_waiting = || {
+            let lists = host.recorded_calls();
+            host.record_calls();
+            calls.set(calls.get() + lists.into_iter().filter(|call| *call == "list").count());
+            calls.get() > 3
+        };
+        until(|| is_waiting() || !agent.workshop.is_busy()).await;
+        std::fs::remove_file(&away).unwrap();
+        agent.idle().await;
+        let finished = agent.finished(&order).unwrap();
+        assert_eq!(code(&finished), "UNHEALTHY", "{said}: {finished:?}");
+        let tries = std::fs::read_to_string(&asked).unwrap().len();
+        assert_eq!(tries, 2, "{said}: it is not asked while the engine is away");
+        agent.down().await;
+    }
+}
