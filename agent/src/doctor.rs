@@ -3,7 +3,7 @@
 mod orchestrator;
 
 use std::{
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     facts,
     host::{Host, docker::auth},
-    identity::{Enrolled, IdentityStore},
+    identity::{Enrolled, IdentityError, IdentityStore},
 };
 
 /// How long one check may take.
@@ -99,8 +99,7 @@ pub async fn examine<H: Host>(config: &Config, host: Option<&H>, clock: &dyn Clo
     lines.extend(engine(config, host).await);
     lines.push(compose().await);
     lines.push(registries(config).await);
-    let enrolled = IdentityStore::open(config.state_dir.clone()).and_then(|store| store.load());
-    match enrolled {
+    match enrolled(&config.state_dir) {
         Err(error) => lines.push(Line::new(
             Verdict::Fail,
             "identity",
@@ -121,13 +120,26 @@ pub async fn examine<H: Host>(config: &Config, host: Option<&H>, clock: &dyn Clo
     lines
 }
 
+/// Who the agent is. The store makes its directory, which is not for a look to do.
+fn enrolled(state_dir: &Path) -> Result<Option<Enrolled>, IdentityError> {
+    if !state_dir.is_dir() {
+        return Ok(None);
+    }
+    IdentityStore::open(state_dir.to_owned())?.load()
+}
+
 fn writable(state_dir: &Path) -> Line {
     let path = state_dir.join(".doctor");
-    let tried = std::fs::create_dir_all(state_dir)
-        .and_then(|()| std::fs::write(&path, b"sealift"))
-        .and_then(|()| std::fs::remove_file(&path));
     let found = format!("{}", state_dir.display());
+    let tried = std::fs::write(&path, b"sealift").and_then(|()| std::fs::remove_file(&path));
     match tried {
+        // Whoever makes it decides who may enter it, and that is for the agent's user alone to say.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Line::new(
+            Verdict::Fail,
+            "state",
+            format!("{found} is missing"),
+            "sealift-agent join makes it, run as the agent's user",
+        ),
         Ok(()) => Line::new(Verdict::Ok, "state", found, ""),
         Err(error) => Line::new(
             Verdict::Fail,
@@ -333,6 +345,19 @@ mod tests {
     fn lines_never_carry_control_characters() {
         let line = Line::new(Verdict::Fail, "engine", "bad\u{1b}[31m", "look");
         assert_eq!(line.to_string(), "FAIL  engine       bad [31m; look");
+    }
+
+    #[test]
+    fn a_look_at_a_host_without_a_state_directory_makes_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("state");
+        let line = writable(&missing);
+        assert_eq!(line.verdict, Verdict::Fail);
+        assert!(line.to_string().contains("is missing"), "{line}");
+        assert!(enrolled(&missing).unwrap().is_none());
+        assert!(!missing.exists());
+        assert_eq!(writable(folder.path()).verdict, Verdict::Ok);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
