@@ -7,6 +7,7 @@ pub mod agent;
 pub mod assignments;
 pub mod backoff;
 pub mod bindings;
+pub mod causes;
 pub mod clock_offset;
 pub mod compose;
 pub mod config;

@@ -4,7 +4,7 @@
 use sealift_proto::agent::v1::Report;
 use tokio::sync::watch;
 
-use crate::journal::{Journal, JournalError, ReportDraft, Write};
+use crate::journal::{Journal, JournalError};
 
 /// Durable news for the orchestrator, numbered from 1 without gap.
 #[derive(Clone)]
@@ -16,17 +16,6 @@ impl Outbox {
     /// The outbox in `journal`.
     pub fn new(journal: Journal) -> Self {
         Self { journal }
-    }
-
-    /// Appends a report and returns when it is on the disk.
-    pub async fn append(&self, draft: ReportDraft) -> Result<(), JournalError> {
-        self.journal.commit(vec![Write::Report(draft)]).await
-    }
-
-    /// Number that the next report gets. A journal that cannot be read says 1, which tells the orchestrator that this agent's
-    /// state cannot be trusted.
-    pub fn next_number(&self) -> u64 {
-        self.journal.next_report().unwrap_or(1)
     }
 
     /// At most `most` reports above `after`, in order.

@@ -220,18 +220,6 @@ impl FakeHost {
         inner.containers.insert(id, container);
     }
 
-    /// As an engine restart does: what must run, runs; what need not, does not.
-    pub fn restart_engine(&self) {
-        for container in self.lock().containers.values_mut() {
-            let ran = container.running;
-            container.running = match container.restart {
-                RestartPolicy::Always => container.started > 0,
-                RestartPolicy::UnlessStopped => ran,
-                RestartPolicy::No | RestartPolicy::OnFailure { .. } => false,
-            };
-        }
-    }
-
     async fn gate(&self, call: &'static str) -> Result<(), HostError> {
         self.record(call);
         let defect = self.lock().defects.get_mut(call).is_some_and(|left| {

@@ -32,7 +32,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{prune::PulledImage, stickers::sync_folder};
+use crate::{causes::chain, prune::PulledImage, stickers::sync_folder};
 
 pub use record::{
     AttemptState, Cause, Ending, HookOutcome, HookRef, HookRun, LockRef, Locked, MOST_RESTORE_STARTS,
@@ -306,14 +306,8 @@ impl Journal {
     }
 
     pub(crate) fn fail(&self, error: &JournalError) {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
         // The first failure is the one that counts.
-        let _ = self.shared.failed.set(text);
+        let _ = self.shared.failed.set(chain(error));
     }
 
     /// Why the journal takes no more writes, if so.

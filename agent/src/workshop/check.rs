@@ -16,6 +16,8 @@ use serde::Deserialize;
 
 use super::{Shared, exchange::other_owner};
 use crate::{
+    causes::chain,
+    hanging::Hangs,
     host::Host,
     journal::{AttemptKey, AttemptState, Ending, JournalError, ReportDraft, Write},
     labels,
@@ -28,16 +30,6 @@ pub(super) struct Refusal {
     /// The order, if its signature was good.
     order: Option<Box<Order>>,
     failure: Failure,
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// An order that passed every check.

@@ -24,6 +24,7 @@ use crate::{
         fake::{Behaviour, FakeContainer, FakeHost},
     },
     samples,
+    work::Work,
 };
 
 mod compose;
@@ -343,7 +344,7 @@ async fn t11_a_repeated_order_is_answered_and_not_carried_out_again() {
         reports,
         "the answer still waits in the outbox"
     );
-    let next = agent.workshop.outbox().next_number();
+    let next = Work::next_report(&*agent.workshop);
     agent.workshop.outbox().acknowledge(next - 1).unwrap();
     assert_eq!(agent.reports().len(), 0);
     agent.offer(&first).await;
@@ -506,7 +507,7 @@ async fn t13_a_damaged_journal_takes_no_orders_and_says_so() {
     agent.offer(&samples::order(1, &[("web", "v1")])).await;
     agent.idle().await;
     assert_eq!(ours(&host).len(), 0);
-    assert_eq!(agent.workshop.outbox().next_number(), 1);
+    assert_eq!(Work::next_report(&*agent.workshop), 1);
     assert!(agent.workshop.outbox().pending(0, 10).is_err());
     agent.down().await;
 }

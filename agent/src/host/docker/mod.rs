@@ -38,6 +38,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use self::{errors::Call, probe::Probes};
 use crate::{
+    causes::chain,
     host::{Host, HostError, HostEvent, Inspected, Listed, LocalImage, NewContainer, NewNetwork},
     labels::{self, Labels},
 };
@@ -143,16 +144,6 @@ fn url_safe_credentials(mut request: bollard::BollardRequest) -> bollard::Bollar
         }
     }
     request
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn status(error: &Error) -> Option<u16> {

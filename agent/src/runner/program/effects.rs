@@ -17,6 +17,7 @@ use tokio::time::{timeout, timeout_at};
 
 use super::{ProgramRunner, unreadable};
 use crate::{
+    causes::chain,
     facts,
     host::{Host, contents::CopyOut},
     journal::{Cause, OldContainer, Phase, Record},
@@ -387,15 +388,6 @@ fn named(failure: Failure) -> Failure {
 }
 
 fn refused(refusal: &ProgramRefusal) -> Failure {
-    let mut detail = String::new();
-    let mut source = std::error::Error::source(refusal);
-    while let Some(cause) = source {
-        detail = if detail.is_empty() {
-            cause.to_string()
-        } else {
-            format!("{detail}: {cause}")
-        };
-        source = cause.source();
-    }
+    let detail = std::error::Error::source(refusal).map(chain).unwrap_or_default();
     Failure::new(FailureCode::AgentUpdateRefused, refusal.to_string()).with_detail(detail)
 }
