@@ -127,14 +127,23 @@ pub fn hook_name<M>(order: &Order<M>, hook: &HookRef) -> String {
     )
 }
 
-/// Name of a project network.
-pub fn network_name(target: TargetId, project: &ProjectRef, network: &str) -> String {
-    resource_name(target, project, network)
+/// Name of a project network. One without a way out has another name than one with: the engine cannot change a network that is
+/// there, and the set before needs its own for the way back.
+pub fn network_name(target: TargetId, project: &ProjectRef, network: &str, internal: bool) -> String {
+    if !internal {
+        return resource_name(target, project, network);
+    }
+    // No network of a manifest has a name that begins with a dash.
+    format!(
+        "{}-internal-{}",
+        resource_name(target, project, ""),
+        cut(network, 40)
+    )
 }
 
 /// Name of a project network that only the set of one order uses.
 pub fn set_network_name<M>(order: &Order<M>, network: &str) -> String {
-    let shared = network_name(order.target_id, &order.release.project, network);
+    let shared = resource_name(order.target_id, &order.release.project, network);
     format!("{shared}-{}", order.fence)
 }
 
@@ -311,6 +320,22 @@ mod tests {
         let a: ProjectRef = "github.com/a/shop/api".parse().unwrap();
         let b: ProjectRef = "github.com/b/shop/api".parse().unwrap();
         assert_ne!(project_slug(&a), project_slug(&b));
+        let network = |name: &str, internal| network_name(order.target_id, &a, name, internal);
+        let networks = [
+            network("back", true),
+            network("back", false),
+            network("internal-back", false),
+            network("back-internal", false),
+            network("internal-back", true),
+        ];
+        let distinct: std::collections::BTreeSet<_> = networks.iter().collect();
+        assert_eq!(distinct.len(), networks.len(), "{networks:?}");
+        let own = target_prefix(order.target_id);
+        assert!(
+            networks
+                .iter()
+                .all(|name| name.starts_with(&own) && name.len() <= 128)
+        );
     }
 
     #[test]

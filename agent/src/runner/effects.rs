@@ -146,22 +146,17 @@ impl<H: Host> Runner<H> {
     }
 
     pub(super) fn network_name(&self, name: &str) -> String {
-        let external = self
-            .attempt
-            .order
-            .manifest
-            .networks
-            .get(name)
-            .and_then(|spec| spec.external.clone());
-        external.unwrap_or_else(|| match self.attempt.order.swap {
-            Swap::InPlace => labels::network_name(
-                self.attempt.order.target_id,
-                &self.attempt.order.release.project,
-                name,
-            ),
+        let order = &self.attempt.order;
+        let spec = order.manifest.networks.get(name);
+        if let Some(external) = spec.and_then(|spec| spec.external.clone()) {
+            return external;
+        }
+        let internal = spec.is_some_and(|spec| spec.internal);
+        match order.swap {
+            Swap::InPlace => labels::network_name(order.target_id, &order.release.project, name, internal),
             // Two sets that run side by side must not find each other's services by their names.
-            Swap::BlueGreen { .. } => labels::set_network_name(&self.attempt.order, name),
-        })
+            Swap::BlueGreen { .. } => labels::set_network_name(order, name),
+        }
     }
 
     /// The engine's names of the used volumes and whether they are not ours to make.

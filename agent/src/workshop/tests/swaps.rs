@@ -246,3 +246,33 @@ async fn r4_a_blue_green_order_for_a_manifest_that_is_unfit_is_refused() {
     assert_eq!(ours(&host).len(), 0);
     agent.down().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_loses_its_way_out_is_another_one_and_the_way_back_has_the_old_one() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let with_network = |fence, version: &str, internal| {
+        let mut manifest = samples::order(fence, &[("web", version)]).manifest;
+        for spec in manifest.services.values_mut() {
+            spec.networks.insert("back".parse().unwrap(), Vec::new());
+        }
+        let network = NetworkSpec {
+            internal,
+            external: None,
+        };
+        manifest.networks.insert("back".parse().unwrap(), network);
+        samples::with_manifest(fence, manifest)
+    };
+    let joined = || -> Vec<String> { ours(&host)[0].networks.keys().cloned().collect() };
+    agent.deploy(&with_network(1, "v1", false)).await;
+    let open = joined();
+    agent.deploy(&with_network(2, "ill", true)).await;
+    assert_eq!(joined(), open, "what ran before is back on its own");
+    let finished = agent.deploy(&with_network(3, "v2", true)).await;
+    assert_eq!(finished.result(), Wire::Succeeded);
+    assert_ne!(joined(), open);
+    assert_eq!(host.network_names(), joined(), "the one before is gone");
+    agent.deploy(&with_network(4, "v1", false)).await;
+    assert_eq!((joined(), host.network_names()), (open.clone(), open));
+    agent.down().await;
+}
