@@ -10,7 +10,7 @@ use sealift_common::{
 };
 use tokio::time::Instant;
 
-use super::{Done, Runner, internal, is_up};
+use super::{Done, Runner, internal, is_up, patiently};
 use crate::{
     health::{self, Watched},
     host::{Host, Listed},
@@ -81,13 +81,14 @@ impl<H: Host> Runner<H> {
         let shared = self.attempt.shared.clone();
         let project = labels::of_project(self.attempt.order.target_id, &self.attempt.order.release.project);
         let has_old = !self.world.old.is_empty();
+        let patience = self.attempt.patience();
         let (written, staged, listed) = tokio::join!(
             self.attempt
                 .write(Record::Healthy { at, sticker_before }, Vec::new()),
             staged,
             async {
                 if has_old {
-                    shared.host.list(&project).await
+                    patiently(patience, || shared.host.list(&project)).await
                 } else {
                     Ok(Vec::new())
                 }

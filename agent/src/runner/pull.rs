@@ -69,7 +69,7 @@ pub(super) async fn bring<H: Host>(
         let (result, ()) = tokio::join!(pull, tell_progress(log, lines));
         result?;
         prune::pulled(shared, &reference).await;
-        there = host.image(&reference).await?;
+        there = patiently(patience, || host.image(&reference)).await?;
     }
     kill::at("pull_done");
     let Some(local) = there else {
