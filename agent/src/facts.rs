@@ -3,16 +3,15 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::LazyLock,
     time::Duration,
 };
 
+use crate::{hanging::Hanging, host::Host, workshop::Shared};
 use sealift_common::{
     condition::{Condition, ConditionCode},
     inventory::{AgentFacts, DiskFacts},
 };
-use tokio::time::timeout;
-
-use crate::{host::Host, workshop::Shared};
 
 /// Oldest engine API that is supported.
 const OLDEST_API: (u32, u32) = (1, 41);
@@ -95,8 +94,9 @@ fn api_level(text: &str) -> Option<(u32, u32)> {
 
 /// How full the file system at `path` is; `None` when it cannot be seen or does not answer.
 pub async fn look(what: &'static str, path: PathBuf) -> Option<DiskFacts> {
-    let asked = tokio::task::spawn_blocking(move || space(what, &path));
-    timeout(DISK, asked).await.ok()?.ok()?
+    static ASKED: LazyLock<Hanging<PathBuf>> = LazyLock::new(Hanging::default);
+    let asked = path.clone();
+    ASKED.within(asked, DISK, move || space(what, &path)).await.ok()?
 }
 
 fn space(what: &str, path: &Path) -> Option<DiskFacts> {

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -35,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 const REGISTRIES: &str = "sealift-agent.docker-config";
 /// Largest token file.
 const TOKEN_BYTES: u64 = 4 * 1024;
+/// How long the end of the process waits for work on files.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// The agent of Sealift: deploys by digest on its host and proves what it did.
 #[derive(Debug, Parser)]
@@ -142,14 +145,21 @@ fn main() -> ExitCode {
 fn begin(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = settings(cli.settings)?;
     let What::Run(flags) = cli.command else {
-        return runtime()?.block_on(start(config, cli.command));
+        let runtime = runtime()?;
+        let code = runtime.block_on(start(config, cli.command));
+        runtime.shutdown_timeout(ENDING);
+        return code;
     };
     log(&config)?;
     let launched = match launched(&config, flags)? {
         Start::Here(launched) => launched,
         Start::Ended(code) => return Ok(ExitCode::from(code)),
     };
-    let finish = runtime()?.block_on(run(config, launched.clone()))?;
+    let runtime = runtime()?;
+    let finish = runtime.block_on(run(config, launched.clone()));
+    // What looks at a file system that hangs has no end to wait for.
+    runtime.shutdown_timeout(ENDING);
+    let finish = finish?;
     Ok(match finish {
         Finish::Stopped => ExitCode::SUCCESS,
         Finish::HandedOver => {

@@ -10,6 +10,7 @@ mod work;
 
 use carry::{capabilities, run_to_end};
 use check::Checked;
+pub(crate) use check::{PATHS_ANSWER, trusted, unanswered};
 pub use identity::AgentIdentity;
 use known::{Known, look};
 
@@ -37,9 +38,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    assignments::Act,
     clock_offset,
     compose::Compose,
     facts,
+    hanging::Hanging,
     host::{Host, HostError},
     journal::{
         AttemptKey, AttemptState, Ending, Journal, JournalError, Phase, Record, ReportDraft, StoredAttempt,
@@ -100,6 +103,15 @@ pub struct WorkshopParts<H> {
     pub tracker: TaskTracker,
 }
 
+/// When paths of the host are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Looking {
+    /// When an order is taken.
+    Taking,
+    /// When a container is made.
+    Making,
+}
+
 /// What runners and observer share.
 pub(crate) struct Shared<H> {
     pub(crate) host: H,
@@ -119,6 +131,8 @@ pub(crate) struct Shared<H> {
     engine_root: Mutex<Option<PathBuf>>,
     /// The host's clock beside the orchestrator's, as last measured.
     clock_offset: Mutex<Option<ClockFacts>>,
+    /// Looks at paths of the host, by the target whose order mounts them.
+    pub(crate) paths: Hanging<(TargetId, Looking)>,
     /// Taken for writing while an image is being taken away.
     pub(crate) images: tokio::sync::RwLock<()>,
     logs: mpsc::Sender<LogRecord>,
@@ -208,6 +222,8 @@ pub struct Workshop<H: Host> {
     tracker: TaskTracker,
     lanes: Mutex<BTreeMap<TargetId, Arc<tokio::sync::Mutex<()>>>>,
     offers: tokio::sync::Mutex<()>,
+    /// What sessions ask for.
+    acts: mpsc::Sender<Act>,
     log_feed: Mutex<Option<mpsc::Receiver<LogRecord>>>,
     observation_feed: Mutex<Option<mpsc::Receiver<TargetObservation>>>,
 }
@@ -226,6 +242,7 @@ impl<H: Host> Workshop<H> {
         };
         let (log_sender, log_feed) = mpsc::channel(logs::QUEUE);
         let (observation_sender, observation_feed) = mpsc::channel(OBSERVATIONS);
+        let (acts, asked) = mpsc::channel(work::ACTS);
         let program = Program::new(Files::new(&parts.state_dir), parts.program);
         let facts = AgentFacts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -249,6 +266,7 @@ impl<H: Host> Workshop<H> {
             engine: Mutex::default(),
             engine_root: Mutex::default(),
             clock_offset: Mutex::default(),
+            paths: Hanging::default(),
             images: tokio::sync::RwLock::default(),
             logs: log_sender,
             active: Mutex::default(),
@@ -260,6 +278,7 @@ impl<H: Host> Workshop<H> {
             tracker: parts.tracker.clone(),
             lanes: Mutex::default(),
             offers: tokio::sync::Mutex::default(),
+            acts,
             log_feed: Mutex::new(Some(log_feed)),
             observation_feed: Mutex::new(Some(observation_feed)),
         });
@@ -273,6 +292,8 @@ impl<H: Host> Workshop<H> {
             }
             workshop.release_turn(key);
         }
+        let act = work::act(Arc::downgrade(&workshop), shared.shutdown.clone(), asked);
+        parts.tracker.spawn(act);
         parts.tracker.spawn(observe::watch_events(shared.clone()));
         parts.tracker.spawn(prune::run(shared.clone()));
         parts.tracker.spawn(observe::run(shared, observation_sender));
@@ -379,8 +400,8 @@ impl<H: Host> Workshop<H> {
         let known = looked
             .await
             .unwrap_or_else(|panic| Err(JournalError::Damaged(panic.to_string())))?;
-        let Checked { order, allowances } = match known {
-            Known::New(checked) => *checked,
+        let judged = match known {
+            Known::New(order) => check::judge(&self.shared, *order).await,
             Known::Refused(refusal) => return check::refuse(&self.shared, key, digest, &refusal).await,
             Known::Waiting => return Ok(()),
             Known::Taken => {
@@ -396,6 +417,10 @@ impl<H: Host> Workshop<H> {
                     }])
                     .await;
             }
+        };
+        let Checked { order, allowances } = match judged {
+            Ok(checked) => checked,
+            Err(refusal) => return check::refuse(&self.shared, key, digest, &refusal).await,
         };
         kill::at("verified");
         let at = self.shared.clock.now();

@@ -60,6 +60,8 @@ failure_codes! {
     EngineTimeout = "ENGINE_TIMEOUT", Timeout, true, "the engine is overloaded or hangs: check it on the host";
     /// A host port is taken by something else.
     PortInUse = "PORT_IN_USE", Infrastructure, false, "free the port on the host or publish another one";
+    /// A path of the host that a service mounts does not answer.
+    HostPathTimeout = "HOST_PATH_TIMEOUT", Timeout, true, "look at the file system on the host that the summary's path is on (a network file system whose server is away hangs), then promote again";
     /// The host's disk is full.
     DiskFull = "DISK_FULL", Infrastructure, false, "free space on the host (docker system df), then promote again";
     /// The host's Compose is missing, cannot be started, or its files cannot be written.

@@ -204,6 +204,13 @@ impl ServiceSpec {
         self.networks.keys().map(ServiceName::as_str).collect()
     }
 
+    /// Whether it mounts paths of the host.
+    pub fn has_host_paths(&self) -> bool {
+        self.volumes
+            .iter()
+            .any(|mount| matches!(mount, MountSpec::Bind { .. }))
+    }
+
     /// The digest of everything but the image: two services of the same image differ by it.
     pub fn config_digest(&self) -> Result<Digest, CanonicalError> {
         let mut config = self.clone();

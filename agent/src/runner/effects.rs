@@ -10,7 +10,7 @@ use sealift_common::{
     swap::{self, Swap},
 };
 
-use super::{Done, Runner, Trouble, borrowed, hooks, is_up, patiently, prove::aside, pull::bring};
+use super::{Done, Runner, Trouble, borrowed, hooks, is_up, patiently, pull::bring};
 use crate::{
     host::{Host, NewContainer, NewNetwork},
     journal::{OldContainer, Record},
@@ -18,6 +18,7 @@ use crate::{
     policy::Borrowed,
     proof,
     step::{Seen, Step},
+    workshop::{Looking, PATHS_ANSWER, unanswered},
 };
 
 impl<H: Host> Runner<H> {
@@ -241,12 +242,20 @@ impl<H: Host> Runner<H> {
     /// A path that was allowed when the order was taken may lead elsewhere by now: whoever may write there may put a link in.
     async fn still_allowed(&self, service: &ServiceName, spec: &ServiceSpec) -> Result<(), Failure> {
         let (shared, service, spec) = (self.attempt.shared.clone(), service.clone(), spec.clone());
-        let environment = self.attempt.order.environment.clone();
-        let checked = aside(move || {
+        let order = &self.attempt.order;
+        let (environment, who) = (order.environment.clone(), format!("service {service}"));
+        let (paths, kind) = (&self.attempt.shared.paths, (order.target_id, Looking::Making));
+        let looks = spec.has_host_paths();
+        let check = move || {
             let policy = shared.policy.of(&environment);
-            Ok(policy.check_service(service.as_str(), &spec).map(drop))
-        })
-        .await?;
+            policy.check_service(service.as_str(), &spec).map(drop)
+        };
+        let checked = if looks {
+            let looked = paths.within(kind, PATHS_ANSWER, check).await;
+            looked.map_err(|hangs| unanswered(&who, hangs))?
+        } else {
+            check()
+        };
         checked.map_err(|forbidden| Failure::new(FailureCode::OrderRefused, forbidden.to_string()))
     }
 

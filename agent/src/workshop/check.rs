@@ -1,6 +1,8 @@
 //! Checks of an order in the order of the trust page (1.2), and what is said when one fails. Nothing is persisted before all
 //! have passed.
 
+use std::{sync::Arc, time::Duration};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sealift_common::{
     agent_manifest::AgentManifest,
@@ -9,12 +11,13 @@ use sealift_common::{
     digest::Digest,
     evidence::{Allowance, EngineInfo},
     failure::{Failure, FailureCode},
+    manifest::ServiceSpec,
     order::{Order, OrderContext, OrderRefusal, open_order},
     program::{ProgramRefusal, SERVICE},
 };
 use serde::Deserialize;
 
-use super::{Shared, exchange::other_owner};
+use super::{Looking, Shared, exchange::other_owner};
 use crate::{
     causes::chain,
     hanging::Hangs,
@@ -24,6 +27,9 @@ use crate::{
     policy::Borrowed,
     proof::{self, End},
 };
+
+/// How long following the paths of the host that an order mounts may take.
+pub(crate) const PATHS_ANSWER: Duration = Duration::from_secs(15);
 
 /// An order that failed a check.
 pub(super) struct Refusal {
@@ -40,12 +46,12 @@ pub(super) struct Checked {
     pub allowances: Vec<Allowance>,
 }
 
-/// Size, envelope, signature, address, time, fence, release, limits, the host's policy. Blocks: looks at paths.
+/// Size, envelope, signature, address, time, fence, release, limits. Blocks: looks into the journal.
 pub(super) fn check<H: Host>(
     shared: &Shared<H>,
     key: AttemptKey,
     envelope: &[u8],
-) -> Result<Result<Checked, Refusal>, JournalError> {
+) -> Result<Result<Order, Refusal>, JournalError> {
     let identity = &shared.identity;
     let order = match open_order(envelope, &identity.order_keys) {
         Ok(order) => order,
@@ -105,6 +111,47 @@ pub(super) fn check<H: Host>(
             failure,
         }));
     }
+    Ok(Ok(order))
+}
+
+/// The last check: the host's policy. It follows the paths of the host that the order mounts, wherever they lead.
+pub(super) async fn judge<H: Host>(shared: &Arc<Shared<H>>, order: Order) -> Result<Checked, Refusal> {
+    let refused = |order: Order, failure| Refusal {
+        order: Some(Box::new(order)),
+        failure,
+    };
+    let looks = match &order.manifest {
+        AnyManifest::DockerHost(manifest) => manifest.services.values().any(ServiceSpec::has_host_paths),
+        _ => false,
+    };
+    let judged = if looks {
+        let (policy, judged) = (shared.clone(), order.clone());
+        let judged = shared
+            .paths
+            .within((order.target_id, Looking::Taking), PATHS_ANSWER, move || {
+                allowed(&policy, &judged)
+            });
+        match judged.await {
+            Ok(judged) => judged,
+            Err(hangs) => return Err(refused(order, unanswered("the release", hangs))),
+        }
+    } else {
+        allowed(shared, &order)
+    };
+    match judged {
+        Ok(allowances) => Ok(Checked { order, allowances }),
+        Err(forbidden) => Err(refused(order, Failure::new(FailureCode::OrderRefused, forbidden))),
+    }
+}
+
+/// Paths of the host that `who` mounts could not be followed.
+pub(crate) fn unanswered(who: &str, hangs: Hangs) -> Failure {
+    let summary = format!("a path of the host that {who} mounts could not be followed to its end: {hangs}");
+    Failure::new(FailureCode::HostPathTimeout, summary)
+}
+
+/// What of an order the host's settings allow, if it asks for nothing else. Blocks when services mount paths of the host.
+fn allowed<H: Host>(shared: &Shared<H>, order: &Order) -> Result<Vec<Allowance>, String> {
     let policy = shared.policy.of(&order.environment);
     let allowed = match &order.manifest {
         AnyManifest::DockerHost(manifest) => {
@@ -123,19 +170,11 @@ pub(super) fn check<H: Host>(
     };
     // A gate has asked the same, of what the orchestrator knew.
     let unfit = order.swap.unfit_for(&order.manifest).into_iter().next();
-    let checked = allowed.and_then(|allowances| {
-        unfit.map_or(Ok(()), |unfit| Err(unfit.to_string()))?;
-        let hooks = policy.check_hooks(order.manifest.hooks());
-        hooks.map_err(|error| error.to_string())?;
-        Ok(allowances)
-    });
-    Ok(match checked {
-        Ok(allowances) => Ok(Checked { order, allowances }),
-        Err(forbidden) => Err(Refusal {
-            order: Some(Box::new(order)),
-            failure: Failure::new(FailureCode::OrderRefused, forbidden),
-        }),
-    })
+    let allowances = allowed?;
+    unfit.map_or(Ok(()), |unfit| Err(unfit.to_string()))?;
+    let hooks = policy.check_hooks(order.manifest.hooks());
+    hooks.map_err(|error| error.to_string())?;
+    Ok(allowances)
 }
 
 /// Why the order may not exchange this agent's program, if so.
@@ -226,10 +265,10 @@ pub(super) async fn refuse<H: Host>(
 /// Why a stored order cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("the stored order cannot be read")]
-pub(super) struct Unreadable;
+pub(crate) struct Unreadable;
 
 /// Reads an order that passed all checks before it was written to the journal. The keys may have changed since.
-pub(super) fn trusted(envelope: &[u8]) -> Result<Order, Unreadable> {
+pub(crate) fn trusted(envelope: &[u8]) -> Result<Order, Unreadable> {
     #[derive(Deserialize)]
     struct Envelope {
         payload: String,

@@ -1,6 +1,6 @@
 //! What is known of an attempt before anything is done for it.
 
-use sealift_common::digest::Digest;
+use sealift_common::{digest::Digest, order::Order};
 use sealift_proto::agent::v1::report::Event;
 
 use super::{Shared, check};
@@ -11,8 +11,8 @@ use crate::{
 
 /// What is known of an attempt that is offered and not under way.
 pub(super) enum Known {
-    /// Nothing, and the order is good.
-    New(Box<check::Checked>),
+    /// Nothing, and the order is good as far as the host's policy allows it.
+    New(Box<Order>),
     /// Nothing, and the order is not good.
     Refused(Box<check::Refusal>),
     /// It was answered, and the orchestrator no longer knows or never heard.
@@ -48,7 +48,7 @@ pub(super) fn look<H: Host>(
         return Ok(Known::Taken);
     }
     Ok(match check::check(shared, key, envelope)? {
-        Ok(checked) => Known::New(Box::new(checked)),
+        Ok(order) => Known::New(Box::new(order)),
         Err(refusal) => Known::Refused(Box::new(refusal)),
     })
 }

@@ -1,15 +1,20 @@
 //! The workshop as the session sees it.
 
+use std::{panic::AssertUnwindSafe, sync::Weak};
+
+use futures::FutureExt as _;
 use sealift_common::{
     id::{TargetId, TaskId},
     inventory::{AgentFacts, ClockFacts},
     order::Fence,
 };
 use sealift_proto::agent::v1::Report;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::Workshop;
 use crate::{
+    assignments::Act,
     host::Host,
     journal::JournalError,
     work::{StateError, Work},
@@ -22,23 +27,60 @@ async fn aside<T: Send + 'static>(
     Ok(tokio::task::spawn_blocking(work).await??)
 }
 
+/// Acts that wait. A session that has more to say waits with them.
+pub(super) const ACTS: usize = 64;
+
+/// Does what sessions ask for, one after the other: a session has heartbeats to send and does not wait for what an order needs to be
+/// looked at.
+pub(super) async fn act<H: Host>(
+    workshop: Weak<Workshop<H>>,
+    shutdown: CancellationToken,
+    mut acts: mpsc::Receiver<Act>,
+) {
+    while let Some(Some(act)) = shutdown.run_until_cancelled(acts.recv()).await {
+        let Some(workshop) = workshop.upgrade() else {
+            return;
+        };
+        // What has begun is not cut: an order that is written down is carried out.
+        if AssertUnwindSafe(workshop.act(act)).catch_unwind().await.is_err() {
+            tracing::error!("a defect ended what a session asked for");
+        }
+    }
+}
+
+impl<H: Host> Workshop<H> {
+    async fn act(&self, act: Act) {
+        match act {
+            Act::Offer { task, attempt, order } => Self::offer(self, task, attempt, order).await,
+            Act::Stop { task } => Self::stop(self, task).await,
+            Act::Keep { tasks } => self.forget(move |task| tasks.contains(&task)).await,
+            Act::Drop { tasks } => self.forget(move |task| !tasks.contains(&task)).await,
+        }
+    }
+
+    async fn ask(&self, act: Act) {
+        // Nobody takes it when the agent goes down; the next session is asked again.
+        let _ = self.acts.send(act).await;
+    }
+}
+
 impl<H: Host> Work for Workshop<H> {
     async fn offer(&self, task: TaskId, attempt: u32, order: Vec<u8>) {
-        Self::offer(self, task, attempt, order).await;
+        self.ask(Act::Offer { task, attempt, order }).await;
     }
 
     async fn stop(&self, task: TaskId) {
-        Self::stop(self, task).await;
+        self.ask(Act::Stop { task }).await;
     }
 
     async fn keep(&self, tasks: &[TaskId]) {
         let tasks = tasks.to_vec();
-        self.forget(move |task| tasks.contains(&task)).await;
+        self.ask(Act::Keep { tasks }).await;
     }
 
     async fn drop_tasks(&self, tasks: &[TaskId]) {
         let tasks = tasks.to_vec();
-        self.forget(move |task| !tasks.contains(&task)).await;
+        self.ask(Act::Drop { tasks }).await;
     }
 
     fn next_report(&self) -> u64 {

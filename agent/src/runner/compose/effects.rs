@@ -19,14 +19,18 @@ use crate::{
         tool::Call,
         variables::HostVariables,
     },
+    hanging::Hangs,
     health::{self, Watched},
     host::Host,
     journal::{Cause, LockRef, Locked, OldContainer, Record},
     kill, labels, proof,
     runner::{Done, borrowed, hooks, internal, is_up, prove::aside, pull::bring},
     step::compose::Step,
+    workshop::unanswered,
 };
 
+/// How long resolving the file may take. Compose has less than that by its own deadline; the rest is for looking at paths.
+const RENDER: Duration = Duration::from_secs(90);
 /// How long bringing the old set up again, or taking the new one away, may take.
 const RETURN_DEADLINE: Duration = Duration::from_mins(10);
 /// How long removing what hooks left may take.
@@ -69,7 +73,9 @@ impl<H: Host> ComposeRunner<H> {
         let policy = self.attempt.shared.policy.of(&self.attempt.order.environment);
         let compose = &self.compose;
         let key = &self.attempt.shared.identity.evidence_key;
-        let made = render::render(compose, &self.attempt.order, policy, key).await?;
+        let made = timeout(RENDER, render::render(compose, &self.attempt.order, policy, key))
+            .await
+            .unwrap_or_else(|_| Err(unanswered("the file", Hangs)))?;
         borrowed::are_there(&self.attempt.shared.host, self.attempt.patience(), &made.borrowed).await?;
         let files = self.compose.files(&self.attempt.order);
         let bytes = made.bytes;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use sealift_common::evidence::{Allowance, AllowedBy};
+use sealift_common::{
+    evidence::{Allowance, AllowedBy},
+    manifest::MountSpec,
+};
 
 use super::*;
 
@@ -92,6 +95,84 @@ async fn f21_orderly_stops_of_the_agent_do_not_count_against_an_attempt() {
     agent.down().await;
 }
 
+fn mount(path: &str) -> MountSpec {
+    MountSpec::Bind {
+        source: path.to_owned(),
+        target: "/mounted".to_owned(),
+        read_only: false,
+    }
+}
+
+/// A look that never comes back stands for a file system that hangs.
+#[tokio::test]
+async fn r14_a_path_that_hangs_is_refused_for_now_and_other_orders_are_served() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let policy = HostPolicy {
+        allowed_host_paths: vec![dir.path().to_owned()],
+        ..HostPolicy::default()
+    };
+    let agent = Agent::start_with(&host, dir.path(), &samples::clock(), policy).await;
+    let data = dir.path().join("data");
+    let mounting = |fence| {
+        let mut manifest = samples::order(fence, &[("web", "v1")]).manifest;
+        for spec in manifest.services.values_mut() {
+            spec.volumes.push(mount(data.to_str().unwrap()));
+        }
+        samples::with_manifest(fence, manifest)
+    };
+    for (fence, looking, result) in [
+        (1, Looking::Taking, Wire::Refused),
+        (2, Looking::Making, Wire::Failed),
+    ] {
+        let (answer, question) = std::sync::mpsc::channel::<()>();
+        let paths = &agent.workshop.shared.paths;
+        let hangs = paths.within((samples::target_id(), looking), Duration::ZERO, move || {
+            question.recv()
+        });
+        hangs.await.unwrap_err();
+        let finished = agent.deploy(&mounting(fence)).await;
+        assert_eq!(
+            (finished.result(), code(&finished)),
+            (result, "HOST_PATH_TIMEOUT")
+        );
+        assert!(FailureCode::HostPathTimeout.retryable());
+        drop(answer);
+        while paths
+            .within((samples::target_id(), looking), Duration::from_mins(1), || ())
+            .await
+            .is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+    }
+    let finished = agent.deploy(&samples::order(3, &[("web", "v1")])).await;
+    assert_eq!(finished.result(), Wire::Succeeded, "{finished:?}");
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_a_session_does_not_wait_for_what_an_order_needs_to_be_looked_at() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let order = samples::order(1, &[("web", "slow")]);
+    let (workshop, envelope) = (&*agent.workshop, samples::signed(&order));
+    let looking = workshop.offers.lock().await;
+    let offered = Work::offer(workshop, order.task_id, order.attempt, envelope).now_or_never();
+    let stopped = Work::stop(workshop, order.task_id).now_or_never();
+    assert!(offered.is_some() && stopped.is_some());
+    drop(looking);
+    while agent.finished(&order).is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let finished = agent.finished(&order).unwrap();
+    assert_eq!(
+        finished.result(),
+        Wire::Stopped,
+        "in the order in which it was asked: {finished:?}"
+    );
+    agent.down().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn r4_an_order_that_the_hosts_policy_forbids_is_refused_with_a_packet() {
     let (host, dir) = (engine(), tempfile::tempdir().unwrap());
@@ -99,11 +180,7 @@ async fn r4_an_order_that_the_hosts_policy_forbids_is_refused_with_a_packet() {
     let before = host.containers().len();
     let mut manifest = samples::order(1, &[("web", "v1")]).manifest;
     for spec in manifest.services.values_mut() {
-        spec.volumes.push(sealift_common::manifest::MountSpec::Bind {
-            source: "/".to_owned(),
-            target: "/host".to_owned(),
-            read_only: false,
-        });
+        spec.volumes.push(mount("/"));
     }
     let order = samples::with_manifest(1, manifest);
     let finished = agent.deploy(&order).await;
@@ -150,11 +227,7 @@ async fn r4_a_path_that_leads_elsewhere_once_the_order_was_taken_is_not_mounted(
     let away = HostError::new(sealift_common::failure::FailureCode::EngineUnavailable, "away");
     let mut manifest = samples::order(1, &[("web", "v1")]).manifest;
     for spec in manifest.services.values_mut() {
-        spec.volumes.push(sealift_common::manifest::MountSpec::Bind {
-            source: data.join("app").to_str().unwrap().to_owned(),
-            target: "/app".to_owned(),
-            read_only: false,
-        });
+        spec.volumes.push(mount(data.join("app").to_str().unwrap()));
     }
     let order = samples::with_manifest(1, manifest);
     // The engine is away for a moment, so the order is taken and not yet carried out.
