@@ -17,7 +17,7 @@ use sealift_common::{
         ContainerHealth, ContainerObservation, ContainerState, EngineEvent, ProjectObservation,
         TargetObservation,
     },
-    order::TargetBinding,
+    order::{Fence, TargetBinding},
 };
 use tokio::{
     sync::{Notify, mpsc},
@@ -31,7 +31,7 @@ use crate::{
     labels::{self, Labels, Ours},
     runner::program::process,
     stickers::Stickers,
-    workshop::Shared,
+    workshop::{Shared, trusted},
 };
 
 /// Time between two looks at everything, before jitter.
@@ -270,16 +270,15 @@ impl Memory {
 
     async fn observe<H: Host>(
         &mut self,
-        shared: &Shared<H>,
+        shared: &Arc<Shared<H>>,
         binding: &TargetBinding,
     ) -> Result<TargetObservation, HostError> {
         let target = binding.target_id;
         let busy = shared.is_busy(target);
         let wanted: Labels = [(labels::TARGET_ID.to_owned(), target.to_string())].into();
         let listed = shared.host.list(&wanted).await?;
-        // What is listed while nothing is under way belongs to no attempt that goes on.
         if !busy && !shared.is_busy(target) {
-            remove_orphans(shared, &listed).await;
+            remove_orphans(shared, target, &listed).await;
         }
         let baselines: BTreeMap<String, (ProjectRef, Baseline)> = shared
             .journal
@@ -415,17 +414,42 @@ async fn self_seen<H: Host>(
     }
 }
 
-/// Removes containers of hooks whose attempt is over: its agent died and lost its memory of it, or the engine refused to.
-async fn remove_orphans<H: Host>(shared: &Shared<H>, listed: &[Listed]) {
-    for orphan in listed {
-        let Some((hook, _)) = labels::read_hook(&orphan.labels) else {
+/// Removes containers of hooks whose attempt is over: its agent died and lost its memory of it, or the engine refused to. That no
+/// attempt is under way in this process does not say that none goes on: it may rest until the next start, or wait for Compose.
+async fn remove_orphans<H: Host>(shared: &Arc<Shared<H>>, target: TargetId, listed: &[Listed]) {
+    let hooks: Vec<_> = listed
+        .iter()
+        .filter_map(|listed| Some((labels::read_hook(&listed.labels)?, listed)))
+        .collect();
+    if hooks.is_empty() || shared.shutdown.is_cancelled() {
+        return;
+    }
+    // Without the journal nobody knows what goes on.
+    let reader = shared.clone();
+    let Ok(Some(going_on)) = tokio::task::spawn_blocking(move || going_on(&reader, target)).await else {
+        return;
+    };
+    for ((hook, fence), orphan) in hooks {
+        if going_on.contains(&fence) {
             continue;
-        };
+        }
         match shared.host.remove(&orphan.id).await {
             Ok(()) => tracing::info!(hook = %hook.hook, "what a hook left was removed"),
             Err(error) => tracing::warn!(hook = %hook.hook, %error, "what a hook left was not removed"),
         }
     }
+}
+
+/// The fencing tokens of a target's attempts that are not over; `None` when nobody knows. Blocks.
+fn going_on<H: Host>(shared: &Shared<H>, target: TargetId) -> Option<BTreeSet<Fence>> {
+    let attempts = shared.journal.attempts().ok()?.into_iter();
+    let going_on = attempts.filter(|attempt| !attempt.is_over()).map(|attempt| {
+        let order = trusted(&attempt.order).ok()?;
+        Some((order.target_id, order.fence))
+    });
+    let going_on: Option<Vec<_>> = going_on.collect();
+    let ours = going_on?.into_iter().filter(|(of, _)| *of == target);
+    Some(ours.map(|(_, fence)| fence).collect())
 }
 
 async fn read_stickers(

@@ -210,3 +210,48 @@ async fn r10_death_at_every_effect_of_a_switch_and_its_way_back_ends_with_a_whol
         }
     }
 }
+
+/// That nothing is under way says little where the journal is not known, or the agent goes down, or Compose is missing.
+#[tokio::test(start_paused = true)]
+async fn r10_no_hook_is_taken_away_whose_attempt_may_go_on() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let order = with(
+        &samples::order(1, &[("web", "v1")]),
+        &[hook(HookWhen::PreDeploy, "v2")],
+    );
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.offer(&order).await;
+    until(|| hooks_of(&host).iter().any(|hook| hook.running)).await;
+    agent.down().await;
+
+    // The journal cannot be used: it is not known whose the hook is.
+    let file = dir.path().join(crate::journal::FILE_NAME);
+    let kept = std::fs::read(&file).unwrap();
+    std::fs::write(&file, b"not a database, but long enough to look like one").unwrap();
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    observed(&agent).await;
+    assert!(hooks_of(&host)[0].running);
+    agent.down().await;
+    std::fs::write(&file, kept).unwrap();
+
+    // The attempt waits, as one does whose Compose is gone.
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    lock(&agent.workshop.shared.active).clear();
+    observed(&agent).await;
+    assert!(hooks_of(&host)[0].running);
+    agent.down().await;
+
+    // Another agent's journal has no such attempt: nobody will ever look after the hook.
+    let other = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&host, other.path(), &samples::clock()).await;
+    until(|| hooks_of(&host).is_empty()).await;
+    agent.down().await;
+}
+
+/// Waits until everything was looked at.
+async fn observed(agent: &Agent) {
+    let mut feed = agent.workshop.take_observations().unwrap();
+    while feed.try_recv().is_ok() {}
+    agent.workshop.observe_now();
+    feed.recv().await.unwrap();
+}
