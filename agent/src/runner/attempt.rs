@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Done, FIRST_PAUSE, FORWARD_PATIENCE, RESTORE_PATIENCE, RESTORE_TRIES, Trouble, internal, prove::aside,
+    Done, FIRST_PAUSE, FORWARD_PATIENCE, RESTORE_PATIENCE, RESTORE_TRIES, Trouble, internal,
+    prove::{STICKER, aside},
 };
 use crate::{
     host::Host,
@@ -239,7 +240,7 @@ impl<H: Host, M: Described> Attempt<H, M> {
     /// What the sticker file holds now.
     pub(super) async fn read_sticker(&self) -> Result<Option<String>, Failure> {
         let path = self.sticker_path();
-        let before = aside(move || Stickers::read(&path)).await?;
+        let before = aside(STICKER, move || Stickers::read(&path)).await?;
         Ok(before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
@@ -273,7 +274,7 @@ impl<H: Host, M: Described> Attempt<H, M> {
                 None => Stickers::write(&path, &bytes).map(|()| bytes),
             }
         };
-        aside(write).await
+        aside(STICKER, write).await
     }
 
     /// Puts back the sticker file that this attempt may have replaced.
@@ -282,7 +283,7 @@ impl<H: Host, M: Described> Attempt<H, M> {
             return;
         };
         let (path, fence) = (self.sticker_path(), self.order.fence);
-        if let Err(failure) = aside(move || put_back(&path, fence, before.as_deref())).await {
+        if let Err(failure) = aside(STICKER, move || put_back(&path, fence, before.as_deref())).await {
             self.log.say(format!("the sticker was not put back: {failure}"));
         }
     }

@@ -2,7 +2,10 @@
 
 use sealift_common::failure::{Failure, FailureCode};
 
-use super::{OLD_SET, Runner, Trouble, UNKNOWN, UNREACHED, patiently, prove::aside};
+use super::{
+    OLD_SET, Runner, Trouble, UNKNOWN, UNREACHED, patiently,
+    prove::{STICKER, aside},
+};
 use crate::{
     host::Host,
     journal::{Baseline, BaselineService, Cause, Ending},
@@ -72,7 +75,7 @@ impl<H: Host> Runner<H> {
             return self.attempt.settle_sticker().await;
         };
         let path = self.attempt.sticker_path();
-        aside(move || Stickers::put(&path)).await?;
+        aside(STICKER, move || Stickers::put(&path)).await?;
         Ok(staged)
     }
 

@@ -76,7 +76,7 @@ impl<H: Host> Runner<H> {
         // The sticker is got ready and the old set looked at while the journal writes.
         let staged = {
             let (path, bytes) = (self.attempt.sticker_path(), sticker.clone());
-            aside(move || Stickers::stage(&path, &bytes))
+            aside(STICKER, move || Stickers::stage(&path, &bytes))
         };
         let shared = self.attempt.shared.clone();
         let project = labels::of_project(self.attempt.order.target_id, &self.attempt.order.release.project);
@@ -116,20 +116,32 @@ impl<H: Host> Runner<H> {
     }
 }
 
+/// What work on files is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Files(&'static str);
+
+pub(super) const STICKER: Files = Files("the sticker file");
+pub(super) const LOCKS: Files = Files("the project's locks");
+pub(super) const PROGRAMS: Files = Files("the agent's programs");
+
 /// Work on files, off the threads that serve connections.
 pub(super) async fn aside<T: Send + 'static>(
+    files: Files,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(internal)?
-        .map_err(|error| sticker_failure(&error))
+        .map_err(|error| files.failure(&error))
 }
 
-pub(super) fn sticker_failure(error: &io::Error) -> Failure {
-    let code = match error.kind() {
-        io::ErrorKind::StorageFull => FailureCode::DiskFull,
-        _ => FailureCode::AgentState,
-    };
-    Failure::new(code, "the sticker file cannot be read or written").with_detail(error.to_string())
+impl Files {
+    /// Why the work did not succeed.
+    pub(super) fn failure(self, error: &io::Error) -> Failure {
+        let code = match error.kind() {
+            io::ErrorKind::StorageFull => FailureCode::DiskFull,
+            _ => FailureCode::AgentState,
+        };
+        Failure::new(code, format!("{} cannot be read or written", self.0)).with_detail(error.to_string())
+    }
 }

@@ -24,7 +24,11 @@ use crate::{
     host::Host,
     journal::{Cause, LockRef, Locked, OldContainer, Record},
     kill, labels, proof,
-    runner::{Done, borrowed, hooks, internal, is_up, prove::aside, pull::bring},
+    runner::{
+        Done, borrowed, hooks, internal, is_up,
+        prove::{LOCKS, aside},
+        pull::bring,
+    },
     step::compose::Step,
     workshop::unanswered,
 };
@@ -79,7 +83,7 @@ impl<H: Host> ComposeRunner<H> {
         borrowed::are_there(&self.attempt.shared.host, self.attempt.patience(), &made.borrowed).await?;
         let files = self.compose.files(&self.attempt.order);
         let bytes = made.bytes;
-        let lock = aside(move || files.keep(&bytes)).await?;
+        let lock = aside(LOCKS, move || files.keep(&bytes)).await?;
         self.attempt.log.say(format!(
             "resolved by Compose {}: lock {lock}",
             self.compose.version()
@@ -107,7 +111,7 @@ impl<H: Host> ComposeRunner<H> {
             return Ok(None);
         };
         let (files, digest) = (self.compose.files(&self.attempt.order), lock.digest);
-        if aside(move || files.has(digest)).await? {
+        if aside(LOCKS, move || files.has(digest)).await? {
             return Ok(Some(lock));
         }
         if self.world.running.is_empty() {
@@ -186,7 +190,7 @@ impl<H: Host> ComposeRunner<H> {
     async fn up(&mut self) -> Done {
         let lock = self.locked()?.lock;
         let files = self.compose.files(&self.attempt.order);
-        aside(move || files.show(Some(lock))).await?;
+        aside(LOCKS, move || files.show(Some(lock))).await?;
         kill::at("lock_shown");
         let deadline = self
             .attempt
@@ -219,7 +223,7 @@ impl<H: Host> ComposeRunner<H> {
     ) -> Done {
         let files = self.compose.files(&self.attempt.order);
         let checked = files.clone();
-        if !aside(move || checked.has(lock)).await? {
+        if !aside(LOCKS, move || checked.has(lock)).await? {
             let summary = format!("lock {lock} is gone or was changed on the host");
             return Err(Failure::new(FailureCode::AgentState, summary).into());
         }
@@ -335,7 +339,7 @@ impl<H: Host> ComposeRunner<H> {
                 .await?;
         }
         let files = self.compose.files(&self.attempt.order);
-        aside(move || files.show(previous.map(|old| old.digest))).await?;
+        aside(LOCKS, move || files.show(previous.map(|old| old.digest))).await?;
         kill::at("return");
         self.world.restored = true;
         Ok(())
@@ -382,7 +386,7 @@ impl<H: Host> ComposeRunner<H> {
             .and_then(|baseline| baseline.lock)
             .map(|lock| lock.digest);
         let files = self.compose.files(&self.attempt.order);
-        if let Err(failure) = aside(move || files.tidy(keep)).await {
+        if let Err(failure) = aside(LOCKS, move || files.tidy(keep)).await {
             self.attempt
                 .log
                 .say(format!("old locks were not dropped: {failure}"));

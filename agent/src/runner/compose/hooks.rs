@@ -21,7 +21,7 @@ use crate::{
         attempt::Attempt,
         hooks::{HookAttempt, Sets, called, confined, environment},
         internal,
-        prove::aside,
+        prove::{LOCKS, aside},
     },
     step::hooks::Present,
 };
@@ -35,7 +35,7 @@ impl<H: Host> ComposeRunner<H> {
     async fn model(&self) -> Result<Value, Failure> {
         let digest = self.locked()?.lock;
         let files = self.compose.files(&self.attempt.order);
-        let text = aside(move || files.text(digest)).await?;
+        let text = aside(LOCKS, move || files.text(digest)).await?;
         hosted::document(&text).map_err(internal)
     }
 

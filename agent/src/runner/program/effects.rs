@@ -28,7 +28,11 @@ use crate::{
         launcher::own_version,
         marker::{Installed, Marker},
     },
-    runner::{Done, internal, patiently, prove::aside, pull::bring},
+    runner::{
+        Done, internal, patiently,
+        prove::{PROGRAMS, aside},
+        pull::bring,
+    },
     step::program::Step,
 };
 
@@ -85,7 +89,7 @@ impl<H: Host> ProgramRunner<H> {
         let fetched = self.fetch_checked().await;
         if fetched.is_err() {
             let files = self.attempt.shared.program.files.clone();
-            if let Err(failure) = aside(move || files.drop_incoming()).await {
+            if let Err(failure) = aside(PROGRAMS, move || files.drop_incoming()).await {
                 self.attempt
                     .log
                     .say(format!("what came in was not removed: {failure}"));
@@ -100,21 +104,22 @@ impl<H: Host> ProgramRunner<H> {
         let files = self.attempt.shared.program.files.clone();
         let (program, signature) = files.incoming();
         let cleared = files.clone();
-        aside(move || cleared.make().and_then(|()| cleared.drop_incoming()))
-            .await
-            .map_err(named)?;
+        aside(PROGRAMS, move || {
+            cleared.make().and_then(|()| cleared.drop_incoming())
+        })
+        .await?;
         self.copy_out(SIGNATURE_PATH, &signature, SIGNATURE_BYTES).await?;
         let statement = self.statement(signature).await?;
         let most_bytes = statement.bytes.min(bounds::PROGRAM_BYTES);
         self.check_room(most_bytes).await?;
         self.copy_out(PROGRAM_PATH, &program, most_bytes).await?;
         kill::at("program_copied");
-        let (digest, bytes) = aside(move || digest_of(&program)).await.map_err(named)?;
+        let (digest, bytes) = aside(PROGRAMS, move || digest_of(&program)).await?;
         statement
             .is_about(bytes, digest)
             .map_err(|refusal| refused(&refusal))?;
         kill::at("program_verified");
-        aside(move || files.install(digest)).await.map_err(named)?;
+        aside(PROGRAMS, move || files.install(digest)).await?;
         kill::at("program_installed");
         self.attempt.log.say(format!(
             "program {} (version {}, {}) is signed by a trusted publisher and ready",
@@ -173,7 +178,7 @@ impl<H: Host> ProgramRunner<H> {
             });
             Ok(judged)
         };
-        let judged = aside(judge).await.map_err(named)?;
+        let judged = aside(PROGRAMS, judge).await?;
         judged.map_err(|refusal| refused(&refusal))
     }
 
@@ -365,7 +370,7 @@ impl<H: Host> ProgramRunner<H> {
             .await
             .map_err(|error| unreadable(&error))?;
         let files = self.attempt.shared.program.files.clone();
-        let tidied = aside(move || {
+        let tidied = aside(PROGRAMS, move || {
             let mut needed = marker.needed();
             needed.push(running);
             files.tidy(&needed)
@@ -376,14 +381,6 @@ impl<H: Host> ProgramRunner<H> {
                 .say(format!("old programs were not dropped: {failure}"));
         }
         Ok(self.attempt.note_cleaned().await?)
-    }
-}
-
-/// What work on files says of stickers, said of programs.
-fn named(failure: Failure) -> Failure {
-    Failure {
-        summary: "the agent's programs cannot be read or written".to_owned(),
-        ..failure
     }
 }
 
