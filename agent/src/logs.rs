@@ -1,8 +1,9 @@
 //! Log of an attempt: the agent's own lines and the output of its containers since the attempt began, bounded, on the way to the
-//! orchestrator. What does not fit is dropped, a marked line says so, and so does the packet; nothing waits for a reader.
+//! orchestrator. What does not fit is dropped, a marked line says so, and so does the packet; nothing waits for a reader. The same goes
+//! for what may be lost with a connection that breaks, as far as the attempt is not over by then.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -39,6 +40,17 @@ pub struct Tail {
     pub is_truncated: bool,
 }
 
+/// Whether lines of an attempt may be lost on their way to the orchestrator: nobody acknowledges them. Told with its next line.
+#[derive(Debug, Clone, Default)]
+pub struct Gap(Arc<AtomicBool>);
+
+impl Gap {
+    /// Lines that were sent may not have arrived.
+    pub fn open(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The log of one attempt. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AttemptLog {
@@ -47,10 +59,13 @@ pub struct AttemptLog {
     clock: Arc<dyn Clock>,
     sender: mpsc::Sender<LogRecord>,
     counters: Arc<Counters>,
+    gap: Gap,
 }
 
 #[derive(Debug, Default)]
 struct Counters {
+    /// Number of the last line of each container that was told.
+    told: Mutex<BTreeMap<String, u64>>,
     seq: AtomicU64,
     bytes: AtomicUsize,
     dropped: AtomicUsize,
@@ -64,6 +79,7 @@ impl AttemptLog {
         began_at: DateTime<Utc>,
         clock: Arc<dyn Clock>,
         sender: mpsc::Sender<LogRecord>,
+        gap: Gap,
     ) -> Self {
         // Whoever goes on after a restart must not use a number again: it counts on from the microseconds that have passed.
         let passed = (clock.now() - began_at)
@@ -79,22 +95,38 @@ impl AttemptLog {
             clock,
             sender,
             counters: Arc::new(counters),
+            gap,
         }
     }
 
     /// Whether something was left out, as far as this agent has seen since it was started.
     pub fn is_truncated(&self) -> bool {
-        self.counters.is_truncated.load(Ordering::Relaxed)
+        self.counters.is_truncated.load(Ordering::Relaxed) || self.gap.0.load(Ordering::Relaxed)
     }
 
     /// Adds a line of the agent.
     pub fn say(&self, text: impl Into<String>) {
+        // Its number is the lower one.
+        self.mark_gap();
         let number = self.next_number();
         self.add(AGENT, number, text.into(), false);
     }
 
     fn next_number(&self) -> u64 {
         self.counters.seq.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Says that lines may be lost, unless the log is full.
+    fn mark_gap(&self) {
+        let is_full = self.counters.bytes.load(Ordering::Relaxed) >= bounds::ATTEMPT_LOG_BYTES;
+        if is_full || !self.gap.0.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        self.counters.is_truncated.store(true, Ordering::Relaxed);
+        let text = "lines before this one may be missing: the connection to the orchestrator broke";
+        if !self.send(AGENT, self.next_number(), text.to_owned(), true) {
+            self.gap.open();
+        }
     }
 
     fn add(&self, source: &str, mut number: u64, mut text: String, mut is_marked: bool) {
@@ -114,6 +146,7 @@ impl AttemptLog {
             // Not that of the line: before a restart the line itself may have been sent.
             number = self.next_number();
         }
+        self.mark_gap();
         let dropped = self.counters.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let text = format!("{dropped} lines were left out here");
@@ -136,11 +169,23 @@ impl AttemptLog {
         let copy = async {
             let mut numbers = Numbers::of(id);
             while let Some(line) = lines.recv().await {
-                self.add(service.as_str(), numbers.next(), line, false);
+                let number = numbers.next();
+                if self.is_news(id, number) {
+                    self.add(service.as_str(), number, line, false);
+                }
             }
         };
         // A log that breaks off is no reason to fail.
         let (_, ()) = tokio::join!(host.logs(id, self.began_at, sender), copy);
+    }
+
+    /// Whether a line of a container was not told yet: one that is followed again says everything again.
+    fn is_news(&self, id: &str, number: u64) -> bool {
+        let mut told = self.counters.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = told.entry(id.to_owned()).or_default();
+        let is_news = number > *last;
+        *last = number.max(*last);
+        is_news
     }
 
     /// Copies the output of a hook until it ends, as far as it has room, and its last lines into `tail`. What a hook says beyond its
@@ -227,7 +272,7 @@ mod tests {
         let (sender, receiver) = mpsc::channel(room);
         let clock = Arc::new(samples::clock());
         (
-            AttemptLog::new(samples::key(1), began_at, clock, sender),
+            AttemptLog::new(samples::key(1), began_at, clock, sender, Gap::default()),
             receiver,
         )
     }
@@ -247,6 +292,37 @@ mod tests {
         assert_eq!(next().await, ("8 lines were left out here".to_owned(), true));
         let (text, is_marked) = next().await;
         assert!(text.len() == bounds::LOG_LINE_BYTES && is_marked);
+    }
+
+    #[tokio::test]
+    async fn lines_that_may_be_lost_on_their_way_are_marked_and_the_packet_says_so() {
+        let (log, mut receiver) = log(samples::clock().now(), 20);
+        log.say("one");
+        assert!(!log.is_truncated());
+        log.gap.open();
+        assert!(log.is_truncated(), "also when nothing is said any more");
+        log.say("two");
+        log.say("three");
+        assert!(log.is_truncated());
+        drop(log);
+        let mut said = Vec::new();
+        while let Some(record) = receiver.recv().await {
+            said.push((record.text, record.truncated, record.seq));
+        }
+        let marks: Vec<bool> = said.iter().map(|(_, is_marked, _)| *is_marked).collect();
+        assert_eq!(marks, [false, true, false, false], "{said:?}");
+        assert!(said[1].0.contains("may be missing"));
+        assert!(
+            said.windows(2).all(|two| two[0].2 < two[1].2),
+            "each has a number of its own"
+        );
+    }
+
+    #[test]
+    fn a_container_that_is_followed_again_is_not_told_again() {
+        let (log, _receiver) = log(samples::clock().now(), 20);
+        assert!(log.is_news("a", 7) && log.is_news("a", 8) && log.is_news("b", 7));
+        assert!(!log.is_news("a", 7) && !log.is_news("a", 8) && log.is_news("a", 9));
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
 //! Session: one connection's life. Any failure ends it; `connect` starts the next. Reports go up one batch at a time and again
-//! until they are acknowledged (R9); everything else is said once and said anew in the next session.
+//! until they are acknowledged (R9); what is observed is said once and said anew in the next session; lines of logs are said once.
 
 mod batches;
 
@@ -36,7 +36,7 @@ use crate::{
     backoff, clock_offset, kill,
     work::{Feeds, StateError, Work},
 };
-use batches::{InFlight, LOG_LINES, log_batches};
+use batches::{InFlight, LOG_LINES, Sent, log_batches};
 
 /// How long the answer to a heartbeat may take while the link itself is on trial.
 const PROOF_ANSWER: Duration = Duration::from_secs(10);
@@ -208,7 +208,19 @@ impl Stream {
 
 impl<W: Work> Session<'_, W> {
     /// Connects and serves until either end has enough.
-    pub async fn run(mut self, channel: Channel) -> Result<Ended, SessionError> {
+    pub async fn run(self, channel: Channel) -> Result<Ended, SessionError> {
+        let (work, mut sent) = (self.work, Sent::default());
+        let ended = self.serve(channel, &mut sent).await;
+        // What was said before an orderly end of ours has arrived.
+        if !matches!(ended, Ok(Ended::Stopped | Ended::Renewed)) {
+            for (task, attempt) in sent.in_doubt() {
+                work.lines_lost(task, attempt);
+            }
+        }
+        ended
+    }
+
+    async fn serve(mut self, channel: Channel, sent: &mut Sent) -> Result<Ended, SessionError> {
         self.memory.welcomed = false;
         let mut tip = self.work.report_tip();
         let mut facts = self.work.facts();
@@ -272,6 +284,7 @@ impl<W: Work> Session<'_, W> {
                 }
                 count = self.feeds.logs.recv_many(&mut lines, LOG_LINES), if !self.feeds.logs.is_closed() || !self.feeds.logs.is_empty() => {
                     if count > 0 {
+                        sent.note(&lines);
                         for batch in log_batches(lines.drain(..)) {
                             send(&stream, Up::Logs(batch)).await?;
                         }

@@ -34,7 +34,8 @@ pub struct LogRecord {
     pub at: DateTime<Utc>,
 }
 
-/// What comes up from the workshop without being durable: a session that misses some of it is told anew.
+/// What comes up from the workshop without being durable. Observations that a session missed are told anew in the next one; lines
+/// of logs are not, so a session that breaks says whose may be lost.
 #[derive(Debug)]
 pub struct Feeds {
     /// What is seen on each target.
@@ -65,6 +66,8 @@ pub trait Work: Send + Sync + 'static {
     fn acknowledge(&self, number: u64) -> impl Future<Output = Result<(), StateError>> + Send;
     /// Makes `number` the last one used.
     fn skip_reports_to(&self, number: u64) -> impl Future<Output = Result<(), StateError>> + Send;
+    /// Lines of this attempt that were sent may not have arrived.
+    fn lines_lost(&self, task: TaskId, attempt: u32);
     /// Changes whenever reports were added.
     fn report_tip(&self) -> watch::Receiver<u64>;
     /// Takes in what a round trip said of the host's clock.

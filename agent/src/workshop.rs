@@ -49,7 +49,7 @@ use crate::{
         Write, steps,
     },
     kill,
-    logs::{self, AttemptLog},
+    logs::{self, AttemptLog, Gap},
     observe::{self, Observer},
     outbox::Outbox,
     policy::HostPolicy,
@@ -143,6 +143,7 @@ struct Active {
     target: TargetId,
     order: Digest,
     stop: CancellationToken,
+    gap: Gap,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -152,7 +153,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<H: Host> Shared<H> {
     pub(crate) fn attempt_log(&self, key: AttemptKey, state: &AttemptState) -> AttemptLog {
         let began_at = state.began_at.unwrap_or_else(|| self.clock.now());
-        AttemptLog::new(key, began_at, self.clock.clone(), self.logs.clone())
+        let gap = lock(&self.active).get(&key).map(|active| active.gap.clone());
+        let (clock, logs) = (self.clock.clone(), self.logs.clone());
+        AttemptLog::new(key, began_at, clock, logs, gap.unwrap_or_default())
+    }
+
+    fn lines_lost(&self, key: AttemptKey) {
+        if let Some(active) = lock(&self.active).get(&key) {
+            active.gap.open();
+        }
     }
 
     /// What the engine is. Asking costs it some processes, so what the observer heard last counts until the engine was away.
@@ -461,6 +470,7 @@ impl<H: Host> Workshop<H> {
             target,
             order: digest,
             stop: stop.clone(),
+            gap: Gap::default(),
         };
         lock(&self.shared.active).insert(key, active);
         let lane = lock(&self.lanes).entry(target).or_default().clone();

@@ -167,6 +167,9 @@ impl Work for Desk {
         *self.next.lock().unwrap() = number + 1;
         Ok(())
     }
+    fn lines_lost(&self, task: TaskId, attempt: u32) {
+        self.note(format!("lost {task} {attempt}"));
+    }
     fn report_tip(&self) -> watch::Receiver<u64> {
         self.tip.subscribe()
     }
@@ -540,34 +543,51 @@ async fn an_orchestrator_that_breaks_the_protocol_is_left() {
     .await;
 }
 
+/// Three lines of two attempts go up.
+async fn tell_lines(stage: &mut Stage) -> (Streaming<ConnectRequest>, Outgoing) {
+    for (attempt, seq) in [(1, 1), (2, 1), (1, 2)] {
+        let line = LogRecord {
+            task_id: task(),
+            attempt,
+            seq,
+            source: "agent".into(),
+            text: "x".into(),
+            truncated: false,
+            at: stage.clock.now(),
+        };
+        stage.logs.send(line).await.unwrap();
+    }
+    let (mut up, down) = stage.welcome(0).await;
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let Up::Logs(batch) = next(&mut up).await else {
+            panic!("no logs")
+        };
+        seen.extend(batch.lines.iter().map(|line| (batch.attempt, line.seq)));
+    }
+    assert_eq!(seen, [(1, 1), (1, 2), (2, 1)]);
+    (up, down)
+}
+
 #[tokio::test]
-async fn log_lines_go_up_by_task_and_attempt_in_order() {
+async fn log_lines_go_up_by_task_and_attempt_and_are_in_doubt_when_the_connection_breaks() {
     local(async {
-        let mut stage = Stage::new(1..1).await;
-        for (attempt, seq) in [(1, 1), (2, 1), (1, 2)] {
-            let line = LogRecord {
-                task_id: task(),
-                attempt,
-                seq,
-                source: "agent".into(),
-                text: "x".into(),
-                truncated: false,
-                at: stage.clock.now(),
-            };
-            stage.logs.send(line).await.unwrap();
+        for breaks in [false, true] {
+            let mut stage = Stage::new(1..1).await;
+            let session = stage.start();
+            let streams = tell_lines(&mut stage).await;
+            if breaks {
+                drop(streams);
+            } else {
+                stage.stop.cancel();
+            }
+            assert_eq!(within(session).await.unwrap().0.is_err(), breaks);
+            let mut told = stage.desk.told();
+            told.retain(|what| what.starts_with("lost"));
+            let attempts = [1, 2].map(|attempt| format!("lost {} {attempt}", task()));
+            assert_eq!(told, if breaks { attempts.to_vec() } else { Vec::new() });
+            stage.stop.cancel();
         }
-        let session = stage.start();
-        let (mut up, _down) = stage.welcome(0).await;
-        let mut seen = Vec::new();
-        while seen.len() < 3 {
-            let Up::Logs(batch) = next(&mut up).await else {
-                panic!("no logs")
-            };
-            seen.extend(batch.lines.iter().map(|line| (batch.attempt, line.seq)));
-        }
-        assert_eq!(seen, [(1, 1), (1, 2), (2, 1)]);
-        stage.stop.cancel();
-        within(session).await.unwrap().0.unwrap();
     })
     .await;
 }

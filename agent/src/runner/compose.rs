@@ -14,10 +14,10 @@ use sealift_common::{
     observation::ContainerState,
     order::Order,
 };
-use tokio::{task::JoinSet, time::sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{LONGEST_PAUSE, OLD_SET, Trouble, attempt::Attempt, drain, patiently};
+use super::{LONGEST_PAUSE, OLD_SET, Trouble, attempt::Attempt, followers::Followers, patiently};
 use crate::{
     compose::Compose,
     host::{Host, HostError, Listed},
@@ -37,7 +37,7 @@ pub(crate) struct ComposeRunner<H: Host> {
     world: World,
     /// Whether the world was seen since it may have changed behind our back.
     looked: bool,
-    followers: JoinSet<()>,
+    followers: Followers,
 }
 
 impl<H: Host> ComposeRunner<H> {
@@ -55,7 +55,7 @@ impl<H: Host> ComposeRunner<H> {
             compose,
             world: World::default(),
             looked: false,
-            followers: JoinSet::new(),
+            followers: Followers::default(),
         }
     }
 
@@ -128,7 +128,15 @@ impl<H: Host> ComposeRunner<H> {
             (of == fence).then(|| (hook, container.id.clone()))
         });
         self.world.hooks = hooks.collect();
-        self.world.running = by_service(found)
+        let found = by_service(found);
+        // After a restart of the agent, or of the engine, nobody listens to the new set.
+        if matches!(
+            self.attempt.state.phase,
+            Phase::Proving | Phase::Moving | Phase::Baking | Phase::Committing
+        ) {
+            self.follow(&found);
+        }
+        self.world.running = found
             .into_iter()
             .map(|(service, listed)| (service, listed.state == ContainerState::Running))
             .collect();
@@ -173,7 +181,7 @@ impl<H: Host> ComposeRunner<H> {
     }
 
     async fn begin_restore(&mut self, cause: Cause) -> Result<(), JournalError> {
-        drain(&mut self.followers).await;
+        self.followers.drain().await;
         self.attempt.begin_restore(cause).await?;
         self.looked = false;
         Ok(())
@@ -197,6 +205,18 @@ impl<H: Host> ComposeRunner<H> {
             self.world.checked = true;
         }
         self.attempt.give_up_restore(OLD_SET, &failure);
+    }
+
+    /// Copies the output of containers into the log.
+    fn follow(&mut self, found: &BTreeMap<ServiceName, Listed>) {
+        for (service, listed) in found {
+            self.followers.follow(
+                &self.attempt.shared,
+                &self.attempt.log,
+                (service, &listed.id),
+                listed.state,
+            );
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod borrowed;
 pub(crate) mod compose;
 mod effects;
 mod finish;
+mod followers;
 mod hooks;
 mod own_hooks;
 pub(crate) mod program;
@@ -23,10 +24,7 @@ use sealift_common::{
     observation::ContainerState,
     order::Order,
 };
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -37,6 +35,7 @@ use crate::{
     workshop::Shared,
 };
 use attempt::Attempt;
+use followers::Followers;
 
 /// How long the engine may be away while going forward, and while going back.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(30);
@@ -98,7 +97,7 @@ pub(crate) struct Runner<H: Host> {
     world: World,
     /// Whether the world was seen since it may have changed behind our back.
     looked: bool,
-    followers: JoinSet<()>,
+    followers: Followers,
     starting_at: Option<DateTime<Utc>>,
     /// Images whose digests were compared.
     images: proof::Images,
@@ -121,7 +120,7 @@ impl<H: Host> Runner<H> {
             world: World::default(),
             // Of an order that nothing was done for yet there is nothing to see: its fencing token is new.
             looked: matches!(records, [Record::Accepted { .. }]),
-            followers: JoinSet::new(),
+            followers: Followers::default(),
             starting_at: None,
             images: proof::Images::new(),
             seen_healthy: None,
@@ -216,6 +215,13 @@ impl<H: Host> Runner<H> {
                 restart: RestartPolicy::No,
             };
             if ours.fence == self.attempt.order.fence {
+                // After a restart of the agent, or of the engine, nobody listens to it.
+                self.followers.follow(
+                    &self.attempt.shared,
+                    &self.attempt.log,
+                    (&ours.service, &seen.id),
+                    container.state,
+                );
                 self.world.new.insert(ours.service, seen);
             } else if self.is_old(&seen.id) {
                 let inspected = {
@@ -259,7 +265,7 @@ impl<H: Host> Runner<H> {
     }
 
     pub(super) async fn begin_restore(&mut self, cause: Cause) -> Result<(), JournalError> {
-        drain(&mut self.followers).await;
+        self.followers.drain().await;
         self.attempt.begin_restore(cause).await?;
         // A call that failed may have had its effect all the same, now or a while ago: nothing is decided on what was seen
         // before it.
@@ -298,12 +304,6 @@ impl<H: Host> Runner<H> {
         }
         self.attempt.give_up_restore(OLD_SET, &failure);
     }
-}
-
-/// Gives the followers of containers that ended a moment to read their last lines.
-async fn drain(followers: &mut JoinSet<()>) {
-    let deadline = Instant::now() + LOG_DRAIN;
-    while let Ok(Some(_)) = tokio::time::timeout_at(deadline, followers.join_next()).await {}
 }
 
 /// Tries again while the engine is away, at most for `limit`.

@@ -67,15 +67,13 @@ impl<H: Host> Runner<H> {
         if let Some(seen) = self.world.new.get_mut(service) {
             seen.running = true;
         }
-        self.follow(service.clone(), id);
+        self.followers.follow(
+            &self.attempt.shared,
+            &self.attempt.log,
+            (service, &id),
+            ContainerState::Running,
+        );
         Ok(())
-    }
-
-    /// Copies the output of a new container into the log.
-    fn follow(&mut self, service: ServiceName, id: String) {
-        let (shared, log) = (self.attempt.shared.clone(), self.attempt.log.clone());
-        self.followers
-            .spawn(async move { log.follow(&shared.host, &service, &id).await });
     }
 
     pub(super) fn note_started(&mut self) -> Done {

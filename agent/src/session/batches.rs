@@ -1,6 +1,6 @@
 //! Batches: what goes up in pieces. The reports that wait for their acknowledgement, and lines of logs in bounded messages.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use sealift_common::id::TaskId;
 use sealift_proto::{
@@ -43,6 +43,29 @@ impl InFlight {
             accepted: first(|event| matches!(event, Event::Accepted(_))),
             finished: first(|event| matches!(event, Event::Finished(_))),
         })
+    }
+}
+
+/// How long a connection may be broken before that shows.
+const DOUBT: Duration = Duration::from_secs(120);
+
+/// Attempts of which lines were sent: nobody acknowledges those, so the last of them are in doubt when the connection breaks.
+#[derive(Debug, Default)]
+pub(super) struct Sent(BTreeMap<(TaskId, u32), Instant>);
+
+impl Sent {
+    /// These are on their way.
+    pub fn note(&mut self, lines: &[LogRecord]) {
+        let now = Instant::now();
+        self.0.retain(|_, at| now.duration_since(*at) < DOUBT);
+        self.0
+            .extend(lines.iter().map(|line| ((line.task_id, line.attempt), now)));
+    }
+
+    /// The attempts of which lines were sent lately.
+    pub fn in_doubt(&self) -> impl Iterator<Item = (TaskId, u32)> {
+        let late = self.0.iter().filter(|(_, at)| at.elapsed() < DOUBT);
+        late.map(|(attempt, _)| *attempt)
     }
 }
 

@@ -16,7 +16,7 @@ use super::Workshop;
 use crate::{
     assignments::Act,
     host::Host,
-    journal::JournalError,
+    journal::{AttemptKey, JournalError},
     work::{StateError, Work},
 };
 
@@ -110,6 +110,10 @@ impl<H: Host> Work for Workshop<H> {
         }
         let outbox = self.outbox.clone();
         aside(move || outbox.skip_to(number)).await
+    }
+
+    fn lines_lost(&self, task: TaskId, attempt: u32) {
+        self.shared.lines_lost(AttemptKey { task, attempt });
     }
 
     fn report_tip(&self) -> watch::Receiver<u64> {

@@ -253,7 +253,8 @@ pub struct Predicate {
     /// Digest of the attempt's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_digest: Option<Digest>,
-    /// Whether something is missing in the log that the agent sent since it was last started: it was too long or too fast.
+    /// Whether something is missing in the log that the agent sent since it was last started: it was too long or too
+    /// fast, or may be lost with a connection that broke.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub log_truncated: bool,
     /// Digest of the exact bytes of the order's envelope.

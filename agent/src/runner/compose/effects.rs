@@ -201,7 +201,9 @@ impl<H: Host> ComposeRunner<H> {
         let profiles = self.attempt.order.manifest.profiles.clone();
         let result = self.call(lock, &profiles, &up(), deadline).await;
         // Also what failed has something to say.
-        self.follow().await;
+        if let Ok(found) = self.listed().await {
+            self.follow(&found);
+        }
         result?;
         kill::at("up");
         let at = self.attempt.now();
@@ -259,18 +261,6 @@ impl<H: Host> ComposeRunner<H> {
             return Ok(());
         }
         Err(refusal(&messages).into())
-    }
-
-    /// Copies the output of the containers into the log.
-    async fn follow(&mut self) {
-        let Ok(listed) = self.listed().await else {
-            return;
-        };
-        for (service, listed) in listed {
-            let (shared, log) = (self.attempt.shared.clone(), self.attempt.log.clone());
-            self.followers
-                .spawn(async move { log.follow(&shared.host, &service, &listed.id).await });
-        }
     }
 
     fn watched(&self, found: &BTreeMap<ServiceName, crate::host::Listed>) -> Result<Vec<Watched>, Failure> {

@@ -272,6 +272,63 @@ async fn f8_an_agent_whose_journal_failed_stays_connected_with_what_it_knows() {
     crate::agent::failed_for_long(workshop).await;
     agent.down().await;
     let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
-    assert_eq!(agent.workshop.outbox().next_number(), next);
+    assert_eq!(Work::next_report(&*agent.workshop), next);
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_new_container_says_is_in_the_log_also_after_a_restart_of_the_agent() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let order = samples::order(1, &[("web", "slow")]);
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.offer(&order).await;
+    while !stepped(&agent, &order, "health_wait") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    agent.down().await;
+    let id = ours(&host)[0].id.clone();
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let mut logs = agent.workshop.take_logs().unwrap();
+    agent.idle().await;
+    let mut said = Vec::new();
+    while let Ok(record) = logs.try_recv() {
+        said.extend((record.source == "web").then_some(record.text));
+    }
+    assert_eq!(said, [format!("{id} says hello")]);
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_packet_says_when_lines_of_its_attempt_may_be_lost() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    for (fence, breaks) in [(1, false), (2, true)] {
+        let order = samples::order(fence, &[("web", "v1")]);
+        agent.offer(&order).await;
+        if breaks {
+            Work::lines_lost(&*agent.workshop, order.task_id, order.attempt);
+        }
+        agent.idle().await;
+        let finished = agent.finished(&order).unwrap();
+        assert_eq!(statement(&finished).predicate.log_truncated, breaks);
+    }
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_one_slow_answer_does_not_undo_what_was_healthy() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    agent.deploy(&samples::order(1, &[("web", "v1")])).await;
+    let order = samples::order(2, &[("web", "v2")]);
+    agent.offer(&order).await;
+    while !stepped(&agent, &order, "health_wait") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // What is next asked for in this way is what the old set does, beside the record that the new one is healthy.
+    host.fail("list", 2, HostError::new(FailureCode::EngineTimeout, "slow"));
+    agent.idle().await;
+    let finished = agent.finished(&order).unwrap();
+    assert_eq!(finished.result(), Wire::Succeeded, "{finished:?}");
     agent.down().await;
 }
