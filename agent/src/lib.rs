@@ -16,6 +16,7 @@ pub mod credentials;
 pub mod doctor;
 pub mod enrol;
 pub mod facts;
+pub mod files;
 pub mod hanging;
 pub mod health;
 pub mod host;

@@ -2,9 +2,8 @@
 //! check. Always a whole file: written beside, synced, renamed, and the directory synced too.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -16,30 +15,10 @@ use sealift_common::{
     sticker::Sticker,
 };
 
-use crate::{kill, labels};
+use crate::{files, kill, labels};
 
 /// Largest file that is read.
 const FILE_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Makes what a folder writes down of its entries durable. Blocks.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Makes a folder and those that hold it; each that is new is synced into the one that holds it.
-fn make_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let above = folder
-        .parent()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    make_folder(above)?;
-    match DirBuilder::new().mode(0o755).create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => sync_folder(above),
-    }
-}
 
 fn beside(path: &Path) -> PathBuf {
     path.with_extension("json.new")
@@ -90,28 +69,15 @@ impl Stickers {
 
     /// The first half of [`Stickers::write`]: the new content beside the file, synced. Blocks.
     pub fn stage(path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let folder = path
-            .parent()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        make_folder(folder)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(beside(path))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
+        files::make_folder(files::folder_of(path)?, 0o755)?;
+        files::stage(&beside(path), bytes, 0o644)?;
         kill::at("sticker_temp_written");
         Ok(())
     }
 
     /// The second half: what was staged takes the file's place. Blocks.
     pub fn put(path: &Path) -> io::Result<()> {
-        fs::rename(beside(path), path)?;
-        if let Some(folder) = path.parent() {
-            sync_folder(folder)?;
-        }
+        files::put(&beside(path), path)?;
         kill::at("sticker_renamed");
         Ok(())
     }
@@ -121,7 +87,7 @@ impl Stickers {
         match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
-            Ok(()) => path.parent().map_or(Ok(()), sync_folder),
+            Ok(()) => files::sync_folder(files::folder_of(path)?),
         }
     }
 

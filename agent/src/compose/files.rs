@@ -6,15 +6,15 @@
 //! - `busy`: locked for as long as a Compose works on the project, whoever started it.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use sealift_common::digest::Digest;
 
-use crate::kill;
+use crate::{files, kill};
 
 /// Name of the file that people look at.
 pub const LOCK_NAME: &str = "compose.sealift.lock.yaml";
@@ -154,7 +154,7 @@ pub fn sign(mut claimed: &File, group: u32) -> io::Result<()> {
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    files::make_folder(path, 0o700)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -165,23 +165,11 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Written beside, synced, renamed, and the folder synced too.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    make_folder(folder)?;
+    make_folder(files::folder_of(path)?)?;
     let beside = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    File::open(folder)?.sync_all()
+    files::stage(&beside, bytes, 0o600)?;
+    files::put(&beside, path)
 }
 
 #[cfg(test)]

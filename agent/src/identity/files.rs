@@ -2,12 +2,13 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Read},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
 use super::IdentityError;
+use crate::files;
 
 /// Largest file that is read.
 const LIMIT: u64 = 64 * 1024;
@@ -78,27 +79,15 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         ));
     };
     let temporary = directory.join(format!(".{}.new", name.to_string_lossy()));
-    // One of a writer that was killed.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(directory)?.sync_all()
+    files::stage(&temporary, bytes, 0o600)?;
+    files::put(&temporary, path)
 }
 
 /// Replaces `to` by `from` in one step.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), IdentityError> {
     at(from, fs::rename(from, to))?;
     match to.parent() {
-        Some(directory) => at(directory, File::open(directory).and_then(|file| file.sync_all())),
+        Some(directory) => at(directory, files::sync_folder(directory)),
         None => Ok(()),
     }
 }

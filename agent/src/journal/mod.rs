@@ -32,7 +32,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{causes::chain, prune::PulledImage, stickers::sync_folder};
+use crate::{causes::chain, files::sync_folder, prune::PulledImage};
 
 pub use record::{
     AttemptState, Cause, Ending, HookOutcome, HookRef, HookRun, LockRef, Locked, MOST_RESTORE_STARTS,

@@ -11,7 +11,7 @@ use std::{
 use sealift_common::{digest::Digest, program::SERVICE};
 
 use super::marker::Marker;
-use crate::{identity::files::replace, stickers::sync_folder};
+use crate::{files::sync_folder, identity::files::replace};
 
 /// Folder of all programs, in the state directory.
 pub const FOLDER: &str = "programs";
