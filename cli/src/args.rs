@@ -51,9 +51,9 @@ pub struct Global {
 /// Bounds of a list.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct ListArgs {
-    /// Most items to show.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub limit: u32,
+    /// Most items to show; otherwise 200 in a table, and all of them with -o json or yaml.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: Option<u32>,
 }
 
 /// Which request it is.

@@ -1,11 +1,15 @@
-//! The connection: mutual TLS, deadlines, bounded messages; and reading lists page by page.
+//! The connection: mutual TLS, deadlines, bounded messages; and what calls have in common.
 
 use std::time::Duration;
 
-use sealift_common::bounds;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use crate::{args::Global, context, error::CliError};
+use crate::{
+    args::Global,
+    context,
+    error::{CliError, Exit},
+    watch,
+};
 
 /// How long to try to connect.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -70,28 +74,21 @@ pub fn request_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// Reads pages until `limit` items are there or the list ends. `fetch` gets page size and page token and gives items and the
-/// next token.
-pub async fn pages<T, F>(limit: u32, mut fetch: F) -> Result<Vec<T>, CliError>
-where
-    F: AsyncFnMut(i32, String) -> Result<(Vec<T>, String), tonic::Status>,
-{
-    let limit = limit as usize;
-    let mut items = Vec::new();
-    let mut token = String::new();
+/// Makes a call that carries a request id; tried again when the connection breaks, which the id makes harmless.
+pub async fn repeated<T>(
+    mut call: impl AsyncFnMut() -> Result<tonic::Response<T>, tonic::Status>,
+) -> Result<T, CliError> {
+    const MOST_TRIES: usize = 5;
+    let mut pauses = watch::pauses().take(MOST_TRIES - 1);
     loop {
-        let size = (limit - items.len()).min(bounds::PAGE_MAX as usize);
-        let (page, next) = fetch(i32::try_from(size).unwrap_or(i32::MAX), token).await?;
-        items.extend(page);
-        if next.is_empty() {
-            return Ok(items);
+        let error = match call().await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => CliError::from(status),
+        };
+        match pauses.next() {
+            Some(pause) if error.exit() == Exit::Unreachable => tokio::time::sleep(pause).await,
+            _ => return Err(error),
         }
-        if items.len() >= limit {
-            items.truncate(limit);
-            anstream::eprintln!("there is more: raise --limit (now {limit}) to see it");
-            return Ok(items);
-        }
-        token = next;
     }
 }
 
@@ -146,4 +143,36 @@ pub fn target_in(environment: &str, target: &str) -> Result<String, CliError> {
     }
     let environment = environment.strip_prefix("environments/").unwrap_or(environment);
     target_name(&format!("{environment}/{target}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Response, Status};
+
+    use super::*;
+
+    /// Calls with these answers in turn; gives what became of it, and after how many calls.
+    async fn after(mut answers: Vec<Result<u8, Status>>) -> (Result<u8, CliError>, usize) {
+        let mut calls = 0;
+        answers.reverse();
+        let done = repeated(async || {
+            calls += 1;
+            let answer = answers.pop().unwrap_or_else(|| Err(Status::unavailable("away")));
+            answer.map(Response::new)
+        })
+        .await;
+        (done, calls)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_with_an_id_outlives_a_connection_that_breaks_but_not_a_refusal() {
+        let away = || Err(Status::unavailable("away"));
+        let (done, calls) = after(vec![away(), away(), Ok(7)]).await;
+        assert_eq!((done.unwrap(), calls), (7, 3));
+        let refused = Err(Status::failed_precondition("no"));
+        let (done, calls) = after(vec![away(), refused, Ok(7)]).await;
+        assert_eq!((done.unwrap_err().exit(), calls), (Exit::Conflict, 2));
+        let (done, calls) = after(Vec::new()).await;
+        assert_eq!((done.unwrap_err().exit(), calls), (Exit::Unreachable, 5));
+    }
 }

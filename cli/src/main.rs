@@ -7,6 +7,7 @@ mod context;
 mod env_files;
 mod error;
 mod input;
+mod list;
 mod output;
 mod progress;
 mod recipe;

@@ -26,6 +26,8 @@ pub struct Progress {
     running: BTreeSet<String>,
     started: Instant,
     spoke: Instant,
+    /// Whether it says that it still waits.
+    signs_of_life: bool,
 }
 
 impl Progress {
@@ -41,6 +43,15 @@ impl Progress {
             running: BTreeSet::new(),
             started: now,
             spoke: now,
+            signs_of_life: true,
+        }
+    }
+
+    /// One that speaks only of the connection: what is followed speaks for itself.
+    pub fn of_connection() -> Self {
+        Self {
+            signs_of_life: false,
+            ..Self::new()
         }
     }
 
@@ -64,7 +75,7 @@ impl Progress {
 
     /// Writes a sign of life when nothing was said for a while.
     pub fn tick(&mut self) {
-        if self.live.is_none() && self.spoke.elapsed() >= SIGN_OF_LIFE {
+        if self.signs_of_life && self.live.is_none() && self.spoke.elapsed() >= SIGN_OF_LIFE {
             self.speak(&format!(
                 "still waiting; {} targets are being worked on",
                 self.running.len()

@@ -1,11 +1,11 @@
 //! Follows a stream of news to its end. A stream that breaks is taken up again, with back-off and jitter, until the orchestrator was
-//! away for too long; streams begin with how things are, so no change is missed.
+//! away for too long; streams begin with how things are, or where the one before broke off, so nothing is missed.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::{Instant, interval, sleep};
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use crate::{
     error::{CliError, Exit},
@@ -31,19 +31,24 @@ pub fn pauses() -> impl Iterator<Item = Duration> {
         .build()
 }
 
-/// Opens a stream and gives each of its messages to `news` until that answers. Fails as soon as a call is refused, and when nothing
-/// was heard for `patience`.
+/// Opens a stream and gives each of its messages to `news` until that answers. `end` is the answer of a stream that the orchestrator
+/// ends in good order; without one, that is a break like any other. Fails as soon as a call is refused, and when nothing was heard
+/// for `patience`.
 pub async fn follow<M, T>(
     progress: &mut Progress,
     patience: Duration,
     mut open: impl AsyncFnMut() -> Result<Streaming<M>, Status>,
+    end: Option<T>,
     mut news: impl FnMut(&mut Progress, M) -> Result<Option<T>, CliError>,
 ) -> Result<T, CliError> {
     let mut away = Away::new(patience);
     loop {
         let broken = match one_stream(progress, &mut away, &mut open, &mut news).await {
             Ok(Some(answer)) => return Ok(answer),
-            Ok(None) => Status::new(Code::Unavailable, "the watch ended before what it watches did").into(),
+            Ok(None) => match end {
+                Some(answer) => return Ok(answer),
+                None => Status::unavailable("the watch ended before what it watches did").into(),
+            },
             Err(error) => error,
         };
         let pause = away.pause(Instant::now(), broken)?;
@@ -96,7 +101,7 @@ async fn one_stream<M, T>(
 }
 
 /// How long and how often in a row nothing was heard.
-struct Away {
+pub struct Away {
     patience: Duration,
     since: Option<Instant>,
     breaks: u32,
@@ -104,7 +109,8 @@ struct Away {
 }
 
 impl Away {
-    fn new(patience: Duration) -> Self {
+    /// For an orchestrator that may be away for so long.
+    pub fn new(patience: Duration) -> Self {
         Self {
             patience,
             since: None,
@@ -114,14 +120,14 @@ impl Away {
     }
 
     /// Answers whether nothing was heard before.
-    fn heard(&mut self) -> bool {
+    pub fn heard(&mut self) -> bool {
         let was_away = self.breaks > 0;
         *self = Self::new(self.patience);
         was_away
     }
 
     /// How long to wait before the next try; gives the error back when it is final, or when it was waited for long enough.
-    fn pause(&mut self, now: Instant, broken: CliError) -> Result<Duration, CliError> {
+    pub fn pause(&mut self, now: Instant, broken: CliError) -> Result<Duration, CliError> {
         let since = *self.since.get_or_insert(now);
         if broken.exit() != Exit::Unreachable || now - since >= self.patience {
             return Err(broken);

@@ -1,4 +1,5 @@
 //! Page tokens: the store's cursor, bound to the other arguments of the list. A token carries no authority; it is only a place.
+//! Streams that can be taken up again give out such tokens, too.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sealift_common::{bounds, digest::Digest, error::Reason};
@@ -32,10 +33,15 @@ pub fn page_request(page_size: i32, page_token: &str, bound_to: &[&str]) -> Resu
         Ok(size) => size.min(bounds::PAGE_MAX),
         Err(_) => return Err(ApiError::invalid("page_size", "must not be negative")),
     };
-    let after = (!page_token.is_empty())
-        .then(|| cursor(page_token, bound_to).ok_or_else(invalid_token))
-        .transpose()?;
+    let after = place("page_token", page_token, bound_to)?;
     Ok(PageRequest { size, after })
+}
+
+/// Reads the place that a token in `field` names; without one, the beginning.
+pub fn place(field: &str, token: &str, bound_to: &[&str]) -> Result<Option<Cursor>, ApiError> {
+    (!token.is_empty())
+        .then(|| cursor(token, bound_to).ok_or_else(|| not_given(field)))
+        .transpose()
 }
 
 fn cursor(token: &str, bound_to: &[&str]) -> Option<Cursor> {
@@ -56,13 +62,18 @@ fn cursor(token: &str, bound_to: &[&str]) -> Option<Cursor> {
 
 /// The error of a token that this list did not give.
 pub fn invalid_token() -> ApiError {
-    let description = "not a token that this list gave for these arguments";
+    not_given("page_token")
+}
+
+/// The error of a token in `field` that was not given for these arguments.
+pub fn not_given(field: &str) -> ApiError {
+    let description = "not a token that was given for these arguments";
     ApiError::new(
         Reason::InvalidPageToken,
-        format!("field page_token: {description}"),
-        "begin again without page_token and keep all other arguments the same on every page",
+        format!("field {field}: {description}"),
+        format!("begin again without {field} and keep all other arguments the same"),
     )
-    .field("page_token", description)
+    .field(field, description)
 }
 
 /// The token of the next page; empty at the end.

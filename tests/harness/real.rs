@@ -308,21 +308,24 @@ impl System {
         self.later(user, arguments)?.await
     }
 
+    /// `sealift` as a user, to be started.
+    pub fn command(&self, user: &str, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary("sealift")?);
+        let context = self.folder.path().join(user).join("context.toml");
+        command.args(arguments).env("SEALIFT_CONTEXT_FILE", context);
+        command
+            .env_remove("SEALIFT_CONTEXT")
+            .env_remove("SEALIFT_ENDPOINT");
+        Ok(command)
+    }
+
     /// The same as something that runs on its own, while this system is killed and started again.
     pub fn later(
         &self,
         user: &str,
         arguments: &[&str],
     ) -> Result<impl Future<Output = Result<(i32, String, String)>> + Send + use<>> {
-        let mut command = Command::new(binary("sealift")?);
-        command.args(arguments);
-        command.env(
-            "SEALIFT_CONTEXT_FILE",
-            self.folder.path().join(user).join("context.toml"),
-        );
-        command
-            .env_remove("SEALIFT_CONTEXT")
-            .env_remove("SEALIFT_ENDPOINT");
+        let command = self.command(user, arguments)?;
         Ok(async move {
             let output = run(command, None).await?;
             let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

@@ -113,12 +113,23 @@ fn name(promotion: &Value) -> Result<String> {
         .to_owned())
 }
 
-/// Dies while two watches look on.
+/// Dies while two watches look on, and somebody follows the log.
 async fn watched(system: &mut System, moment: Moment, promotion: &str, job: &str) -> Result<()> {
     let of_job = system.later("ada", &["job", "watch", job, "-o", "json"])?;
     let of_promotion = system.later("ada", &["promotion", "watch", promotion, "-o", "json"])?;
-    let (of_job, of_promotion, died) = tokio::join!(of_job, of_promotion, die_at(system, moment, promotion));
+    let log = system.later("ada", &["job", "logs", job, "-f", "-o", "json"])?;
+    let (of_job, of_promotion, log, died) =
+        tokio::join!(of_job, of_promotion, log, die_at(system, moment, promotion));
     died?;
+    let (code, followed, said) = log?;
+    ensure!(code == 0, "job logs -f ended with {code}:\n{followed}{said}");
+    ensure!(said.contains("trying again"), "it noticed nothing:\n{said}");
+    let whole = system.sealift(&["job", "logs", job, "-o", "json"]).await?;
+    // No line twice, none left out; what an agent tells of a job that is over comes too late for whoever follows it.
+    ensure!(
+        !followed.is_empty() && whole.starts_with(&followed),
+        "followed, it was\n{followed}\nand is\n{whole}"
+    );
     outlasted(&of_job?, "job").context("job watch")?;
     outlasted(&of_promotion?, "promotion").context("promotion watch")
 }

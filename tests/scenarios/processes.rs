@@ -1,8 +1,18 @@
 //! The three programs as processes, without an engine: exit codes and formats of `sealift` against a real orchestrator.
 
-use anyhow::{Result, ensure};
-use sealift_e2e::real::{Database, System};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+use sealift_e2e::{
+    real::{Database, System},
+    wait::PATIENCE,
+};
 use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::ChildStdout,
+    time::timeout,
+};
 
 async fn code_of(system: &System, user: &str, arguments: &[&str]) -> Result<(i32, String)> {
     let (code, out, errors) = system.sealift_as(user, arguments).await?;
@@ -58,5 +68,57 @@ async fn results_are_the_same_in_json_and_yaml() -> Result<()> {
     );
     let table = system.sealift(&["env", "get", "staging"]).await?;
     ensure!(table.lines().count() == 2 && table.contains("staging"), "{table}");
+    system.end().await
+}
+
+/// The next board that a watch shows which has an environment.
+async fn board_with(watch: &mut Lines<BufReader<ChildStdout>>, environment: &str) -> Result<()> {
+    let wanted = format!("environments/{environment}");
+    let shown = async {
+        loop {
+            let line = watch.next_line().await?.context("the watch ended")?;
+            let board: Value = serde_json::from_str(&line)?;
+            let environments = board["environments"].as_array().cloned().unwrap_or_default();
+            if environments.iter().any(|one| one["environment"] == *wanted) {
+                return Ok(());
+            }
+        }
+    };
+    timeout(PATIENCE, shown).await.context(wanted.clone())?
+}
+
+#[tokio::test]
+async fn a_status_that_is_watched_outlasts_the_orchestrator() -> Result<()> {
+    let mut system = System::start(Database::Sqlite).await?;
+    system.environment("staging", 10).await?;
+    let mut watch = system.command("ada", &["status", "--watch", "-o", "json"])?;
+    watch.stdout(Stdio::piped()).kill_on_drop(true);
+    let mut watch = watch.spawn()?;
+    let mut boards = BufReader::new(watch.stdout.take().context("it is piped")?).lines();
+    board_with(&mut boards, "staging").await?;
+    system.kill_orchestrator().await?;
+    system.start_orchestrator().await?;
+    system.environment("production", 20).await?;
+    board_with(&mut boards, "production").await?;
+    watch.kill().await?;
+    system.end().await
+}
+
+#[tokio::test]
+async fn a_list_for_programs_is_whole_and_one_that_is_cut_says_so() -> Result<()> {
+    let system = System::start(Database::Sqlite).await?;
+    for number in 0..3 {
+        system.environment(&format!("env-{number}"), 10 + number).await?;
+    }
+    let whole = system.json(&["env", "list"]).await?;
+    let cut = system.json(&["env", "list", "--limit", "2"]).await?;
+    let count = |list: &Value| list["environments"].as_array().map_or(0, Vec::len);
+    ensure!((count(&whole), count(&cut)) == (3, 2), "{whole}\n{cut}");
+    ensure!(whole["nextPageToken"].is_null(), "{whole}");
+    ensure!(cut["nextPageToken"].is_string(), "{cut}");
+    let audit = system.json(&["audit"]).await?;
+    ensure!(audit["events"].is_array(), "{audit}");
+    let none = system.json(&["hold", "list"]).await?;
+    ensure!(none["holds"] == serde_json::json!([]), "{none}");
     system.end().await
 }

@@ -6,21 +6,24 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use sealift_proto::v1::{
-    Agent, DrainAgentRequest, GetAgentRequest, ListAgentsRequest, ListAgentsResponse, PauseAgentRequest,
-    ResumeAgentRequest, RevokeAgentRequest,
+    Agent, DrainAgentRequest, GetAgentRequest, ListAgentsRequest, PauseAgentRequest, ResumeAgentRequest,
+    RevokeAgentRequest,
     agent::{Intent, Status},
     agent_service_client::AgentServiceClient,
 };
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, named, pages, request_id, unary},
+    client::{client, connect, named, request_id, unary},
     error::{CliError, Exit},
+    list,
     output::{
         self, Format, Rows,
         text::{age, clean, external, leaf, or_dash, short_target},
     },
+    watch::{self, Away},
 };
 
 /// How often it is looked whether a host is drained.
@@ -86,20 +89,14 @@ pub async fn run(global: &Global, command: AgentCommand) -> Result<Exit, CliErro
     let agent = match command {
         AgentCommand::SignProgram(args) => return program::sign(&args),
         AgentCommand::List(args) => {
-            let agents = pages(args.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 let request = ListAgentsRequest {
                     page_size,
                     page_token,
                 };
-                let page = client.clone().list_agents(unary(request)).await?.into_inner();
-                Ok((page.agents, page.next_page_token))
-            })
-            .await?;
-            let answer = ListAgentsResponse {
-                agents,
-                next_page_token: String::new(),
+                client.clone().list_agents(unary(request)).await
             };
-            output::write(global.output, &answer, || rows(&answer.agents))?;
+            list::show(global, args, fetch, rows).await?;
             return Ok(Exit::Done);
         }
         AgentCommand::Get { id } => {
@@ -140,13 +137,14 @@ pub async fn run(global: &Global, command: AgentCommand) -> Result<Exit, CliErro
                 reason,
             };
             let draining = client.drain_agent(unary(request)).await?.into_inner().agent;
-            if wait && !drained(&mut client, &id, timeout).await? {
+            let mut seen = draining.unwrap_or_default();
+            if wait && !drained(&mut seen, timeout, async || get(&mut client, &id).await).await? {
                 anstream::eprintln!(
                     "--timeout passed; the agent is still being drained: sealift agent get {id}"
                 );
                 return Ok(Exit::TimedOut);
             }
-            draining
+            Some(seen)
         }
         AgentCommand::Revoke { id, reason } => {
             let request = RevokeAgentRequest {
@@ -174,24 +172,31 @@ async fn get(client: &mut AgentServiceClient<Channel>, id: &str) -> Result<Agent
         .unwrap_or_default())
 }
 
-/// Whether nothing is under way on the host any more, at the latest when `patience` is at its end.
+/// Looks until nothing is under way on the host any more: false when `patience` ends before. `seen` is what was seen last. An
+/// orchestrator that is away for a while is waited for.
 async fn drained(
-    client: &mut AgentServiceClient<Channel>,
-    id: &str,
+    seen: &mut Agent,
     patience: Duration,
+    mut look: impl AsyncFnMut() -> Result<Agent, CliError>,
 ) -> Result<bool, CliError> {
-    let look = async {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
+    let mut away = Away::new(watch::PATIENCE);
+    let looks = async {
         loop {
-            looks.tick().await;
-            if get(client, id).await?.running_tasks == 0 {
-                return Ok(());
-            }
+            let pause = match look().await {
+                Ok(agent) => {
+                    away.heard();
+                    *seen = agent;
+                    if seen.running_tasks == 0 {
+                        return Ok(true);
+                    }
+                    LOOK_EVERY
+                }
+                Err(error) => away.pause(Instant::now(), error)?,
+            };
+            sleep(pause).await;
         }
     };
-    tokio::time::timeout(patience, look)
-        .await
-        .map_or(Ok(false), |looked| looked.map(|()| true))
+    timeout(patience, looks).await.unwrap_or(Ok(false))
 }
 
 /// The table's line, and what does not fit into it.
@@ -312,4 +317,48 @@ fn rows(agents: &[Agent]) -> Rows {
             clean(&codes.join(",")),
         ]
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    /// An agent with so many tasks under way.
+    fn with(running_tasks: i32) -> Agent {
+        Agent {
+            running_tasks,
+            ..Agent::default()
+        }
+    }
+
+    /// Waits for a drain while the looks give this in turn, the last one for ever.
+    async fn drain(mut looks: Vec<Result<Agent, Status>>) -> (Result<bool, Exit>, Agent) {
+        looks.reverse();
+        let mut seen = with(3);
+        let look = async || {
+            let next = if looks.len() > 1 {
+                looks.pop()
+            } else {
+                looks.last().cloned()
+            };
+            next.unwrap_or_else(|| Ok(with(0))).map_err(CliError::from)
+        };
+        let done = drained(&mut seen, Duration::from_mins(15), look).await;
+        (done.map_err(|error| error.exit()), seen)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_outlasts_an_orchestrator_that_is_away_and_tells_what_was_seen_last() {
+        let away = || Err(Status::unavailable("away"));
+        let (done, seen) = drain(vec![Ok(with(2)), away(), away(), Ok(with(1)), Ok(with(0))]).await;
+        assert_eq!((done, seen.running_tasks), (Ok(true), 0));
+        let (done, seen) = drain(vec![Ok(with(2)), Ok(with(1))]).await;
+        assert_eq!((done, seen.running_tasks), (Ok(false), 1), "--timeout");
+        let (done, _) = drain(vec![Ok(with(2)), away()]).await;
+        assert_eq!(done, Err(Exit::Unreachable), "it is not waited for without end");
+        let (done, _) = drain(vec![Err(Status::permission_denied("no"))]).await;
+        assert_eq!(done, Err(Exit::Denied));
+    }
 }

@@ -1,14 +1,15 @@
 //! `sealift audit`: who tried what, with which result.
 
 use clap::Args;
-use sealift_proto::v1::{ListAuditEventsRequest, ListAuditEventsResponse, audit_event::Outcome};
+use sealift_proto::v1::{AuditEvent, ListAuditEventsRequest, audit_event::Outcome};
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, pages, unary},
+    client::{client, connect, unary},
     error::{CliError, Exit},
+    list,
     output::{
-        self, Rows,
+        Rows,
         text::{clean, or_dash, stamp},
     },
 };
@@ -23,45 +24,37 @@ pub struct AuditArgs {
 
 pub async fn run(global: &Global, args: AuditArgs) -> Result<Exit, CliError> {
     let client = client!(audit_service_client, AuditServiceClient, connect(global).await?);
-    let events = pages(args.list.limit, async |page_size, page_token| {
+    let fetch = async |page_size, page_token| {
         let request = ListAuditEventsRequest {
             page_size,
             page_token,
         };
-        let page = client
-            .clone()
-            .list_audit_events(unary(request))
-            .await?
-            .into_inner();
-        Ok((page.events, page.next_page_token))
-    })
-    .await?;
-    let answer = ListAuditEventsResponse {
-        events,
-        next_page_token: String::new(),
+        client.clone().list_audit_events(unary(request)).await
     };
-    output::write(global.output, &answer, || {
-        Rows::new(&[
-            "SEQ", "TIME", "ACTOR", "ROLE", "ACTION", "RESOURCE", "OUTCOME", "REASON",
-        ])
-        .with(answer.events.iter().map(|event| {
-            let outcome = match event.outcome() {
-                Outcome::Success => "success",
-                Outcome::Denied => "DENIED",
-                Outcome::Failed => "failed",
-                Outcome::Unspecified => "-",
-            };
-            vec![
-                event.seq.to_string(),
-                stamp(event.time.as_ref()),
-                clean(&event.actor),
-                or_dash(&event.role),
-                clean(&event.action),
-                or_dash(&event.resource),
-                outcome.to_owned(),
-                or_dash(&event.reason),
-            ]
-        }))
-    })?;
+    list::show(global, args.list, fetch, rows).await?;
     Ok(Exit::Done)
+}
+
+fn rows(events: &[AuditEvent]) -> Rows {
+    Rows::new(&[
+        "SEQ", "TIME", "ACTOR", "ROLE", "ACTION", "RESOURCE", "OUTCOME", "REASON",
+    ])
+    .with(events.iter().map(|event| {
+        let outcome = match event.outcome() {
+            Outcome::Success => "success",
+            Outcome::Denied => "DENIED",
+            Outcome::Failed => "failed",
+            Outcome::Unspecified => "-",
+        };
+        vec![
+            event.seq.to_string(),
+            stamp(event.time.as_ref()),
+            clean(&event.actor),
+            or_dash(&event.role),
+            clean(&event.action),
+            or_dash(&event.resource),
+            outcome.to_owned(),
+            or_dash(&event.reason),
+        ]
+    }))
 }

@@ -2,14 +2,15 @@
 
 use clap::Subcommand;
 use sealift_proto::v1::{
-    Component, CreateComponentRequest, GetComponentRequest, ListComponentsRequest, ListComponentsResponse,
-    ListVersionsRequest, ListVersionsResponse,
+    Component, CreateComponentRequest, GetComponentRequest, ListComponentsRequest, ListVersionsRequest,
+    VersionEntry,
 };
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, named, pages, request_id, unary},
+    client::{client, connect, named, request_id, unary},
     error::{CliError, Exit},
+    list,
     output::{
         self, Rows,
         text::{clean, stamp},
@@ -64,20 +65,14 @@ pub async fn run(global: &Global, command: ComponentCommand) -> Result<Exit, Cli
                 .component
         }
         ComponentCommand::List(args) => {
-            let components = pages(args.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 let request = ListComponentsRequest {
                     page_size,
                     page_token,
                 };
-                let page = client.clone().list_components(unary(request)).await?.into_inner();
-                Ok((page.components, page.next_page_token))
-            })
-            .await?;
-            let answer = ListComponentsResponse {
-                components,
-                next_page_token: String::new(),
+                client.clone().list_components(unary(request)).await
             };
-            output::write(global.output, &answer, || rows(&answer.components))?;
+            list::show(global, args, fetch, rows).await?;
             return Ok(Exit::Done);
         }
         ComponentCommand::Get { name } => {
@@ -88,29 +83,15 @@ pub async fn run(global: &Global, command: ComponentCommand) -> Result<Exit, Cli
         }
         ComponentCommand::Versions { name, list } => {
             let parent = named("components", &name);
-            let versions = pages(list.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 let request = ListVersionsRequest {
                     parent: parent.clone(),
                     page_size,
                     page_token,
                 };
-                let page = client.clone().list_versions(unary(request)).await?.into_inner();
-                Ok((page.versions, page.next_page_token))
-            })
-            .await?;
-            let answer = ListVersionsResponse {
-                versions,
-                next_page_token: String::new(),
+                client.clone().list_versions(unary(request)).await
             };
-            output::write(global.output, &answer, || {
-                Rows::new(&["TAG", "DIGEST", "SEEN"]).with(answer.versions.iter().map(|version| {
-                    vec![
-                        clean(&version.tag),
-                        clean(&version.digest),
-                        stamp(version.resolve_time.as_ref()),
-                    ]
-                }))
-            })?;
+            list::show(global, list, fetch, version_rows).await?;
             return Ok(Exit::Done);
         }
     };
@@ -119,6 +100,16 @@ pub async fn run(global: &Global, command: ComponentCommand) -> Result<Exit, Cli
         rows(std::slice::from_ref(&component))
     })?;
     Ok(Exit::Done)
+}
+
+fn version_rows(versions: &[VersionEntry]) -> Rows {
+    Rows::new(&["TAG", "DIGEST", "SEEN"]).with(versions.iter().map(|version| {
+        vec![
+            clean(&version.tag),
+            clean(&version.digest),
+            stamp(version.resolve_time.as_ref()),
+        ]
+    }))
 }
 
 fn rows(components: &[Component]) -> Rows {

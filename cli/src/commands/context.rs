@@ -14,7 +14,8 @@ use crate::{
 /// Verbs.
 #[derive(Debug, Subcommand)]
 pub enum ContextCommand {
-    /// Save a context from a context file and select it.
+    /// Save a context from a context file and select it. One of the same name is renewed only when it is the same certificate's file, or
+    /// that file is gone.
     Add {
         /// Name for it.
         name: String,
@@ -67,10 +68,29 @@ pub fn run(global: &Global, command: ContextCommand) -> Result<Exit, CliError> {
 fn add(name: String, file: &std::path::Path) -> Result<(), CliError> {
     let context = Context::read(file)?;
     let mut contexts = Contexts::load()?;
-    contexts.contexts.insert(name.clone(), context);
+    put(
+        &mut contexts,
+        &name,
+        context,
+        "choose another name, or remove it with `sealift context remove`",
+    )?;
+    contexts.selected = Some(name.clone());
+    contexts.save()?;
     anstream::eprintln!("context {} saved and selected", clean(&name));
-    contexts.selected = Some(name);
-    contexts.save()
+    Ok(())
+}
+
+/// Saves a context under a name. Refused when the name is somebody else's: one whose certificate is another file that exists.
+fn put(contexts: &mut Contexts, name: &str, context: Context, hint: &str) -> Result<(), CliError> {
+    let others = |there: &Context| there.certificate != context.certificate && there.certificate.exists();
+    if contexts.contexts.get(name).is_some_and(others) {
+        return Err(CliError::usage(
+            format!("there is a context {name:?} already"),
+            hint,
+        ));
+    }
+    contexts.contexts.insert(name.to_owned(), context);
+    Ok(())
 }
 
 /// A context that is there only while something runs.
@@ -83,7 +103,7 @@ pub struct Lent {
 }
 
 impl Lent {
-    /// Saves a context and selects it. Refused when the name is somebody else's: one whose certificate is another file that exists.
+    /// Saves a context and selects it, unless the name is somebody else's.
     pub fn lend(name: &str, file: &std::path::Path) -> Result<Self, CliError> {
         let context = Context::read(file)?;
         let mut contexts = Contexts::load()?;
@@ -93,14 +113,8 @@ impl Lent {
     }
 
     fn of(contexts: &mut Contexts, name: &str, context: Context) -> Result<Self, CliError> {
-        let others = |there: &Context| there.certificate != context.certificate && there.certificate.exists();
-        if contexts.contexts.get(name).is_some_and(others) {
-            return Err(CliError::usage(
-                format!("there is a context {name:?} already"),
-                "choose another name with --name, or remove it with `sealift context remove`",
-            ));
-        }
-        contexts.contexts.insert(name.to_owned(), context.clone());
+        let hint = "choose another name with --name, or remove it with `sealift context remove`";
+        put(contexts, name, context.clone(), hint)?;
         let before = contexts.selected.replace(name.to_owned());
         Ok(Self {
             name: name.to_owned(),
@@ -224,5 +238,21 @@ mod tests {
         contexts.selected = Some("other".to_owned());
         lent.out_of(&mut contexts);
         assert_eq!(contexts, saved(Some("other"), &[("other", other)]));
+    }
+
+    #[test]
+    fn adding_a_context_replaces_none_of_somebody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let theirs = dir.path().join("theirs.pem");
+        std::fs::write(&theirs, "").unwrap();
+        let mut contexts = saved(Some("prod"), &[("prod", &theirs)]);
+        let before = contexts.clone();
+        let mine = context(Path::new("/nowhere/mine.pem"));
+        let error = put(&mut contexts, "prod", mine.clone(), "remove it").unwrap_err();
+        assert!(error.to_string().contains("\"prod\""), "{error}");
+        assert_eq!(contexts, before);
+        put(&mut contexts, "prod", context(&theirs), "").unwrap();
+        put(&mut contexts, "other", mine, "").unwrap();
+        assert_eq!(contexts.contexts.len(), 2);
     }
 }

@@ -18,6 +18,7 @@ use sealift_proto::v1::{
 };
 use tokio::{
     io::AsyncWriteExt as _,
+    net::{TcpStream, UnixStream},
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
@@ -109,7 +110,8 @@ impl System {
             .arg(format!("127.0.0.1:{port}"));
         self.start("orchestrator", serve)?;
         let socket = orchestrator_data.join("admin.sock");
-        self.until("the orchestrator", async || socket.exists()).await?;
+        let ready = async || answers(&socket).await && TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        self.until("the orchestrator", ready).await?;
 
         let identity = self.data.join("admin");
         let mut issue = Command::new(beside("sealift-orchestrator")?);
@@ -251,6 +253,11 @@ impl System {
             }
         }
     }
+}
+
+/// Whether somebody listens at a socket. A process that was killed leaves the file behind.
+async fn answers(socket: &Path) -> bool {
+    UnixStream::connect(socket).await.is_ok()
 }
 
 /// The last lines of what a part said, each cleaned on its own.
@@ -414,4 +421,23 @@ fn free_port() -> Result<u16, CliError> {
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())
         .map_err(|error| CliError::local("there is no free port on loopback", "give one with --port", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_a_killed_process_left_behind_is_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("admin.sock");
+        assert!(!answers(&socket).await);
+        drop(UnixListener::bind(&socket).unwrap());
+        assert!(socket.exists() && !answers(&socket).await);
+        fs::remove_file(&socket).unwrap();
+        let _listener = UnixListener::bind(&socket).unwrap();
+        assert!(answers(&socket).await);
+    }
 }

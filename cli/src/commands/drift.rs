@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use sealift_proto::v1::{
     AcknowledgeDriftRequest, Drift, ExplainDriftRequest, ExplainDriftResponse, ListDriftRequest,
-    ListDriftResponse, RecordedProject,
+    RecordedProject,
     drift::{Kind, Severity},
     drift_service_client::DriftServiceClient,
 };
@@ -11,8 +11,9 @@ use tonic::transport::Channel;
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, named, pages, request_id, target_name, unary},
+    client::{client, connect, named, request_id, target_name, unary},
     error::{CliError, Exit},
+    list,
     output::{
         self, Format, Rows,
         text::{age, clean, external, leaf, or_dash, short_digest, short_target, stamp},
@@ -149,29 +150,23 @@ async fn list(
 ) -> Result<Exit, CliError> {
     let parent = args.parent()?;
     let at_least = args.severity.map_or(Severity::Unspecified, Severity::from);
-    let drift = pages(args.list.limit, async |page_size, page_token| {
+    let page = async |include_resolved, page_size, page_token| {
         let request = ListDriftRequest {
             parent: parent.clone(),
-            include_resolved: args.all,
+            include_resolved,
             page_size,
             page_token,
             at_least: at_least.into(),
         };
-        let page = client.clone().list_drift(unary(request)).await?.into_inner();
-        Ok((page.drift, page.next_page_token))
-    })
-    .await?;
-    let answer = ListDriftResponse {
-        drift,
-        next_page_token: String::new(),
+        client.clone().list_drift(unary(request)).await
     };
-    output::write(global.output, &answer, || rows(&answer.drift))?;
-    let open = answer.drift.iter().any(|drift| drift.resolve_time.is_none());
-    Ok(if args.detailed_exitcode && open {
-        Exit::Differences
-    } else {
-        Exit::Done
-    })
+    let fetch = async |page_size, page_token| page(args.all, page_size, page_token).await;
+    list::show(global, args.list, fetch, rows).await?;
+    // Asked for by itself: open drift may be behind all that is shown, when what is gone again is shown, too.
+    if args.detailed_exitcode && !page(false, 1, String::new()).await?.into_inner().drift.is_empty() {
+        return Ok(Exit::Differences);
+    }
+    Ok(Exit::Done)
 }
 
 /// Drift as rows.

@@ -9,7 +9,7 @@ use clap::{Subcommand, ValueEnum};
 use pbjson_types::FieldMask;
 use sealift_proto::v1::{
     ArchiveEnvironmentRequest, CreateEnvironmentRequest, Environment, GetEnvironmentRequest,
-    ListEnvironmentsRequest, ListEnvironmentsResponse, UpdateEnvironmentRequest,
+    ListEnvironmentsRequest, UpdateEnvironmentRequest,
     environment::{Class, LanePolicy},
     environment_service_client::EnvironmentServiceClient,
 };
@@ -17,8 +17,9 @@ use sealift_proto::v1::{
 use self::{lane::LaneArg, remediation::RemediationArgs};
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, named, pages, request_id, unary},
+    client::{client, connect, named, request_id, unary},
     error::{CliError, Exit},
+    list,
     output::{
         self, Format, Rows,
         text::{clean, leaf, stamp},
@@ -163,24 +164,14 @@ pub async fn run(global: &Global, command: EnvCommand) -> Result<Exit, CliError>
                 .environment
         }
         EnvCommand::List(args) => {
-            let environments = pages(args.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 let request = ListEnvironmentsRequest {
                     page_size,
                     page_token,
                 };
-                let page = client
-                    .clone()
-                    .list_environments(unary(request))
-                    .await?
-                    .into_inner();
-                Ok((page.environments, page.next_page_token))
-            })
-            .await?;
-            let answer = ListEnvironmentsResponse {
-                environments,
-                next_page_token: String::new(),
+                client.clone().list_environments(unary(request)).await
             };
-            output::write(global.output, &answer, || rows(&answer.environments))?;
+            list::show(global, args, fetch, rows).await?;
             return Ok(Exit::Done);
         }
         EnvCommand::Get { name } => Some(get(&mut client, &name).await?),

@@ -17,12 +17,13 @@ use sealift_proto::v1::{
     evidence_service_client::EvidenceServiceClient,
 };
 use serde::Serialize;
-use tonic::transport::Channel;
+use tonic::{Response, Status, transport::Channel};
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, every_page, named, pages, target_name, unary},
+    client::{client, connect, every_page, named, target_name, unary},
     error::{CliError, Exit},
+    list,
     output::{
         self, Format, REPORT, Rows,
         text::{clean, leaf, short_digest, short_target, stamp},
@@ -96,15 +97,10 @@ pub async fn run(global: &Global, command: EvidenceCommand) -> Result<Exit, CliE
         EvidenceCommand::List { selection, list } => {
             let client = connected(global).await?;
             let parent = selection.parent()?;
-            let packets = pages(list.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 page(&client, parent.clone(), page_size, page_token, false).await
-            })
-            .await?;
-            let answer = ListPacketsResponse {
-                packets,
-                next_page_token: String::new(),
             };
-            output::write(global.output, &answer, || rows(&answer.packets))?;
+            list::show(global, list, fetch, rows).await?;
             Ok(Exit::Done)
         }
         EvidenceCommand::Get { id, out } => {
@@ -155,15 +151,14 @@ async fn page(
     page_size: i32,
     page_token: String,
     include_envelopes: bool,
-) -> Result<(Vec<Packet>, String), tonic::Status> {
+) -> Result<Response<ListPacketsResponse>, Status> {
     let request = ListPacketsRequest {
         parent,
         page_size,
         page_token,
         include_envelopes,
     };
-    let page = client.clone().list_packets(unary(request)).await?.into_inner();
-    Ok((page.packets, page.next_page_token))
+    client.clone().list_packets(unary(request)).await
 }
 
 async fn trust_file(client: &mut Client) -> Result<Vec<u8>, CliError> {
@@ -200,13 +195,14 @@ async fn export(global: &Global, out: &Path, selection: &Selection) -> Result<Ex
     let mut packets = Vec::new();
     // Half of the evidence would look like all of it, so there is no bound; what is written is not kept in memory.
     every_page(async |page_token| {
-        let (page, next) = page(&client, parent.clone(), 0, page_token, true).await?;
-        for mut packet in page {
+        let answer = page(&client, parent.clone(), 0, page_token, true).await?;
+        let page = answer.into_inner();
+        for mut packet in page.packets {
             write_packet(out, &packet)?;
             packet.envelope.clear();
             packets.push(packet);
         }
-        Ok(next)
+        Ok(page.next_page_token)
     })
     .await?;
     anstream::eprintln!(

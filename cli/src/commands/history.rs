@@ -2,15 +2,16 @@
 
 use clap::Args;
 use sealift_proto::v1::{
-    HistoryEntry, ListHistoryRequest, ListHistoryResponse, history_entry::Outcome, list_history_request::Only,
+    HistoryEntry, ListHistoryRequest, history_entry::Outcome, list_history_request::Only,
 };
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, named, pages, target_in, unary},
+    client::{client, connect, named, target_in, unary},
     error::{CliError, Exit},
+    list,
     output::{
-        self, Rows,
+        Rows,
         text::{clean, leaf, or_dash, span, stamp, time},
     },
 };
@@ -48,22 +49,16 @@ impl HistoryArgs {
 pub async fn run(global: &Global, args: HistoryArgs) -> Result<Exit, CliError> {
     let client = client!(status_service_client, StatusServiceClient, connect(global).await?);
     let (environment, only) = (named("environments", &args.environment), args.only()?);
-    let entries = pages(args.list.limit, async |page_size, page_token| {
+    let fetch = async |page_size, page_token| {
         let request = ListHistoryRequest {
             environment: environment.clone(),
             only: only.clone(),
             page_size,
             page_token,
         };
-        let page = client.clone().list_history(unary(request)).await?.into_inner();
-        Ok((page.entries, page.next_page_token))
-    })
-    .await?;
-    let answer = ListHistoryResponse {
-        entries,
-        next_page_token: String::new(),
+        client.clone().list_history(unary(request)).await
     };
-    output::write(global.output, &answer, || rows(&answer.entries))?;
+    list::show(global, args.list, fetch, rows).await?;
     Ok(Exit::Done)
 }
 

@@ -1,12 +1,13 @@
 //! `sealift hold`: what keeps new promotions of a project away from an environment.
 
 use clap::Subcommand;
-use sealift_proto::v1::{Hold, LiftHoldRequest, ListHoldsRequest, ListHoldsResponse, PlaceHoldRequest};
+use sealift_proto::v1::{Hold, LiftHoldRequest, ListHoldsRequest, PlaceHoldRequest};
 
 use crate::{
     args::{Global, ListArgs, RequestArgs},
-    client::{client, connect, named, pages, unary},
+    client::{client, connect, named, unary},
     error::{CliError, Exit},
+    list,
     output::{
         self, Rows,
         text::{age, clean, leaf, or_dash},
@@ -73,21 +74,15 @@ pub async fn run(global: &Global, command: HoldCommand) -> Result<Exit, CliError
             client.lift_hold(unary(request)).await?.into_inner().hold
         }
         HoldCommand::List { all, list } => {
-            let holds = pages(list.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 let request = ListHoldsRequest {
                     show_lifted: all,
                     page_size,
                     page_token,
                 };
-                let page = client.clone().list_holds(unary(request)).await?.into_inner();
-                Ok((page.holds, page.next_page_token))
-            })
-            .await?;
-            let answer = ListHoldsResponse {
-                holds,
-                next_page_token: String::new(),
+                client.clone().list_holds(unary(request)).await
             };
-            output::write(global.output, &answer, || rows(&answer.holds))?;
+            list::show(global, list, fetch, rows).await?;
             return Ok(Exit::Done);
         }
     };

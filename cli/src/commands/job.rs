@@ -4,19 +4,22 @@ mod failures;
 mod steer;
 pub mod tasks;
 
+use std::cell::RefCell;
+
 use clap::Subcommand;
 use sealift_proto::v1::{
-    GateAnswer, GetJobRequest, Job, ListJobsRequest, ListJobsResponse, LogLine, StreamJobLogsRequest,
+    GateAnswer, GetJobRequest, Job, ListJobsRequest, LogLine, StreamJobLogsRequest, StreamJobLogsResponse,
     TaskCounts, WatchJobRequest, WatchJobResponse, gate_answer::Verdict, job::State,
-    job_service_client::JobServiceClient, task::State as TaskState,
+    job_service_client::JobServiceClient,
 };
 use tonic::transport::Channel;
 
 use crate::{
     args::{Global, ListArgs, RequestArgs},
-    client::{client, connect, named, pages, unary},
+    client::{client, connect, named, unary},
     commands::{job::tasks::TaskStateArg, promote::WaitArgs},
     error::{CliError, Exit},
+    list,
     output::{
         self, Format, Rows,
         text::{age, clean, leaf, one_line, short_target, time},
@@ -175,7 +178,7 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
                 .unwrap_or_default();
             output::write(global.output, &job, || rows(std::slice::from_ref(&job)))?;
             if global.output == Format::Table {
-                let found = tasks::read(&client, &job.name, TaskState::Unspecified, list.limit).await?;
+                let found = tasks::read(&client, &job.name, list).await?;
                 output::line("")?;
                 output::write(global.output, &job, || tasks::rows(&found))?;
                 if !job.failures.is_empty() {
@@ -190,42 +193,24 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
         }
         JobCommand::List { env, list } => {
             let environment = env.map(|env| named("environments", &env)).unwrap_or_default();
-            let jobs = pages(list.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 let request = ListJobsRequest {
                     environment: environment.clone(),
                     page_size,
                     page_token,
                 };
-                let page = client.clone().list_jobs(unary(request)).await?.into_inner();
-                Ok((page.jobs, page.next_page_token))
-            })
-            .await?;
-            let answer = ListJobsResponse {
-                jobs,
-                next_page_token: String::new(),
+                client.clone().list_jobs(unary(request)).await
             };
-            output::write(global.output, &answer, || rows(&answer.jobs))?;
+            list::show(global, list, fetch, rows).await?;
             Ok(Exit::Done)
         }
-        JobCommand::Watch { id } => follow(global, &mut client, &named("jobs", &id)).await,
-        JobCommand::Logs { id, follow } => {
-            let request = StreamJobLogsRequest {
-                name: named("jobs", &id),
-                follow,
-            };
-            let mut stream = client.stream_job_logs(request).await?.into_inner();
-            while let Some(batch) = stream.message().await? {
-                for line in &batch.lines {
-                    log(global, line)?;
-                }
-            }
-            Ok(Exit::Done)
-        }
+        JobCommand::Watch { id } => watch(global, &mut client, &named("jobs", &id)).await,
+        JobCommand::Logs { id, follow } => logs(global, &client, &named("jobs", &id), follow).await,
     }
 }
 
 /// Follows a job to its end. With a format for programs, each change is one record.
-async fn follow(global: &Global, client: &mut Client, name: &str) -> Result<Exit, CliError> {
+async fn watch(global: &Global, client: &mut Client, name: &str) -> Result<Exit, CliError> {
     let open = async || {
         let request = WatchJobRequest {
             name: name.to_owned(),
@@ -236,6 +221,7 @@ async fn follow(global: &Global, client: &mut Client, name: &str) -> Result<Exit
         &mut Progress::new(),
         watch::PATIENCE,
         open,
+        None,
         |progress, news: WatchJobResponse| {
             // A sign of life holds nothing.
             if global.output != Format::Table && news != WatchJobResponse::default() {
@@ -246,6 +232,36 @@ async fn follow(global: &Global, client: &mut Client, name: &str) -> Result<Exit
             let text = waits_for_a_person(job).unwrap_or_else(|| state(job.state()).to_owned());
             progress.say("job", &text);
             Ok(ended(job.state()))
+        },
+    )
+    .await
+}
+
+/// Writes the lines of a log, with `follow` until its job ends. A stream that breaks is taken up behind the last line.
+async fn logs(global: &Global, client: &Client, name: &str, follow: bool) -> Result<Exit, CliError> {
+    let after = RefCell::new(String::new());
+    let open = async || {
+        let request = StreamJobLogsRequest {
+            name: name.to_owned(),
+            follow,
+            after: after.borrow().clone(),
+        };
+        let answer = client.clone().stream_job_logs(request).await;
+        answer.map(tonic::Response::into_inner)
+    };
+    watch::follow(
+        &mut Progress::of_connection(),
+        watch::PATIENCE,
+        open,
+        Some(Exit::Done),
+        |_, batch: StreamJobLogsResponse| {
+            for line in &batch.lines {
+                log(global, line)?;
+            }
+            if !batch.cursor.is_empty() {
+                after.replace(batch.cursor);
+            }
+            Ok(None)
         },
     )
     .await
@@ -300,9 +316,7 @@ fn closed(gate: &GateAnswer, id: &str) -> String {
 
 fn log(global: &Global, line: &LogLine) -> Result<(), CliError> {
     if global.output != Format::Table {
-        let text = serde_json::to_string(line)
-            .map_err(|error| CliError::local("a line cannot be written", "", error))?;
-        return output::line(&text);
+        return output::write_record(global.output, line);
     }
     let stamp =
         time(line.time.as_ref()).map_or_else(String::new, |time| time.format("%H:%M:%S%.3f").to_string());

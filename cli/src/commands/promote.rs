@@ -13,9 +13,10 @@ use tonic::transport::Channel;
 
 use crate::{
     args::{Global, RequestArgs},
-    client::{client, connect, named, pages, request_id, target_in, unary},
+    client::{client, connect, named, repeated, request_id, target_in, unary},
     commands::{job::waits_for_a_person, promotion},
     error::{CliError, Exit},
+    list,
     output::{
         self, Format, Rows,
         text::{clean, leaf, or_dash, short_digest, short_target, span},
@@ -83,7 +84,8 @@ pub async fn run(global: &Global, args: PromoteArgs) -> Result<Exit, CliError> {
         change_summary: args.summary.clone(),
         plan_digest: args.plan_digest.clone(),
     };
-    let promotion = create(&mut client, request).await?;
+    let create = async || client.create_promotion(unary(request.clone())).await;
+    let promotion = repeated(create).await?.promotion.unwrap_or_default();
     let id = leaf(&promotion.name);
     if promotion.state() == State::Rejected {
         promotion::show(global, &promotion)?;
@@ -177,14 +179,10 @@ impl PromoteArgs {
 
 async fn plan(global: &Global, client: &mut Client, args: &PromoteArgs) -> Result<Exit, CliError> {
     let (recipe, only) = (args.recipe.to_recipe()?, args.targets()?);
-    let mut answer = PlanPromotionResponse::default();
     // Programs get the whole plan, people as much as they asked for.
-    let limit = if global.output == Format::Table {
-        args.limit
-    } else {
-        u32::MAX
-    };
-    let targets = pages(limit, async |page_size, page_token| {
+    let limit = (global.output == Format::Table).then_some(args.limit);
+    let calls = &*client;
+    let (targets, rest) = list::read(limit, async |page_size, page_token| {
         let request = PlanPromotionRequest {
             release: named("releases", &args.release),
             environment: named("environments", &args.environment),
@@ -193,14 +191,13 @@ async fn plan(global: &Global, client: &mut Client, args: &PromoteArgs) -> Resul
             page_size,
             page_token,
         };
-        let page = client.plan_promotion(unary(request)).await?.into_inner();
-        answer.plan = page.plan;
-        answer.decision = page.decision;
-        answer.release = page.release;
-        Ok((page.targets, page.next_page_token))
+        calls.clone().plan_promotion(unary(request)).await
     })
     .await?;
-    answer.targets = targets;
+    if !rest.next.is_empty() {
+        anstream::eprintln!("there is more: raise --limit (now {}) to see it", args.limit);
+    }
+    let answer = PlanPromotionResponse { targets, ..rest.page };
     let plan = answer.plan.clone().unwrap_or_default();
     let decision = answer.decision.clone().unwrap_or_default();
     output::write(global.output, &answer, || plan_rows(&answer.targets))?;
@@ -290,6 +287,7 @@ pub async fn follow(
         &mut Progress::new(),
         watch::PATIENCE,
         open,
+        None,
         |progress, news: WatchPromotionResponse| {
             // A sign of life holds nothing.
             if news != WatchPromotionResponse::default() {
@@ -375,22 +373,6 @@ async fn get(client: &mut Client, name: &str) -> Result<Promotion, CliError> {
         .into_inner()
         .promotion
         .unwrap_or_default())
-}
-
-/// Asks for a promotion; tried again when the connection breaks, which the request id makes harmless.
-async fn create(client: &mut Client, request: CreatePromotionRequest) -> Result<Promotion, CliError> {
-    const MOST_TRIES: usize = 5;
-    let mut pauses = watch::pauses().take(MOST_TRIES - 1);
-    loop {
-        let error = match client.create_promotion(unary(request.clone())).await {
-            Ok(answer) => return Ok(answer.into_inner().promotion.unwrap_or_default()),
-            Err(status) => CliError::from(status),
-        };
-        match pauses.next() {
-            Some(pause) if error.exit() == Exit::Unreachable => tokio::time::sleep(pause).await,
-            _ => return Err(error),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,15 +3,16 @@
 use clap::Subcommand;
 use sealift_common::digest::Digest;
 use sealift_proto::v1::{
-    CancelPromotionRequest, GetPromotionRequest, ListPromotionsRequest, ListPromotionsResponse, Promotion,
-    ReadDecisionRequest, Transition, WatchPromotionResponse, promotion::State,
+    CancelPromotionRequest, GetPromotionRequest, ListPromotionsRequest, Promotion, ReadDecisionRequest,
+    Transition, WatchPromotionResponse, promotion::State,
 };
 
 use crate::{
     args::{Global, ListArgs, RequestArgs},
-    client::{client, connect, named, pages, unary},
+    client::{client, connect, named, unary},
     commands::promote,
     error::{CliError, Exit},
+    list,
     output::{
         self, Format, Rows,
         text::{age, clean, leaf, or_dash, stamp},
@@ -87,21 +88,15 @@ pub async fn run(global: &Global, command: PromotionCommand) -> Result<Exit, Cli
         }
         PromotionCommand::List { env, list } => {
             let environment = env.map(|env| named("environments", &env)).unwrap_or_default();
-            let promotions = pages(list.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 let request = ListPromotionsRequest {
                     environment: environment.clone(),
                     page_size,
                     page_token,
                 };
-                let page = client.clone().list_promotions(unary(request)).await?.into_inner();
-                Ok((page.promotions, page.next_page_token))
-            })
-            .await?;
-            let answer = ListPromotionsResponse {
-                promotions,
-                next_page_token: String::new(),
+                client.clone().list_promotions(unary(request)).await
             };
-            output::write(global.output, &answer, || rows(&answer.promotions))?;
+            list::show(global, list, fetch, rows).await?;
             Ok(Exit::Done)
         }
         PromotionCommand::Watch { id } => {

@@ -8,17 +8,18 @@ use std::{
 use clap::Subcommand;
 use sealift_common::{bounds, compose::agents, name::SourceRef};
 use sealift_proto::v1::{
-    CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, ListReleasesResponse, MarkReleaseRequest,
-    Release, ReleaseHook, Source, Variables, quality_mark::Mark, target,
+    CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, MarkReleaseRequest, Release, ReleaseHook,
+    Source, Variables, quality_mark::Mark, target,
 };
 
 use crate::{
     args::{Global, ListArgs, RequestArgs},
-    client::{client, connect, named, pages, unary},
+    client::{client, connect, named, repeated, unary},
     commands::target::KindArg,
     env_files,
     error::{CliError, Exit},
     input::read_bounded,
+    list,
     output::{
         self, Format, Rows,
         text::{clean, leaf, or_dash, short_digest, stamp},
@@ -155,7 +156,8 @@ pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliEr
                 mark: mark.into(),
                 reason,
             };
-            let answer = client.mark_release(unary(request)).await?.into_inner();
+            let mark = async || client.mark_release(unary(request.clone())).await;
+            let answer = repeated(mark).await?;
             show(global, &answer.release.unwrap_or_default())
         }
         ReleaseCommand::List { project, list } => {
@@ -164,21 +166,15 @@ pub async fn run(global: &Global, command: ReleaseCommand) -> Result<Exit, CliEr
                 ReleaseServiceClient,
                 connect(global).await?
             );
-            let releases = pages(list.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 let request = ListReleasesRequest {
                     project: project.clone(),
                     page_size,
                     page_token,
                 };
-                let page = client.clone().list_releases(unary(request)).await?.into_inner();
-                Ok((page.releases, page.next_page_token))
-            })
-            .await?;
-            let answer = ListReleasesResponse {
-                releases,
-                next_page_token: String::new(),
+                client.clone().list_releases(unary(request)).await
             };
-            output::write(global.output, &answer, || rows(&answer.releases))?;
+            list::show(global, list, fetch, rows).await?;
             Ok(Exit::Done)
         }
     }
@@ -251,15 +247,13 @@ async fn create(
         kind: target::Kind::from(content.kind).into(),
         profiles: content.profiles,
     };
-    let mut request = tonic::Request::new(request);
-    // Resolving many tags at a slow registry takes its time; the orchestrator has its own deadline for each.
-    request.set_timeout(std::time::Duration::from_mins(3));
-    let release = client
-        .create_release(request)
-        .await?
-        .into_inner()
-        .release
-        .unwrap_or_default();
+    let create = async || {
+        let mut request = tonic::Request::new(request.clone());
+        // Resolving many tags at a slow registry takes its time; the orchestrator has its own deadline for each.
+        request.set_timeout(std::time::Duration::from_mins(3));
+        client.create_release(request).await
+    };
+    let release = repeated(create).await?.release.unwrap_or_default();
     if dry_run {
         anstream::eprintln!("checked; nothing was kept (--dry-run)");
     }

@@ -8,7 +8,7 @@ use sealift_proto::v1::{
 
 use crate::{
     args::{Global, RequestArgs},
-    client::{client, connect, named, unary},
+    client::{client, connect, named, repeated, unary},
     commands::{
         promote::{WaitArgs, print_gates, see_through},
         promotion,
@@ -69,7 +69,8 @@ pub async fn run(global: &Global, args: RollbackArgs) -> Result<Exit, CliError> 
         }
         return Ok(match answer.to {
             Some(_) => Exit::Done,
-            None => Exit::Rejected,
+            // As the rollback itself would end.
+            None => Exit::Conflict,
         });
     }
     let request = CreateRollbackRequest {
@@ -78,8 +79,8 @@ pub async fn run(global: &Global, args: RollbackArgs) -> Result<Exit, CliError> 
         recipe: Some(args.recipe.to_recipe()?),
         reason: args.reason.clone().unwrap_or_default(),
     };
-    let answer = client.create_rollback(unary(request)).await?.into_inner();
-    let promotion = answer.promotion.unwrap_or_default();
+    let create = async || client.create_rollback(unary(request.clone())).await;
+    let promotion = repeated(create).await?.promotion.unwrap_or_default();
     report(global, &promotion);
     if promotion.state() == State::Rejected {
         promotion::show(global, &promotion)?;

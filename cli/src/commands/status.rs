@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::IsTerminal as _};
 use clap::Args;
 use sealift_proto::v1::{
     BoardEnvironment, BoardHold, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse,
-    GetServerInfoRequest, WatchBoardRequest, status_service_client::StatusServiceClient,
+    GetServerInfoRequest, WatchBoardRequest, WatchBoardResponse, status_service_client::StatusServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -17,6 +17,8 @@ use crate::{
         self, Format, Rows,
         text::{age, clean, leaf, short_digest, stamp},
     },
+    progress::Progress,
+    watch,
 };
 
 /// Which part of the board.
@@ -60,29 +62,44 @@ pub async fn run(global: &Global, args: StatusArgs) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Shows the board until the stream ends or Ctrl-C.
+/// Shows the board until Ctrl-C. A stream that breaks is taken up again, and begins with how things are then.
 async fn watch(
     global: &Global,
-    mut client: StatusServiceClient<Channel>,
+    client: StatusServiceClient<Channel>,
     environment: String,
 ) -> Result<Exit, CliError> {
-    let request = WatchBoardRequest { environment };
-    let mut stream = client.watch_board(request).await?.into_inner();
+    let open = async || {
+        let request = WatchBoardRequest {
+            environment: environment.clone(),
+        };
+        let answer = client.clone().watch_board(request).await;
+        answer.map(tonic::Response::into_inner)
+    };
     let live = std::io::stdout().is_terminal();
     let mut said = BTreeMap::new();
-    while let Some(message) = stream.message().await? {
-        let Some(board) = message.board else { continue };
-        match global.output {
-            Format::Json | Format::Yaml => output::write_record(global.output, &board)?,
-            Format::Table if live => output::redraw(&picture(&board))?,
-            Format::Table => {
-                for line in news(&mut said, &board) {
-                    output::line(&line)?;
+    watch::follow(
+        &mut Progress::of_connection(),
+        watch::PATIENCE,
+        open,
+        None,
+        |_, message: WatchBoardResponse| {
+            // A sign of life holds nothing.
+            let Some(board) = message.board else {
+                return Ok(None);
+            };
+            match global.output {
+                Format::Json | Format::Yaml => output::write_record(global.output, &board)?,
+                Format::Table if live => output::redraw(&picture(&board))?,
+                Format::Table => {
+                    for line in news(&mut said, &board) {
+                        output::line(&line)?;
+                    }
                 }
             }
-        }
-    }
-    Ok(Exit::Done)
+            Ok(None)
+        },
+    )
+    .await
 }
 
 fn picture(board: &GetBoardResponse) -> String {

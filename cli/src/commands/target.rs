@@ -8,15 +8,15 @@ use clap::{Subcommand, ValueEnum};
 use pbjson_types::FieldMask;
 use sealift_proto::v1::{
     ArchiveTargetRequest, CreateJoinTokenRequest, CreateTargetRequest, GetTargetRequest, ListTargetsRequest,
-    ListTargetsResponse, Target, UpdateTargetRequest, target::Kind,
-    target_service_client::TargetServiceClient,
+    Target, UpdateTargetRequest, target::Kind, target_service_client::TargetServiceClient,
 };
 use tonic::transport::Channel;
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, named, pages, request_id, target_name, unary},
+    client::{client, connect, named, request_id, target_name, unary},
     error::{CliError, Exit},
+    list,
     output::{
         self, Format, Rows,
         text::{age, clean, leaf, short_target},
@@ -133,21 +133,15 @@ pub async fn run(global: &Global, command: TargetCommand) -> Result<Exit, CliErr
         }
         TargetCommand::List { env, list } => {
             let parent = named("environments", env.as_deref().unwrap_or("-"));
-            let targets = pages(list.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 let request = ListTargetsRequest {
                     parent: parent.clone(),
                     page_size,
                     page_token,
                 };
-                let page = client.clone().list_targets(unary(request)).await?.into_inner();
-                Ok((page.targets, page.next_page_token))
-            })
-            .await?;
-            let answer = ListTargetsResponse {
-                targets,
-                next_page_token: String::new(),
+                client.clone().list_targets(unary(request)).await
             };
-            output::write(global.output, &answer, || rows(&answer.targets))?;
+            list::show(global, list, fetch, rows).await?;
             return Ok(Exit::Done);
         }
         TargetCommand::Get { name } => return state::show(global, &mut client, &name).await,

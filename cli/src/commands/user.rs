@@ -2,12 +2,13 @@
 //! `sealift-orchestrator admin issue`.
 
 use clap::Subcommand;
-use sealift_proto::v1::{ListUsersRequest, ListUsersResponse, RevokeUserRequest, User};
+use sealift_proto::v1::{ListUsersRequest, RevokeUserRequest, User};
 
 use crate::{
     args::{Global, ListArgs},
-    client::{client, connect, named, pages, request_id, unary},
+    client::{client, connect, named, request_id, unary},
     error::{CliError, Exit},
+    list,
     output::{
         self, Rows,
         text::{clean, leaf, stamp},
@@ -33,20 +34,14 @@ pub async fn run(global: &Global, command: UserCommand) -> Result<Exit, CliError
     let mut client = client!(user_service_client, UserServiceClient, connect(global).await?);
     match command {
         UserCommand::List(args) => {
-            let users = pages(args.limit, async |page_size, page_token| {
+            let fetch = async |page_size, page_token| {
                 let request = ListUsersRequest {
                     page_size,
                     page_token,
                 };
-                let page = client.clone().list_users(unary(request)).await?.into_inner();
-                Ok((page.users, page.next_page_token))
-            })
-            .await?;
-            let answer = ListUsersResponse {
-                users,
-                next_page_token: String::new(),
+                client.clone().list_users(unary(request)).await
             };
-            output::write(global.output, &answer, || rows(&answer.users))?;
+            list::show(global, args, fetch, rows).await?;
         }
         UserCommand::Revoke { name, reason } => {
             let request = RevokeUserRequest {

@@ -1,5 +1,6 @@
 //! Results go to standard output as a table for people or as the API's own JSON for programs; talk goes to standard error.
 
+pub mod parts;
 pub mod text;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -181,7 +182,8 @@ pub fn line(text: &str) -> Result<(), CliError> {
     write_stdout(format!("{text}\n").as_bytes())
 }
 
-fn write_rows(rows: &Rows) -> Result<(), CliError> {
+/// Writes a table.
+pub fn write_rows(rows: &Rows) -> Result<(), CliError> {
     if rows.rows.is_empty() {
         anstream::eprintln!("nothing to show");
         return Ok(());

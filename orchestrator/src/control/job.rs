@@ -13,7 +13,7 @@ use sealift_proto::v1::{
     RetryJobRequest, RetryJobResponse, SkipTaskRequest, SkipTaskResponse, StreamJobLogsRequest,
     StreamJobLogsResponse, WatchJobRequest, WatchJobResponse, job_service_server::JobService,
 };
-use sealift_store::{Change, LogCursor, Task, TaskFilter, Tx};
+use sealift_store::{Change, Cursor, LogCursor, Task, TaskFilter, Tx};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -27,7 +27,7 @@ use crate::{
     },
     convert::job::{self, TaskExtras},
     names,
-    paging::{next_token, page_request},
+    paging::{next_token, not_given, page_request, place},
     state::App,
     status::ApiError,
     watch::{Watch, Woken, stream},
@@ -160,6 +160,7 @@ impl Jobs {
     ) -> Result<ReceiverStream<Result<StreamJobLogsResponse, Status>>, ApiError> {
         let tenant = caller.tenant_id()?;
         let (job, task) = names::job_or_task("name", &request.name)?;
+        let after = log_place(&request.name, &request.after)?;
         let watch = Watch::new(&self.app, caller);
         let mut tx = self.app.db.read().await?;
         match task {
@@ -170,11 +171,12 @@ impl Jobs {
         let follower = Logs {
             app: self.app.clone(),
             tenant,
+            name: request.name.clone(),
             job,
             task,
             follow: request.follow,
             targets: BTreeMap::new(),
-            after: None,
+            after,
         };
         Ok(stream(&self.app, move |sender| follower.run(watch, sender)))
     }
@@ -232,6 +234,8 @@ fn concerns(id: JobId, change: &Change) -> bool {
 struct Logs {
     app: App,
     tenant: TenantId,
+    /// As it was asked for; cursors are bound to it.
+    name: String,
     job: JobId,
     task: Option<TaskId>,
     follow: bool,
@@ -288,6 +292,7 @@ impl Logs {
             return Ok(None);
         };
         self.after = Some(last.cursor);
+        let cursor = log_token(&self.name, last.cursor);
         if lines.iter().any(|line| !self.targets.contains_key(&line.task_id)) {
             self.targets = targets(&mut tx, self.job).await?;
         }
@@ -297,8 +302,29 @@ impl Logs {
         });
         Ok(Some(StreamJobLogsResponse {
             lines: lines.collect(),
+            cursor,
         }))
     }
+}
+
+/// The arguments that a place in a log is bound to. Whether it is followed is none of them.
+fn log_of(name: &str) -> [&str; 2] {
+    ["StreamJobLogs", name]
+}
+
+fn log_token(name: &str, place: LogCursor) -> String {
+    next_token(Some(Cursor::from_text(place.0.to_string())), &log_of(name))
+}
+
+/// Reads what [`log_token`] wrote.
+fn log_place(name: &str, after: &str) -> Result<Option<LogCursor>, ApiError> {
+    let number = |cursor: Cursor| {
+        let number = cursor.as_str().parse::<i64>().ok()?;
+        u64::try_from(number).ok().map(LogCursor)
+    };
+    place("after", after, &log_of(name))?
+        .map(|cursor| number(cursor).ok_or_else(|| not_given("after")))
+        .transpose()
 }
 
 async fn targets(tx: &mut Tx, job: JobId) -> Result<BTreeMap<TaskId, String>, ApiError> {

@@ -21,7 +21,7 @@ use sealift_proto::v1::{
     job_service_client::JobServiceClient, promotion::State, promotion_service_client::PromotionServiceClient,
     status_service_client::StatusServiceClient, strategy, task::State as TaskState,
 };
-use tonic::{Code, Streaming, transport::Channel};
+use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 use crate::{
     host::{Host, PROJECT},
@@ -387,24 +387,39 @@ async fn says(host: &Host<'_>, task: &sealift_store::Task, lines: &[(u64, &str)]
 }
 
 async fn logs(channel: &Channel, name: &str, follow: bool) -> Streaming<StreamJobLogsResponse> {
+    logs_after(channel, name, follow, "").await.unwrap()
+}
+
+async fn logs_after(
+    channel: &Channel,
+    name: &str,
+    follow: bool,
+    after: &str,
+) -> Result<Streaming<StreamJobLogsResponse>, Status> {
     let request = StreamJobLogsRequest {
         name: name.to_owned(),
         follow,
+        after: after.to_owned(),
     };
     let mut client = JobServiceClient::new(channel.clone());
-    client.stream_job_logs(request).await.unwrap().into_inner()
+    client.stream_job_logs(request).await.map(Response::into_inner)
 }
 
-/// The next lines; `None` at the end.
-async fn next_lines(stream: &mut Streaming<StreamJobLogsResponse>) -> Option<Vec<LogLine>> {
+/// The next message with lines; `None` at the end.
+async fn next_message(stream: &mut Streaming<StreamJobLogsResponse>) -> Option<StreamJobLogsResponse> {
     loop {
         let message = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap();
         match message.unwrap() {
             // A sign of life.
-            Some(message) if message.lines.is_empty() => {}
-            message => return message.map(|message| message.lines),
+            Some(message) if message.lines.is_empty() => assert_eq!(message.cursor, ""),
+            message => return message,
         }
     }
+}
+
+/// The next lines; `None` at the end.
+async fn next_lines(stream: &mut Streaming<StreamJobLogsResponse>) -> Option<Vec<LogLine>> {
+    next_message(stream).await.map(|message| message.lines)
 }
 
 fn texts(lines: &[LogLine]) -> Vec<&str> {
@@ -458,12 +473,45 @@ async fn logs_are_read_as_they_are_and_followed_to_the_end_of_the_job() {
 
     world.tenant("evil").await;
     let mallory = world.user("evil", "mallory", Role::Admin).await;
-    let request = StreamJobLogsRequest {
-        name: made.job.clone(),
-        follow: false,
-    };
-    let refused = JobServiceClient::new(mallory).stream_job_logs(request).await;
+    let refused = logs_after(&mallory, &made.job, false, "").await;
     assert_eq!(refused.unwrap_err().code(), Code::NotFound);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_that_broke_off_is_taken_up_behind_its_last_line_and_no_line_comes_twice() {
+    let world = World::start().await;
+    let ada = world.user("default", "ada", Role::Admin).await;
+    let hosts = two_hosts(&world, &ada).await;
+    let release = hosts[0].release("one").await;
+    let made = promote(&ada, &release, Recipe::default()).await;
+    let task_of = [hosts[0].take().await, hosts[1].take().await];
+    says(&hosts[0], &task_of[0], &[(1, "pulling"), (2, "starting")]).await;
+
+    let mut broken = logs(&ada, &made.job, true).await;
+    let seen = next_message(&mut broken).await.unwrap();
+    assert_eq!(texts(&seen.lines), ["pulling", "starting"]);
+    drop(broken);
+    // What comes while nobody follows is told, too.
+    says(&hosts[1], &task_of[1], &[(1, "also here")]).await;
+    let mut again = logs_after(&ada, &made.job, true, &seen.cursor).await.unwrap();
+    let more = next_message(&mut again).await.unwrap();
+    assert_eq!(texts(&more.lines), ["also here"]);
+    assert_ne!(more.cursor, seen.cursor);
+    let mut nothing = logs_after(&ada, &made.job, false, &more.cursor).await.unwrap();
+    assert_eq!(next_message(&mut nothing).await, None);
+
+    // A place belongs to the log that gave it.
+    let of_task = format!("{}/tasks/{}", made.job, task_of[1].id);
+    for (name, after) in [(&of_task, seen.cursor.as_str()), (&made.job, "17")] {
+        let refused = logs_after(&ada, name, false, after).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{name} {after}");
+        assert!(refused.message().contains("after"), "{}", refused.message());
+    }
+    for (host, task) in hosts.iter().zip(&task_of) {
+        host.carry_out(task, &release).await;
+    }
+    assert_eq!(next_message(&mut again).await, None);
     world.stop().await;
 }
 

@@ -1,17 +1,16 @@
 //! `sealift job failures`: what failed in a job, each attempt for itself, newest first.
 
-use sealift_proto::v1::{
-    Failure, Job, ListFailuresRequest, ListFailuresResponse, job_service_client::JobServiceClient,
-};
+use sealift_proto::v1::{Failure, Job, ListFailuresRequest, job_service_client::JobServiceClient};
 use tonic::transport::Channel;
 
 use super::tasks::of_target;
 use crate::{
     args::{Global, ListArgs},
-    client::{named, pages, unary},
+    client::{named, unary},
     error::{CliError, Exit},
+    list,
     output::{
-        self, Rows,
+        Rows,
         text::{leaf, or_dash, short_target, stamp},
     },
     progress::failure_line,
@@ -31,24 +30,16 @@ pub async fn list(
         Some(target) => of_target(client, id, target).await?.name,
         None => named("jobs", id),
     };
-    let mut total = 0;
-    let failures = pages(list.limit, async |page_size, page_token| {
+    let calls = &*client;
+    let fetch = async |page_size, page_token| {
         let request = ListFailuresRequest {
             parent: parent.clone(),
             page_size,
             page_token,
         };
-        let page = client.clone().list_failures(unary(request)).await?.into_inner();
-        total = page.total_size;
-        Ok((page.failures, page.next_page_token))
-    })
-    .await?;
-    let answer = ListFailuresResponse {
-        failures,
-        next_page_token: String::new(),
-        total_size: total,
+        calls.clone().list_failures(unary(request)).await
     };
-    output::write(global.output, &answer, || rows(&answer.failures))?;
+    list::show(global, list, fetch, rows).await?;
     Ok(Exit::Done)
 }
 

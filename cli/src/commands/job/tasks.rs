@@ -5,13 +5,14 @@ use sealift_proto::v1::{
     GetJobRequest, GetTaskRequest, ListTasksRequest, ListTasksResponse, Task,
     job_service_client::JobServiceClient, task::State,
 };
-use tonic::transport::Channel;
+use tonic::{Response, Status, transport::Channel};
 
 use crate::{
     args::{Global, ListArgs},
-    client::{named, pages, target_in, target_name, unary},
+    client::{named, target_in, target_name, unary},
     commands::{job::failures, promotion::transitions},
     error::{CliError, Exit},
+    list,
     output::{
         self, Format, Rows,
         text::{leaf, or_dash, short_target},
@@ -60,28 +61,34 @@ pub async fn list(
     list: ListArgs,
 ) -> Result<Exit, CliError> {
     let state = state.map_or(State::Unspecified, TaskStateArg::wire);
-    let answer = ListTasksResponse {
-        tasks: read(client, &named("jobs", id), state, list.limit).await?,
-        next_page_token: String::new(),
-    };
-    output::write(global.output, &answer, || rows(&answer.tasks))?;
+    let job = named("jobs", id);
+    let fetch = async |page_size, page_token| page(client, &job, state, page_size, page_token).await;
+    list::show(global, list, fetch, rows).await?;
     Ok(Exit::Done)
 }
 
-/// Reads tasks of a job, at most `limit`.
-pub async fn read(client: &Client, job: &str, state: State, limit: u32) -> Result<Vec<Task>, CliError> {
-    pages(limit, async |page_size, page_token| {
-        let request = ListTasksRequest {
-            parent: job.to_owned(),
-            state: state.into(),
-            target: String::new(),
-            page_size,
-            page_token,
-        };
-        let page = client.clone().list_tasks(unary(request)).await?.into_inner();
-        Ok((page.tasks, page.next_page_token))
-    })
-    .await
+/// Tasks of a job for a table.
+pub async fn read(client: &Client, job: &str, list: ListArgs) -> Result<Vec<Task>, CliError> {
+    let every = State::Unspecified;
+    let fetch = async |page_size, page_token| page(client, job, every, page_size, page_token).await;
+    list::table(list, fetch).await
+}
+
+async fn page(
+    client: &Client,
+    job: &str,
+    state: State,
+    page_size: i32,
+    page_token: String,
+) -> Result<Response<ListTasksResponse>, Status> {
+    let request = ListTasksRequest {
+        parent: job.to_owned(),
+        state: state.into(),
+        target: String::new(),
+        page_size,
+        page_token,
+    };
+    client.clone().list_tasks(unary(request)).await
 }
 
 /// Shows one task with its history.

@@ -9,11 +9,13 @@ use tonic::transport::Channel;
 use super::{get, rows};
 use crate::{
     args::{Global, ListArgs},
-    client::{pages, target_name, unary},
+    client::{target_name, unary},
     commands::drift,
     error::{CliError, Exit},
+    list::{self, Page as _},
     output::{
         self, Format, Rows,
+        parts::Document,
         text::{age, clean, external, leaf, or_dash, short_digest, stamp},
     },
 };
@@ -178,30 +180,25 @@ pub async fn stickers(
         let target = get(client, name).await?;
         target.current.into_iter().map(|one| one.project).collect()
     };
+    let calls = &*client;
     let mut broken = false;
     for project in projects {
-        let stickers = pages(list.limit, async |page_size, page_token| {
+        let fetch = async |page_size, page_token| {
             let request = ListStickersRequest {
                 parent: parent.clone(),
                 project: project.clone(),
                 page_size,
                 page_token,
             };
-            let page = client.clone().list_stickers(unary(request)).await?.into_inner();
-            Ok((page.stickers, page.next_page_token))
-        })
-        .await?;
-        broken |= stickers.iter().any(is_broken);
-        let answer = ListStickersResponse {
-            stickers,
-            next_page_token: String::new(),
+            calls.clone().list_stickers(unary(request)).await
         };
         if global.output == Format::Table {
-            output::write(global.output, &answer, || {
-                sticker_rows(&project, &answer.stickers)
-            })?;
+            let stickers = list::table(list, fetch).await?;
+            broken |= stickers.iter().any(is_broken);
+            output::write_rows(&sticker_rows(&project, &stickers))?;
         } else {
-            output::write_record(global.output, &answer)?;
+            let record = Document::record(global.output, ListStickersResponse::FIELD);
+            list::write(record, list, fetch, |sticker| broken |= is_broken(sticker)).await?;
         }
     }
     Ok(if broken { Exit::Failed } else { Exit::Done })
