@@ -199,6 +199,26 @@ mod tests {
         assert_eq!(parse(text).unwrap(), Config::default());
     }
 
+    /// Every key of a table and of those below it, as in a file: `server.listen`.
+    fn keys(table: &toml::Table, prefix: &str) -> Vec<String> {
+        let below = |(key, value): (&String, &toml::Value)| match value {
+            toml::Value::Table(table) => keys(table, &format!("{prefix}{key}.")),
+            _ => vec![format!("{prefix}{key}")],
+        };
+        table.iter().flat_map(below).collect()
+    }
+
+    #[test]
+    fn the_sample_configuration_has_every_key_that_has_a_default() {
+        let text = include_str!("../../deploy/config/sealift-orchestrator.toml");
+        let sample = keys(&text.parse().unwrap(), "");
+        let wanted = keys(&toml::Table::try_from(Config::default()).unwrap(), "");
+        assert!(wanted.len() > 20, "{wanted:?}");
+        for key in wanted {
+            assert!(sample.contains(&key), "{key} is not in the sample");
+        }
+    }
+
     #[test]
     fn unknown_keys_and_wrong_kinds_are_refused_with_their_line() {
         for text in [
