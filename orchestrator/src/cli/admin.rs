@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -233,7 +233,7 @@ async fn issue(channel: &Channel, config: &Config, issue: Issue) -> anyhow::Resu
         life_seconds: issue.days.unwrap_or(0) * 86_400,
         tenant: issue.tenant.to_string(),
     };
-    fs::create_dir_all(&issue.out).with_context(|| format!("cannot make {}", issue.out.display()))?;
+    make_own(&issue.out)?;
     let answer = UserServiceClient::new(channel.clone())
         .issue_user_certificate(about(&issue.tenant, request)?)
         .await
@@ -266,6 +266,27 @@ async fn issue(channel: &Channel, config: &Config, issue: Issue) -> anyhow::Resu
     println!("ca           {}", ca.display());
     println!("context      {}", context_file.display());
     Ok(())
+}
+
+/// Makes a folder that only we may enter. One that is there already must not be somebody else's: its owner could exchange what we put
+/// there. Root may use any: it hands such folders out.
+fn make_own(folder: &Path) -> anyhow::Result<()> {
+    let unusable = || format!("cannot use {}", folder.display());
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(folder).with_context(unusable)?;
+    let owner = fs::metadata(folder).with_context(unusable)?.uid();
+    let me = fs::metadata("/proc/self").context("is /proc mounted?")?.uid();
+    anyhow::ensure!(
+        may_use(owner, me),
+        "{} belongs to another user ({owner}): choose another --out, such as one that `mktemp -d` makes",
+        folder.display()
+    );
+    Ok(())
+}
+
+const fn may_use(owner: u32, me: u32) -> bool {
+    owner == me || me == 0
 }
 
 /// What the `sealift` command reads. Paths are relative to the file, so that the directory can be moved as a whole.
@@ -432,5 +453,22 @@ async fn trust_file(channel: &Channel, tenant: &Name, out: Option<PathBuf>) -> a
     match out {
         Some(path) => write(&path, 0o644, text),
         None => Ok(io::stdout().write_all(text.as_bytes())?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_key_goes_into_a_folder_that_nobody_else_may_enter_or_owns() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("a/b");
+        for _ in 0..2 {
+            make_own(&folder).unwrap();
+            assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
+        }
+        assert!(may_use(1000, 1000) && may_use(1000, 0));
+        assert!(!may_use(0, 1000) && !may_use(1001, 1000));
     }
 }
