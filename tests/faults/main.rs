@@ -25,7 +25,7 @@ use sealift_e2e::phases;
 
 use crate::{
     matrix::Outcome,
-    proofs::Passed,
+    proofs::{Passed, Wanted},
     stage::Stage,
     table::{Act, FAULTS, Flag, Host, Proof, ROWS, Row},
 };
@@ -44,7 +44,7 @@ const USAGE: &str = "usage: sealift-faults [--full] [--only FAULT]... [--host do
 struct Options {
     full: bool,
     only: Vec<String>,
-    host: Option<String>,
+    host: Option<Host>,
     jobs: usize,
     /// What tests said that ran already: `PASS name` or `FAIL name` in each line.
     seen: Option<PathBuf>,
@@ -80,7 +80,11 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
                 }
                 options.only.push(fault);
             }
-            "--host" => options.host = words.next(),
+            "--host" => {
+                let name = words.next().unwrap_or_default();
+                let host = Host::ALL.into_iter().find(|host| host.as_str() == name);
+                options.host = Some(host.with_context(|| format!("{name:?} is no kind of host; {USAGE}"))?);
+            }
             "--jobs" => {
                 let jobs = words.next().and_then(|number| number.parse().ok());
                 options.jobs = jobs.filter(|jobs| (1..=8).contains(jobs)).context(USAGE)?;
@@ -108,26 +112,25 @@ async fn suite() -> Result<bool> {
     let options = options(std::env::args().skip(1))?;
     let is_chosen = |fault: &str, host: Host| {
         let fault = options.only.is_empty() || options.only.iter().any(|id| id == fault);
-        fault
-            && options
-                .host
-                .as_deref()
-                .is_none_or(|chosen| chosen == host.as_str())
+        fault && options.host.is_none_or(|chosen| chosen == host)
     };
     let all = ROWS
         .iter()
         .flat_map(|row| row.hosts.iter().map(move |host| (row, *host)));
     let chosen: Vec<(&Row, Host)> = all.filter(|(row, host)| is_chosen(row.fault, *host)).collect();
+    if chosen.is_empty() {
+        bail!("no row has this fault on this kind of host; --list shows all rows");
+    }
     if options.list {
         for (row, host) in chosen {
             println!("{:<5}{:<14}{}", row.fault, host.as_str(), row.how);
         }
         return Ok(true);
     }
-    let tests = chosen.iter().filter_map(|(row, _)| match row.proof {
-        Proof::Tests(names) => Some(names),
-        Proof::Act { .. } => None,
-    });
+    let tests: Vec<Wanted> = chosen
+        .iter()
+        .filter_map(|(row, _)| Wanted::of(&row.proof, options.full))
+        .collect();
     let passed = if options.no_tests {
         None
     } else {
@@ -135,14 +138,14 @@ async fn suite() -> Result<bool> {
             .seen
             .as_deref()
             .map_or_else(|| Ok(Passed::default()), Passed::read)?;
-        Some(proofs::run(seen, tests.flatten().copied(), options.full).await?)
+        Some(proofs::run(seen, &tests, options.full).await?)
     };
     let (options, passed) = (&options, passed.as_ref());
     let rows = stream::iter(chosen.into_iter().enumerate()).map(|(place, (row, host))| async move {
         let began = Instant::now();
         let outcome = outcome(row, host, options, passed).await;
         let took = began.elapsed();
-        if !matches!(outcome, Outcome::LeftOut(_)) {
+        if outcome.ran() {
             let (seconds, how) = (took.as_secs_f64(), row.how);
             eprintln!(
                 "--- {seconds:>6.1} s  {} {}: {how}: {outcome}",
@@ -166,11 +169,11 @@ async fn suite() -> Result<bool> {
 
 /// What comes of a row.
 async fn outcome(row: &Row, host: Host, options: &Options, passed: Option<&Passed>) -> Outcome {
-    let (act, flags, settings) = match &row.proof {
-        Proof::Tests(names) => {
-            return passed.map_or(Outcome::LeftOut("--no-tests"), |passed| passed.outcome(names));
-        }
-        Proof::Act { act, flags, settings } => (act, flags, settings),
+    if let Some(wanted) = Wanted::of(&row.proof, options.full) {
+        return passed.map_or(Outcome::LeftOut("--no-tests"), |passed| passed.outcome(&wanted));
+    }
+    let Proof::Act { act, flags, settings } = &row.proof else {
+        return Outcome::Failed("it has no proof".to_owned());
     };
     if flags.contains(&Flag::Long) && !options.full {
         return Outcome::LeftOut("--full");
@@ -201,4 +204,28 @@ async fn perform(act: Act, host: Host, private: bool, settings: &str, full: bool
     };
     stage.end().await?;
     Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Options> {
+        options(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn what_is_chosen_must_exist() {
+        assert_eq!(parsed("--host compose_host").unwrap().host, Some(Host::Compose));
+        for line in [
+            "--only F3 --host nonsense",
+            "--host",
+            "--only F99",
+            "--only",
+            "--jobs 0",
+            "--fast",
+        ] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
 }

@@ -15,6 +15,18 @@ pub enum Outcome {
     Failed(String),
     /// Left out of this run, and why.
     LeftOut(&'static str),
+    /// Its tests are there, and another stage runs them: this one.
+    Elsewhere(&'static str),
+}
+
+impl Outcome {
+    /// Whether this run did something for it.
+    pub const fn ran(&self) -> bool {
+        match self {
+            Self::Held(_) | Self::Violated(_) | Self::Failed(_) => true,
+            Self::LeftOut(_) | Self::Elsewhere(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -25,6 +37,7 @@ impl fmt::Display for Outcome {
             Self::Violated(found) => write!(to, "VIOLATED\n  {}", found.join("\n  ")),
             Self::Failed(why) => write!(to, "FAILED\n  {why}"),
             Self::LeftOut(why) => write!(to, "not run ({why})"),
+            Self::Elsewhere(stage) => write!(to, "elsewhere ({stage})"),
         }
     }
 }
@@ -41,9 +54,10 @@ pub struct Result<'a> {
     pub took: Duration,
 }
 
-/// Prints the matrix; whether all that ran held.
+/// Prints the matrix; whether something ran, and all that ran held.
 pub fn print(results: &[Result<'_>], is_chosen: impl Fn(&str, Host) -> bool) -> bool {
-    let (mut held, mut failed, mut violations, mut left_out, mut uncovered) = (0, 0, 0, 0, 0);
+    let (mut held, mut failed, mut violations) = (0, 0, 0);
+    let (mut left_out, mut elsewhere, mut uncovered) = (0, 0, 0);
     println!(
         "\n{:<5}{:<14}{:<15}{:>7}  injected by",
         "fault", "host", "result", "time"
@@ -82,6 +96,10 @@ pub fn print(results: &[Result<'_>], is_chosen: impl Fn(&str, Host) -> bool) -> 
                         left_out += 1;
                         ("not run", (*why).to_owned())
                     }
+                    Outcome::Elsewhere(stage) => {
+                        elsewhere += 1;
+                        ("elsewhere", (*stage).to_owned())
+                    }
                 };
                 let more = if more.is_empty() {
                     more
@@ -109,11 +127,47 @@ pub fn print(results: &[Result<'_>], is_chosen: impl Fn(&str, Host) -> bool) -> 
         match outcome {
             Outcome::Violated(found) => println!("\n{what}\n  {}", found.join("\n  ")),
             Outcome::Failed(why) => println!("\n{what}\n  {why}"),
-            Outcome::Held(_) | Outcome::LeftOut(_) => {}
+            Outcome::Held(_) | Outcome::LeftOut(_) | Outcome::Elsewhere(_) => {}
         }
     }
     println!(
-        "\n{held} rows held, {failed} failed, {violations} violations; {left_out} not run here, {uncovered} not covered"
+        "\n{held} rows held, {failed} failed, {violations} violations; {elsewhere} proven elsewhere, {left_out} not run here, {uncovered} not covered"
     );
-    failed == 0
+    if held + failed == 0 {
+        println!("no row ran at all: that is a failure, not a success");
+    }
+    failed == 0 && held > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::ROWS;
+
+    fn holds(outcomes: &[Outcome]) -> bool {
+        let row = &ROWS[0];
+        let results: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| Result {
+                row,
+                host: row.hosts[0],
+                outcome: outcome.clone(),
+                took: Duration::ZERO,
+            })
+            .collect();
+        print(&results, |_, _| true)
+    }
+
+    #[test]
+    fn a_run_in_which_nothing_ran_is_no_success() {
+        let (held, failed) = (Outcome::Held(String::new()), Outcome::Failed(String::new()));
+        assert!(holds(&[held.clone(), Outcome::LeftOut("needs root")]));
+        for outcomes in [
+            vec![],
+            vec![Outcome::LeftOut("needs root"), Outcome::Elsewhere("stage engine")],
+            vec![held, failed],
+        ] {
+            assert!(!holds(&outcomes), "{outcomes:?}");
+        }
+    }
 }
