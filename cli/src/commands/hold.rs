@@ -5,7 +5,7 @@ use sealift_proto::v1::{Hold, LiftHoldRequest, ListHoldsRequest, PlaceHoldReques
 
 use crate::{
     args::{Global, ListArgs, RequestArgs},
-    client::{client, connect, named, unary},
+    client::{client, connect, named, repeated, unary},
     error::{CliError, Exit},
     list,
     output::{
@@ -64,14 +64,16 @@ pub async fn run(global: &Global, command: HoldCommand) -> Result<Exit, CliError
                 project,
                 reason,
             };
-            client.place_hold(unary(request)).await?.into_inner().hold
+            let place = async || client.place_hold(unary(request.clone())).await;
+            repeated(place).await?.hold
         }
         HoldCommand::Lift { id, request } => {
             let request = LiftHoldRequest {
                 request_id: request.id(),
                 name: named("holds", &id),
             };
-            client.lift_hold(unary(request)).await?.into_inner().hold
+            let lift = async || client.lift_hold(unary(request.clone())).await;
+            repeated(lift).await?.hold
         }
         HoldCommand::List { all, list } => {
             let fetch = async |page_size, page_token| {

@@ -9,7 +9,7 @@ use sealift_proto::v1::{
 
 use crate::{
     args::{Global, ListArgs, RequestArgs},
-    client::{client, connect, named, unary},
+    client::{client, connect, named, repeated, unary},
     commands::promote,
     error::{CliError, Exit},
     list,
@@ -121,12 +121,8 @@ pub async fn run(global: &Global, command: PromotionCommand) -> Result<Exit, Cli
                 etag: String::new(),
                 finish_running: finish,
             };
-            let promotion = client
-                .cancel_promotion(unary(request))
-                .await?
-                .into_inner()
-                .promotion
-                .unwrap_or_default();
+            let cancel = async || client.cancel_promotion(unary(request.clone())).await;
+            let promotion = repeated(cancel).await?.promotion.unwrap_or_default();
             show(global, &promotion)?;
             Ok(Exit::Done)
         }

@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 
 use crate::{
     args::{Global, RequestArgs},
-    client::{client, named, unary},
+    client::{client, named, repeated, unary},
     commands::{
         job::{JobCommand, rows, tasks::of_target},
         promote::{WaitArgs, print_gates, see_through},
@@ -36,7 +36,8 @@ pub async fn run(
                 reason,
                 etag,
             };
-            client.pause_job(unary(request)).await?.into_inner().job
+            let pause = async || client.pause_job(unary(request.clone())).await;
+            repeated(pause).await?.job
         }
         JobCommand::Resume { id, request } => {
             let request = ResumeJobRequest {
@@ -44,7 +45,8 @@ pub async fn run(
                 name: named("jobs", &id),
                 etag,
             };
-            client.resume_job(unary(request)).await?.into_inner().job
+            let resume = async || client.resume_job(unary(request.clone())).await;
+            repeated(resume).await?.job
         }
         JobCommand::Abort { id, reason, request } => {
             let request = AbortJobRequest {
@@ -53,7 +55,8 @@ pub async fn run(
                 reason,
                 etag,
             };
-            client.abort_job(unary(request)).await?.into_inner().job
+            let abort = async || client.abort_job(unary(request.clone())).await;
+            repeated(abort).await?.job
         }
         JobCommand::Skip {
             id,
@@ -99,7 +102,7 @@ async fn skip(
         name: of_target(client, id, target).await?.name,
         reason,
     };
-    client.skip_task(unary(request)).await?;
+    repeated(async || client.skip_task(unary(request.clone())).await).await?;
     let get = GetJobRequest {
         name: named("jobs", id),
     };
@@ -113,7 +116,8 @@ async fn retry(
     request: RetryJobRequest,
     waiting: &WaitArgs,
 ) -> Result<Exit, CliError> {
-    let name = client.retry_job(unary(request)).await?.into_inner().promotion;
+    let retry = async || client.retry_job(unary(request.clone())).await;
+    let name = repeated(retry).await?.promotion;
     let mut client = client!(promotion_service_client, PromotionServiceClient, channel);
     let answer = client.get_promotion(unary(GetPromotionRequest { name })).await?;
     let promotion = answer.into_inner().promotion.unwrap_or_default();
