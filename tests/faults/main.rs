@@ -169,11 +169,11 @@ async fn suite() -> Result<bool> {
 
 /// What comes of a row.
 async fn outcome(row: &Row, host: Host, options: &Options, passed: Option<&Passed>) -> Outcome {
-    if let Some(wanted) = Wanted::of(&row.proof, options.full) {
-        return passed.map_or(Outcome::LeftOut("--no-tests"), |passed| passed.outcome(&wanted));
-    }
     let Proof::Act { act, flags, settings } = &row.proof else {
-        return Outcome::Failed("it has no proof".to_owned());
+        let wanted = Wanted::of(&row.proof, options.full).zip(passed);
+        return wanted.map_or(Outcome::LeftOut("--no-tests"), |(wanted, passed)| {
+            passed.outcome(&wanted)
+        });
     };
     if flags.contains(&Flag::Long) && !options.full {
         return Outcome::LeftOut("--full");
