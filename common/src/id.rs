@@ -1,10 +1,11 @@
-//! Typed identifiers: UUIDs that cannot be mixed up. Time-ordered (version 7), so that lists by id are lists by creation.
+//! Typed identifiers: UUIDs that cannot be mixed up. Time-ordered (version 7) down to the microsecond, the finest unit of a
+//! [`Clock`](crate::time::Clock), so that lists by id are lists by creation.
 
 use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::{NoContext, Timestamp, Uuid};
+use uuid::{Timestamp, Uuid};
 
 /// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +15,19 @@ pub struct InvalidId {
     pub kind: &'static str,
     /// What was given, cut to a printable length.
     pub text: String,
+}
+
+/// How many bits behind the milliseconds of a version 7 UUID carry on the time; all others are random.
+const FRACTION_BITS: u8 = 12;
+
+/// The time with the microseconds behind its millisecond: a version 7 UUID alone keeps milliseconds only. Nothing is remembered
+/// from one identifier to the next, so that they depend on the given time and on chance, in whichever thread they are made.
+fn timestamp(now: DateTime<Utc>) -> Timestamp {
+    let seconds = u64::try_from(now.timestamp()).unwrap_or(0);
+    let micros = u128::from(now.timestamp_subsec_micros() % 1_000);
+    // A microsecond is a little more than four steps of 1/4096 ms: two different ones never fall together.
+    let fraction = (micros << FRACTION_BITS) / 1_000;
+    Timestamp::from_unix_time(seconds, now.timestamp_subsec_nanos(), fraction, FRACTION_BITS)
 }
 
 macro_rules! ids {
@@ -26,8 +40,7 @@ macro_rules! ids {
         impl $name {
             /// A fresh identifier that sorts by `now`.
             pub fn new(now: DateTime<Utc>) -> Self {
-                let seconds = u64::try_from(now.timestamp()).unwrap_or(0);
-                Self(Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, now.timestamp_subsec_nanos())))
+                Self(Uuid::new_v7(timestamp(now)))
             }
 
             /// The raw value, for storage.
@@ -106,6 +119,10 @@ ids! {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use chrono::TimeDelta;
+
     use super::*;
 
     #[test]
@@ -114,6 +131,24 @@ mod tests {
         let late = TaskId::new(DateTime::from_timestamp(2_000, 0).unwrap());
         assert!(early < late);
         assert_eq!(early.to_string().parse(), Ok(early));
+    }
+
+    #[test]
+    fn ids_of_one_millisecond_sort_by_the_microsecond() {
+        let start = DateTime::from_timestamp(1_800_000_000, 999_500_000).unwrap();
+        let ids: Vec<_> = (0..1_000)
+            .map(|micros| TaskId::new(start + TimeDelta::microseconds(micros)))
+            .collect();
+        assert!(ids.is_sorted());
+        let version = ids.iter().map(|id| id.uuid().get_version_num());
+        assert!(version.eq(std::iter::repeat_n(7, ids.len())));
+    }
+
+    #[test]
+    fn ids_of_one_instant_differ() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let ids: BTreeSet<_> = (0..1_000).map(|_| TaskId::new(now)).collect();
+        assert_eq!(ids.len(), 1_000);
     }
 
     #[test]

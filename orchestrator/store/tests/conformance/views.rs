@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
+use chrono::TimeDelta;
 use sealift_common::{
     drift::{DriftKind, Severity},
     id::{EnvironmentId, ProjectId},
@@ -29,6 +30,7 @@ conformance![
     a_history_is_newest_first_with_derived_outcomes,
     a_success_that_was_undone_is_rolled_back_in_the_history,
     pages_of_a_history_are_the_whole_history,
+    what_was_made_within_a_millisecond_is_listed_newest_first,
     releases_since_are_those_of_the_project,
     sticker_chains_are_paged_with_their_links,
 ];
@@ -233,6 +235,29 @@ async fn pages_of_a_history_are_the_whole_history(world: World) {
     }
     let rows = whole(&mut tx, environment, HistoryScope::Project(release.project_id)).await;
     assert_eq!(rows[0].job, other.id);
+}
+
+async fn what_was_made_within_a_millisecond_is_listed_newest_first(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let mut made = Vec::new();
+    for micros in 0..8 {
+        let now = at(0) + TimeDelta::microseconds(micros);
+        made.push(seed.deployment(&world.db, now).await);
+    }
+    made.reverse();
+    let (jobs, promotions): (Vec<_>, Vec<_>) =
+        made.iter().map(|made| (made.job.id, made.promotion.id)).unzip();
+    let (tenant, page) = (seed.tenant.id, PageRequest::first(100));
+    let mut tx = world.db.read().await.unwrap();
+    let listed = tx.list_jobs(tenant, None, &page).await.unwrap().items;
+    assert_eq!(listed.iter().map(|job| job.id).collect::<Vec<_>>(), jobs);
+    let listed = tx.list_promotions(tenant, None, &page).await.unwrap().items;
+    assert_eq!(
+        listed.iter().map(|promotion| promotion.id).collect::<Vec<_>>(),
+        promotions
+    );
+    let history = whole(&mut tx, seed.environment.id, HistoryScope::All).await;
+    assert_eq!(history.iter().map(|row| row.job).collect::<Vec<_>>(), jobs);
 }
 
 async fn releases_since_are_those_of_the_project(world: World) {
