@@ -229,6 +229,13 @@ impl From<StoreError> for ApiError {
                 "read the newest state and call again",
             )
             .retry_after(Duration::from_millis(100)),
+            StoreError::Collision(_) => Self::new(
+                Reason::Conflict,
+                "the call met another one, and the database let that one pass",
+                "call again",
+            )
+            .retry_after(Duration::from_millis(100))
+            .caused_by(error),
             StoreError::Duplicate { constraint } => Self::new(
                 Reason::AlreadyExists,
                 "a thing of that name or identity exists already",

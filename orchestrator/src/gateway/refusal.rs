@@ -40,7 +40,7 @@ impl Refusal {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Violation(_) => Reason::ProtocolViolation,
-            Self::Store(StoreError::Conflict) => Reason::Conflict,
+            Self::Store(error) if error.is_concurrency() => Reason::Conflict,
             Self::Store(StoreError::Unavailable(_)) => Reason::StoreUnavailable,
             Self::Store(_) | Self::Internal(_) => Reason::Internal,
             Self::Ahead(_) => Reason::WrongState,

@@ -176,7 +176,7 @@ async fn alone(db: &Db, submission: &Submission, now: DateTime<Utc>) -> Result<O
     loop {
         let group = std::slice::from_ref(submission);
         match together(db, group, now).await {
-            Err(Refusal::Store(StoreError::Conflict)) if tries < TRIES => tries += 1,
+            Err(Refusal::Store(error)) if error.is_concurrency() && tries < TRIES => tries += 1,
             outcome => {
                 return outcome.map(|outcomes| outcomes.first().copied().unwrap_or(Outcome::Stored));
             }

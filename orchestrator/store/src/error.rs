@@ -10,9 +10,13 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Somebody else changed the row first (or two transactions met): read again, decide again.
+    /// Somebody else changed the row first: read again, decide again. The transaction itself is as good as before.
     #[error("a concurrent change won")]
     Conflict,
+    /// Two transactions met, and the database has ended this one (deadlock, or no order in which both could have happened):
+    /// nothing more can be said in it. Begin again; never go on in spite of it.
+    #[error("the database ended the transaction in favour of another one")]
+    Collision(#[source] sqlx::Error),
     /// A unique constraint refused the row.
     #[error("{constraint} exists already")]
     Duplicate {
@@ -172,6 +176,11 @@ impl StoreError {
         Self::Unavailable(sqlx::Error::PoolTimedOut)
     }
 
+    /// Whether another change was faster, so that the whole transaction may be tried again.
+    pub const fn is_concurrency(&self) -> bool {
+        matches!(self, Self::Conflict | Self::Collision(_))
+    }
+
     /// Whether the database says that its disk is full: a kind of [`StoreError::Unavailable`] that waiting does not end.
     pub fn is_disk_full(&self) -> bool {
         let Self::Unavailable(error) = self else {
@@ -188,7 +197,7 @@ impl StoreError {
     fn by_code(code: String, error: sqlx::Error) -> Self {
         if code.len() == 5 {
             return match code.as_str() {
-                "40001" | "40P01" => Self::Conflict,
+                "40001" | "40P01" => Self::Collision(error),
                 "25006" => Self::ReadOnly,
                 // Lock and statement deadlines, connections that end, servers that start, stop or are full.
                 "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "25P03" => Self::Unavailable(error),

@@ -126,7 +126,7 @@ impl Tx {
         all(rows)
     }
 
-    /// The first pending tasks of a job, by wave and target, without orders.
+    /// The first pending tasks of a job, by wave and target, without orders; they come in the order of [`Tx::in_order`].
     pub async fn pending_tasks(&mut self, job: JobId, limit: u32) -> Result<Vec<Task>> {
         self.first_tasks(PENDING, job, limit).await
     }
@@ -165,12 +165,19 @@ impl Tx {
         self.first_tasks(TO_STOP, job, limit).await
     }
 
+    /// The order in which a transaction changes several tasks. Whoever keeps to it may have to wait for another one at its first
+    /// row, but no two wait for each other (on PostgreSQL such two would end in a deadlock).
+    pub fn in_order(mut tasks: Vec<Task>) -> Vec<Task> {
+        tasks.sort_unstable_by_key(|task| task.id);
+        tasks
+    }
+
     async fn first_tasks(&mut self, statement: &'static str, job: JobId, limit: u32) -> Result<Vec<Task>> {
         let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(statement)
             .bind(job.uuid())
             .bind(i64::from(limit))
             .fetch_all(conn)
             .await)?;
-        all(rows)
+        Ok(Self::in_order(all(rows)?))
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use sealift_common::role::Role;
-use sealift_store::{Change, Db, Engine, PageRequest, StoreError};
+use sealift_common::{id::EnvironmentId, role::Role};
+use sealift_store::{Change, Db, Engine, PageRequest, StoreError, Tx};
 
 use crate::{
-    harness::{World, at, conformance},
+    harness::{World, at, conformance, on_postgres},
     seed::{Seed, name, tenant, user},
 };
 
@@ -190,4 +190,40 @@ mod on_sqlite_only {
         let refused = Db::open(&crate::harness::config("mysql://localhost/x".to_owned())).await;
         assert!(matches!(refused, Err(StoreError::Unsupported(_))), "{refused:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_a_deadlock_is_told_from_a_change_that_was_faster() {
+    on_postgres(async |world: World| {
+        let seeds = [
+            Seed::sow(&world.db, "acme", 1).await,
+            Seed::sow(&world.db, "bolt", 1).await,
+        ];
+        let [one, other] = seeds.map(|seed| seed.environment.id);
+        let mut both = world.db.write().await.unwrap();
+        both.lock_lane(one).await.unwrap();
+        both.lock_lane(other).await.unwrap();
+        both.commit().await.unwrap();
+
+        let mut first = world.db.write().await.unwrap();
+        let mut second = world.db.write().await.unwrap();
+        first.lock_lane(one).await.unwrap();
+        second.lock_lane(other).await.unwrap();
+        // Whoever is ended lets the other one go on.
+        let crossed = async |mut tx: Tx, lane: EnvironmentId| {
+            let locked = tx.lock_lane(lane).await;
+            let after = tx.lock_lane(lane).await;
+            locked
+                .map(|()| assert!(after.is_ok()))
+                .map_err(|error| (error, after))
+        };
+        let ended = futures::join!(crossed(first, other), crossed(second, one));
+        let (error, after) = match ended {
+            (Err(ended), Ok(())) | (Ok(()), Err(ended)) => ended,
+            both => panic!("{both:?}"),
+        };
+        assert!(matches!(error, StoreError::Collision(_)), "{error:?}");
+        assert!(after.is_err(), "nothing more can be said in it");
+    })
+    .await;
 }
