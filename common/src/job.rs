@@ -1,7 +1,12 @@
 //! DeploymentJob: the execution of one approved promotion or rollback. The state machine and nothing else; what a running job does
 //! next is [`crate::rollout`]. `docs/job-states.md` is printed from [`JobState::apply`] by a test.
 
-use crate::{decision::GateAnswer, failure::Failure, phases, task::IllegalTransition};
+use crate::{
+    decision::GateAnswer,
+    failure::{Failure, FailureCode},
+    phases,
+    task::IllegalTransition,
+};
 
 phases! {
     /// The state without its data.
@@ -46,7 +51,7 @@ impl Pause {
 phases! {
     /// How somebody, or a deadline, wants a job to end before its time.
     ///
-    /// `finish` is a cancel that lets what runs come to its own end; every other wish outdoes it.
+    /// `finish` is a cancel that lets what runs come to its own end. Which wish outdoes which: [`Stop::outdoes`].
     StopWish { Finish = "finish", Cancel = "cancel", RollBack = "roll_back", Fail = "fail" }
 }
 
@@ -57,6 +62,25 @@ pub struct Stop {
     pub wish: StopWish,
     /// Why, as it becomes the failure of whatever it ends.
     pub failure: Failure,
+}
+
+impl Stop {
+    /// How much it asks for: to keep what has changed and let the rest finish, to stop that, to call the job failed as well, to
+    /// undo what has changed, and to undo it however well all that was late comes to its end.
+    const fn strength(&self) -> u8 {
+        match (self.wish, self.failure.code) {
+            (StopWish::Finish, _) => 0,
+            (StopWish::Cancel, _) => 1,
+            (StopWish::Fail, _) => 2,
+            (StopWish::RollBack, FailureCode::Aborted) => 4,
+            (StopWish::RollBack, _) => 3,
+        }
+    }
+
+    /// Whether it takes the place of `before`. Of two wishes the stronger one counts, whichever came first.
+    pub const fn outdoes(&self, before: &Self) -> bool {
+        self.strength() > before.strength()
+    }
 }
 
 impl JobPhase {
@@ -267,5 +291,37 @@ impl JobState {
             ) => return Err(illegal()),
         };
         Ok(Some(next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_wishes_the_stronger_one_counts_whichever_came_first() {
+        use StopWish::{Cancel, Fail, Finish, RollBack};
+        let by_strength = [
+            (Finish, FailureCode::Cancelled),
+            (Cancel, FailureCode::Cancelled),
+            (Fail, FailureCode::ProgressDeadline),
+            (RollBack, FailureCode::ProgressDeadline),
+            (RollBack, FailureCode::Aborted),
+        ]
+        .map(|(wish, code)| Stop {
+            wish,
+            failure: Failure::new(code, "wanted"),
+        });
+        for (strength, one) in by_strength.iter().enumerate() {
+            for (weaker, other) in by_strength.iter().enumerate() {
+                assert_eq!(one.outdoes(other), strength > weaker, "{one:?} after {other:?}");
+            }
+        }
+        assert!(
+            StopWish::ALL
+                .iter()
+                .all(|wish| by_strength.iter().any(|stop| stop.wish == *wish)),
+            "every wish has its place"
+        );
     }
 }

@@ -11,7 +11,7 @@ use sealift_common::{
 use sealift_store::{Promotion, Tx};
 
 use crate::{
-    app::{Core, end_job::end_undone},
+    app::{Core, end_job::end_undone, steer_job::request_stop},
     status::ApiError,
 };
 
@@ -25,7 +25,8 @@ pub enum Running {
 }
 
 /// Cancels. A job that waits is cancelled at once; one that runs ends as soon as its agents have restored what ran before, or have
-/// finished. Repeating it changes nothing, but that whoever let them finish may have them restore after all.
+/// finished. Repeating it changes nothing, but that whoever let them finish may have them restore after all. A job that fails or is
+/// undone already is refused.
 pub async fn cancel_promotion(
     core: &Core,
     tx: &mut Tx,
@@ -68,7 +69,7 @@ pub async fn cancel_promotion(
                 }
                 Running::Finish | Running::Restore => job,
             };
-            tx.request_job_stop(&job, &stop, actor, now).await?;
+            request_stop(tx, &job, &stop, actor, now).await?;
             Ok(promotion)
         }
         JobPhase::RollingBack => Err(ApiError::new(

@@ -75,11 +75,42 @@ pub async fn abort_job(
                 wish: StopWish::RollBack,
                 failure: Failure::new(FailureCode::Aborted, summary),
             };
-            Ok(tx.request_job_stop(job, &stop, actor, now).await?)
+            request_stop(tx, job, &stop, actor, now).await
         }
         JobPhase::RollingBack => Ok(job.clone()),
         _ => Err(wrong_state(job, "only a job under way can be aborted")),
     }
+}
+
+/// Notes a person's wish that a job ends before its time. Asking for the same again changes nothing; asking for less than what is
+/// under way already is refused, for it would change nothing either.
+pub async fn request_stop(
+    tx: &mut Tx,
+    job: &Job,
+    stop: &Stop,
+    actor: &str,
+    now: DateTime<Utc>,
+) -> Result<Job, ApiError> {
+    let Some(before) = job.stop.as_ref().filter(|before| before.outdoes(stop)) else {
+        return Ok(tx.request_job_stop(job, stop, actor, now).await?);
+    };
+    let (what, more) = match before.wish {
+        StopWish::Finish | StopWish::Cancel => {
+            ("what runs stops", "sealift job abort undoes what has changed")
+        }
+        StopWish::Fail => ("it fails", "sealift job abort undoes what has changed"),
+        StopWish::RollBack => (
+            "what has changed is undone",
+            "promote the release again once that is done",
+        ),
+    };
+    let why = &before.failure.summary;
+    Err(ApiError::new(
+        Reason::WrongState,
+        format!("the job is ending already, and {what}: {why}"),
+        format!("wait for its end (sealift job get {}); {more}", job.id),
+    )
+    .precondition("JOB_ENDING", format!("jobs/{}", job.id), before.wish.as_str()))
 }
 
 /// Leaves a target alone that has not begun.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use sealift_common::{
     id::{EnvironmentId, JobId, PromotionId, TenantId},
-    job::{JobEvent, JobPhase, JobState, Pause, PauseReason, Stop, StopWish},
+    job::{JobEvent, JobPhase, JobState, Pause, PauseReason, Stop},
 };
 use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
@@ -338,8 +338,8 @@ impl Tx {
         Ok(changed)
     }
 
-    /// Notes the wish that a job ends before its time; the history gets a row `stop_requested`. A job that has ended or was
-    /// asked before stays as it is, but for one that may finish what runs: any other wish outdoes that one.
+    /// Notes the wish that a job ends before its time; the history gets a row `stop_requested`. A job that has ended stays as it
+    /// is, and so does one of which as much or more was asked before ([`Stop::outdoes`]).
     pub async fn request_job_stop(
         &mut self,
         job: &Job,
@@ -347,10 +347,7 @@ impl Tx {
         actor: &str,
         now: DateTime<Utc>,
     ) -> Result<Job> {
-        let asked = job
-            .stop
-            .as_ref()
-            .is_some_and(|before| before.wish != StopWish::Finish || stop.wish == StopWish::Finish);
+        let asked = job.stop.as_ref().is_some_and(|before| !stop.outdoes(before));
         if asked || job.state.phase().is_terminal() {
             return Ok(job.clone());
         }

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use sealift_common::{
     error::Reason,
     failure::FailureCode,
-    id::ReplicaId,
+    id::{JobId, ReplicaId},
     job::{JobPhase, StopWish},
     promotion::PromotionState,
     strategy::Limits,
@@ -12,11 +12,16 @@ use sealift_common::{
     time::Clock as _,
 };
 use sealift_orchestrator::{
-    app::{abandon_task::abandon_task, cancel_promotion::Running::Finish, steer_job::pause_job},
+    app::{
+        abandon_task::abandon_task,
+        cancel_promotion::Running::Finish,
+        steer_job::{abort_job, pause_job},
+    },
     loops::{
         driver::{Activity as _, Outcome},
         lease_reaper::LeaseReaper,
     },
+    status::ApiError,
 };
 
 use sealift_store::By;
@@ -104,8 +109,9 @@ async fn r14_a_cancel_may_let_what_runs_finish_and_can_still_be_made_to_stop_it(
             world.cancel(job).await.unwrap();
             world.settle().await;
             assert_eq!(world.live().await[0].wanted, Wanted::Stop);
-            // It is not undone: whoever wants less than that is too late.
-            world.cancel_and(job, Finish).await.unwrap();
+            // It is not undone: whoever wants less than that is too late, and is told so.
+            let refused = world.cancel_and(job, Finish).await.unwrap_err();
+            assert_eq!(refused.reason(), Reason::WrongState);
             assert_eq!(world.job(job).await.stop.unwrap().wish, StopWish::Cancel);
             world.act_on(&live[1], Act::Stop).await;
         } else {
@@ -119,6 +125,72 @@ async fn r14_a_cancel_may_let_what_runs_finish_and_can_still_be_made_to_stop_it(
         assert_eq!(promotion.failure.unwrap().code, FailureCode::Cancelled);
         assert!(world.active().await.is_empty());
     }
+}
+
+/// A first target has the new release, a second one is under way with it.
+async fn half_done() -> (World, JobId) {
+    let mut world = World::new(2).await;
+    world.limits = Limits {
+        progress_deadline_ms: 400_000,
+        ..Limits::default()
+    };
+    let before = world.promote(&world.release("v1").await).await;
+    world.finish(before).await;
+    let wish = world.wish(&world.release("v2").await, World::rolling(1));
+    let job = world.request(&wish).await.job.unwrap().id;
+    world.settle().await;
+    world.act(Act::Succeed).await;
+    world.settle().await;
+    world.act(Act::Begin).await;
+    (world, job)
+}
+
+async fn abort(world: &World, job: JobId) -> Result<(), ApiError> {
+    let mut tx = world.core.db.write().await.unwrap();
+    let found = tx.job_by_id(job).await.unwrap().unwrap();
+    abort_job(&mut tx, &found, "", "user/alice", world.clock.now()).await?;
+    tx.commit().await.unwrap();
+    Ok(())
+}
+
+#[tokio::test]
+async fn r14_an_abort_undoes_also_what_a_cancel_or_a_deadline_only_stops() {
+    for cancelled in [true, false] {
+        let (world, job) = half_done().await;
+        if cancelled {
+            world.cancel(job).await.unwrap();
+        } else {
+            world.clock.advance(TimeDelta::seconds(401));
+        }
+        world.settle().await;
+        let wish = world.job(job).await.stop.unwrap().wish;
+        let first = if cancelled {
+            StopWish::Cancel
+        } else {
+            StopWish::Fail
+        };
+        assert_eq!(wish, first);
+        abort(&world, job).await.unwrap();
+        world.act(Act::Stop).await;
+        world.settle().await;
+        assert_eq!(world.phase(job).await, JobPhase::RollingBack);
+        abort(&world, job).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_wish_that_can_have_no_effect_any_more_is_refused() {
+    let (world, job) = half_done().await;
+    abort(&world, job).await.unwrap();
+    abort(&world, job).await.unwrap();
+    for refused in [world.cancel(job).await, world.cancel_and(job, Finish).await] {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.reason(), Reason::WrongState);
+        assert!(refused.to_string().contains("is undone"), "{refused}");
+    }
+    world.act(Act::Stop).await;
+    world.settle().await;
+    assert_eq!(world.phase(job).await, JobPhase::RollingBack);
 }
 
 #[tokio::test]

@@ -5,11 +5,10 @@ use sealift_common::{
     id::{DecisionId, HoldId, PromotionId, ReleaseId},
     job::{JobEvent, JobState, Pause, Stop, StopWish},
     promotion::{PromotionEvent, PromotionState},
-    rollback::QualityMark,
     strategy::Then,
 };
 use sealift_store::{
-    DecisionHead, DecisionRow, EntityKind, Hold, Mark, PageRequest, Promotion, ReleaseName, StoreError,
+    DecisionHead, DecisionRow, EntityKind, Hold, PageRequest, Promotion, ReleaseName, StoreError,
 };
 
 use crate::{
@@ -33,7 +32,7 @@ conformance![
     a_paused_job_keeps_its_lane_and_a_rollback_goes_first,
     a_hold_keeps_a_project_out_of_the_lane_but_no_rollback,
     waves_are_written_once_and_keep_their_first_times,
-    the_newest_mark_of_a_candidate_counts,
+    a_stronger_wish_to_stop_takes_the_place_of_a_weaker_one,
 ];
 
 async fn promotions_move_with_their_history(world: World) {
@@ -427,40 +426,6 @@ async fn waves_are_written_once_and_keep_their_first_times(world: World) {
     assert_eq!(waves[1].opened_at, None);
 }
 
-async fn the_newest_mark_of_a_candidate_counts(world: World) {
-    let seed = Seed::sow(&world.db, "acme", 1).await;
-    let made = seed.deployment(&world.db, at(0)).await;
-    let mut tx = world.db.write().await.unwrap();
-    let release = &made.release;
-    for seconds in [1, 2] {
-        tx.activate_release(seed.environment.id, release, made.job.id, at(seconds))
-            .await
-            .unwrap();
-    }
-    for (mark, seconds) in [(QualityMark::Stable, 3), (QualityMark::Unstable, 4)] {
-        let mark = Mark {
-            release_id: release.id,
-            mark,
-            reason: "seen".to_owned(),
-            actor: "user/alice".to_owned(),
-            at: at(seconds),
-        };
-        tx.insert_mark(&mark).await.unwrap();
-    }
-    let found = tx
-        .rollback_candidates(seed.environment.id, release.project_id)
-        .await
-        .unwrap();
-    assert_eq!(found.len(), 1, "once, however often it was active");
-    assert_eq!(
-        (found[0].release, found[0].mark, found[0].active_since),
-        (release.id, Some(QualityMark::Unstable), at(2))
-    );
-    let marks = tx.marks_of_release(release.id, 9).await.unwrap();
-    let newest: Vec<_> = marks.iter().map(|mark| mark.mark).collect();
-    assert_eq!(newest, [QualityMark::Unstable, QualityMark::Stable]);
-}
-
 async fn jobs_move_with_their_history(world: World) {
     let seed = Seed::sow(&world.db, "acme", 1).await;
     let made = seed.deployment(&world.db, at(0)).await;
@@ -555,6 +520,32 @@ async fn a_stop_is_asked_for_once(world: World) {
             .unwrap(),
         ended
     );
+}
+
+async fn a_stronger_wish_to_stop_takes_the_place_of_a_weaker_one(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let mut job = seed.deployment(&world.db, at(0)).await.job;
+    let mut tx = world.db.write().await.unwrap();
+    let wishes = [
+        StopWish::Finish,
+        StopWish::Cancel,
+        StopWish::Fail,
+        StopWish::RollBack,
+    ];
+    for wish in wishes {
+        let stronger = Stop { wish, ..stop("now") };
+        job = tx.request_job_stop(&job, &stronger, "x", at(1)).await.unwrap();
+        assert_eq!(job.stop, Some(stronger));
+        for no_stronger in [wish, StopWish::Finish] {
+            let late = Stop {
+                wish: no_stronger,
+                ..stop("late")
+            };
+            assert_eq!(tx.request_job_stop(&job, &late, "x", at(2)).await.unwrap(), job);
+        }
+    }
+    let history = tx.transitions(EntityKind::Job, job.id.uuid()).await.unwrap();
+    assert_eq!(history.len(), wishes.len(), "only those that counted");
 }
 
 async fn a_promotion_has_one_job(world: World) {

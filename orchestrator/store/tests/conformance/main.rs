@@ -16,6 +16,7 @@ mod inventory;
 mod jobs;
 mod lanes;
 mod maintenance;
+mod marks;
 mod plans;
 mod records;
 mod releases;
