@@ -82,12 +82,46 @@ pub struct Choice {
 ///
 /// `from` is what is to be undone: the release that runs, or the one that a failed job brought to some targets.
 pub fn choose(from: Option<&Candidate>, candidates: &[Candidate], wish: Wish) -> Choice {
+    pick(from, candidates, wish, |candidate| {
+        obstacle(from, candidate, wish)
+    })
+}
+
+/// The way back to `active`, which runs wherever the job that brought `from` has not been. That is no choice: whatever people have
+/// come to think of it since, it is what the environment runs. Only where it is what the job brought there is nothing to undo.
+pub fn undo(from: Option<&Candidate>, candidates: &[Candidate], active: ReleaseId) -> Choice {
+    let wish = Wish {
+        release: Some(active),
+        allow_higher: true,
+    };
+    pick(from, candidates, wish, |candidate| {
+        same(from, candidate).or_else(|| (candidate.release != active).then_some(Rejection::NotNamed))
+    })
+}
+
+impl Choice {
+    /// Why this release was not chosen; `None` when it was, or is no candidate.
+    pub fn why_not(&self, release: ReleaseId) -> Option<Rejection> {
+        let found = self
+            .rejected
+            .iter()
+            .find(|rejected| rejected.candidate.release == release);
+        found.map(|rejected| rejected.why)
+    }
+}
+
+fn pick(
+    from: Option<&Candidate>,
+    candidates: &[Candidate],
+    wish: Wish,
+    obstacle: impl Fn(&Candidate) -> Option<Rejection>,
+) -> Choice {
     let mut sorted: Vec<&Candidate> = candidates.iter().collect();
     sorted.sort_by_key(|candidate| Reverse((candidate.active_since, candidate.number, candidate.release)));
     let chosen = sorted
         .iter()
         .copied()
-        .filter(|candidate| obstacle(from, candidate, wish).is_none())
+        .filter(|candidate| obstacle(candidate).is_none())
         // The first of equals is kept, which is the one that was active last.
         .min_by_key(|candidate| candidate.mark != Some(QualityMark::Stable));
     let rejected = sorted
@@ -95,7 +129,7 @@ pub fn choose(from: Option<&Candidate>, candidates: &[Candidate], wish: Wish) ->
         .filter(|candidate| chosen.is_none_or(|chosen| chosen.release != candidate.release))
         .map(|candidate| Rejected {
             candidate: (*candidate).clone(),
-            why: obstacle(from, candidate, wish).unwrap_or(Rejection::LessPreferred),
+            why: obstacle(candidate).unwrap_or(Rejection::LessPreferred),
         })
         .collect();
     Choice {
@@ -106,17 +140,24 @@ pub fn choose(from: Option<&Candidate>, candidates: &[Candidate], wish: Wish) ->
     }
 }
 
+/// Whether a candidate is what is to be undone.
+fn same(from: Option<&Candidate>, candidate: &Candidate) -> Option<Rejection> {
+    let from = from?;
+    if candidate.release == from.release {
+        Some(Rejection::Current)
+    } else if candidate.content == from.content {
+        Some(Rejection::SameContent)
+    } else {
+        None
+    }
+}
+
 fn obstacle(from: Option<&Candidate>, candidate: &Candidate, wish: Wish) -> Option<Rejection> {
-    if let Some(from) = from {
-        if candidate.release == from.release {
-            return Some(Rejection::Current);
-        }
-        if candidate.content == from.content {
-            return Some(Rejection::SameContent);
-        }
-        if candidate.number > from.number && !wish.allow_higher {
-            return Some(Rejection::Newer);
-        }
+    if let Some(same) = same(from, candidate) {
+        return Some(same);
+    }
+    if from.is_some_and(|from| candidate.number > from.number) && !wish.allow_higher {
+        return Some(Rejection::Newer);
     }
     if candidate.mark == Some(QualityMark::Deprecated) {
         return Some(Rejection::Deprecated);
@@ -206,6 +247,34 @@ mod tests {
         assert_eq!(choose(Some(&ran[2]), &ran, named(1)).to.unwrap().number, 1);
         assert_eq!(choose(Some(&ran[2]), &ran, named(2)).to, None);
         assert_eq!(choose(Some(&ran[2]), &ran, named(9)).to, None);
+    }
+
+    #[test]
+    fn undoing_goes_to_what_is_active_whatever_is_thought_of_it_since() {
+        for mark in QualityMark::ALL {
+            let ran = [candidate(1, 10, None), candidate(2, 20, Some(*mark))];
+            // Never active, and older than what is.
+            let bad = Candidate {
+                number: 0,
+                ..candidate(7, 30, None)
+            };
+            let choice = undo(Some(&bad), &ran, ran[1].release);
+            assert_eq!(choice.to, Some(ran[1].clone()), "{mark}");
+            assert_eq!(why(&choice, 1), Rejection::NotNamed);
+        }
+        let active = candidate(1, 10, None);
+        let choice = undo(Some(&active), std::slice::from_ref(&active), active.release);
+        assert_eq!(
+            (choice.to.clone(), choice.why_not(active.release)),
+            (None, Some(Rejection::Current))
+        );
+        let same = Candidate {
+            content: active.content,
+            ..candidate(2, 20, None)
+        };
+        let choice = undo(Some(&same), std::slice::from_ref(&active), active.release);
+        assert_eq!(choice.why_not(active.release), Some(Rejection::SameContent));
+        assert_eq!(undo(Some(&same), &[], active.release).to, None);
     }
 
     #[test]

@@ -5,13 +5,13 @@ use sealift_common::{
     decision::Requester,
     error::Reason,
     failure::{Failure, FailureCode},
-    id::{HoldId, ProjectId},
+    id::{EnvironmentId, HoldId, ProjectId, ReleaseId},
     inventory::Environment,
     job::{JobEvent, Stop, StopWish},
     promotion::PromotionState,
     recipe::{OfflinePolicy, Recipe},
     release::Release,
-    rollback::{Choice, QualityMark, Wish, choose},
+    rollback::{Choice, QualityMark, Rejection, Wish, choose, undo},
     task::TaskPhase,
 };
 use sealift_store::{Active, Hold, Job, Mark, Tx};
@@ -45,15 +45,7 @@ pub async fn explain_rollback(
     project: ProjectId,
     wish: Wish,
 ) -> Result<Option<Explained>, ApiError> {
-    let mut found = None;
-    for active in tx.active(environment.id).await? {
-        let release = release_of(tx, environment.tenant_id, active.release).await?;
-        if release.project_id == project {
-            found = Some(active);
-            break;
-        }
-    }
-    let Some(active) = found else {
+    let Some(active) = active_of_project(tx, environment.id, project).await? else {
         return Ok(None);
     };
     let from = tx.rollback_candidate(active.release).await?;
@@ -62,6 +54,16 @@ pub async fn explain_rollback(
         choice: choose(from.as_ref(), &candidates, wish),
         active,
     }))
+}
+
+/// What is active of a project in an environment: one release, of whose components this is one.
+pub async fn active_of_project(
+    tx: &mut Tx,
+    environment: EnvironmentId,
+    project: ProjectId,
+) -> Result<Option<Active>, ApiError> {
+    let active = tx.active(environment).await?;
+    Ok(active.into_iter().find(|active| active.project_id == project))
 }
 
 /// Requests the rollback of what is active, as explained. A promotion of the project that is under way ends for it: what it was
@@ -153,28 +155,14 @@ pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) ->
         .await?
         .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
     let bad = release_of(tx, job.tenant_id, job.release_id).await?;
-    // What ran before on these targets is what is active: this job never came so far as to change that.
-    let explained = explain_rollback(tx, &environment, bad.project_id, Wish::default()).await?;
-    let before = explained.map(|explained| explained.active.release);
-    let from = tx.rollback_candidate(job.release_id).await?;
-    let candidates = tx.rollback_candidates(environment.id, bad.project_id).await?;
-    let wish = Wish {
-        release: before,
-        allow_higher: true,
+    let way_back = if job.rollback_of.is_some() {
+        Err("a rollback never starts another one")
+    } else {
+        way_back(tx, &environment, &bad).await?
     };
-    let choice = choose(from.as_ref(), &candidates, wish);
-    let undoes_rollback = job.rollback_of.is_some();
-    let Some(to) = choice.to.clone().filter(|_| before.is_some() && !undoes_rollback) else {
-        let why = if undoes_rollback {
-            "a rollback never starts another one"
-        } else {
-            "nothing of the project was active here before, so there is nothing to go back to"
-        };
-        let failure = failure
-            .clone()
-            .with_detail(format!("{} {why}", failure.detail).trim());
-        end_job(core, tx, job, &JobEvent::Failed { failure }).await?;
-        return Ok(());
+    let (to, choice) = match way_back {
+        Ok(way_back) => way_back,
+        Err(why) => return fail(core, tx, job, failure, why).await,
     };
     condemn(core, tx, &environment, &bad, ORCHESTRATOR, &failure.summary).await?;
     let event = JobEvent::RollbackStarted {
@@ -188,7 +176,7 @@ pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) ->
         .filter(|task| task.state.phase() == TaskPhase::Succeeded)
         .map(|task| task.target_id);
     let request = NewPromotion {
-        release: release_of(tx, environment.tenant_id, to.release).await?,
+        release: release_of(tx, environment.tenant_id, to).await?,
         recipe: Recipe {
             offline: OfflinePolicy::Wait { ms: PATIENCE_MS },
             ..promotion.recipe.for_rollback()
@@ -209,6 +197,42 @@ pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) ->
         let event = JobEvent::RollbackFailed { failure: refusal };
         end_job(core, tx, &undone, &event).await?;
     }
+    Ok(())
+}
+
+/// What the targets go back to that a job brought `bad`, with the record of that; or why there is nothing to go back to.
+async fn way_back(
+    tx: &mut Tx,
+    environment: &Environment,
+    bad: &Release,
+) -> Result<Result<(ReleaseId, Choice), &'static str>, ApiError> {
+    // What ran before on these targets is what is active: the job never came so far as to change that.
+    let Some(active) = active_of_project(tx, environment.id, bad.project_id).await? else {
+        return Ok(Err(
+            "nothing of the project was active here before, so there is nothing to go back to",
+        ));
+    };
+    let from = tx.rollback_candidate(bad.id).await?;
+    let candidates = tx.rollback_candidates(environment.id, bad.project_id).await?;
+    let choice = undo(from.as_ref(), &candidates, active.release);
+    Ok(match (&choice.to, choice.why_not(active.release)) {
+        (Some(to), _) => Ok((to.release, choice)),
+        (None, Some(Rejection::Current)) => {
+            Err("this release was the active one before, so there is nothing to go back to")
+        }
+        (None, Some(Rejection::SameContent)) => {
+            Err("the release that was active before has the same content, so there is nothing to go back to")
+        }
+        (None, _) => return Err(ApiError::internal("what is active was never activated")),
+    })
+}
+
+/// Ends a job that cannot be undone, and says why.
+async fn fail(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure, why: &str) -> Result<(), ApiError> {
+    let failure = failure
+        .clone()
+        .with_detail(format!("{} {why}", failure.detail).trim());
+    end_job(core, tx, job, &JobEvent::Failed { failure }).await?;
     Ok(())
 }
 

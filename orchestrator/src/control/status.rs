@@ -370,7 +370,7 @@ mod tests {
     use chrono::DateTime;
     use sealift_common::{
         digest::Digest,
-        id::{ComponentId, JobId, ReleaseId},
+        id::{ComponentId, JobId, ProjectId, ReleaseId},
         inventory::Component,
     };
     use sealift_store::{BoardDrift, BoardService};
@@ -393,6 +393,7 @@ mod tests {
             digest: Digest::of(b"content"),
             release: ReleaseId::from(id(release)),
             project: project.parse().unwrap(),
+            project_id: ProjectId::from(id(4)),
             number: 1,
             job: JobId::from(id(3)),
             since: DateTime::default(),

@@ -20,7 +20,7 @@ use crate::{
 macro_rules! select {
     () => {
         "SELECT c.id, c.tenant_id, c.name, c.repository, c.created_at, a.environment_id, a.digest, a.release_id, \
-         r.repository AS release_repository, r.project, r.number, a.job_id, a.since FROM active_components a \
+         r.repository AS release_repository, r.project, a.project_id, r.number, a.job_id, a.since FROM active_components a \
          JOIN components c ON c.id = a.component_id JOIN releases r ON r.id = a.release_id "
     };
 }
@@ -52,6 +52,7 @@ struct ActiveRow {
     release_id: uuid::Uuid,
     release_repository: String,
     project: String,
+    project_id: uuid::Uuid,
     number: i64,
     job_id: uuid::Uuid,
     since: DateTime<Utc>,
@@ -70,6 +71,7 @@ impl TryFrom<ActiveRow> for Active {
                 repository: row.release_repository,
                 project: row.project,
             },
+            project_id: row.project_id.into(),
             number: at.number("number", row.number)?,
             job: row.job_id.into(),
             since: row.since,

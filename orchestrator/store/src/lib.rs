@@ -55,6 +55,7 @@ pub use evidence::StoredPacket;
 pub use failures::{AttemptFailure, FailedPlace};
 pub use history::{HistoryRow, HistoryScope};
 pub use lanes::{LaneView, Newcomer, PROJECT_WAITERS, WaitingJob};
+pub use left_out::LeftOut;
 pub use listed::{DecisionHead, ReleaseName};
 pub use maintenance::MaintenanceRun;
 pub use pages::{Cursor, Page, PageRequest};

@@ -369,17 +369,6 @@ pub struct Hold {
     pub lifted: Option<(String, DateTime<Utc>)>,
 }
 
-/// A target that a job left alone because its agent was away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeftOut {
-    /// The target.
-    pub target_id: TargetId,
-    /// For which project.
-    pub project_id: ProjectId,
-    /// Tenant.
-    pub tenant_id: TenantId,
-}
-
 /// A quality mark of a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
@@ -498,6 +487,8 @@ pub struct Active {
     pub release: ReleaseId,
     /// The release's project.
     pub project: ProjectRef,
+    /// Its identifier.
+    pub project_id: ProjectId,
     /// The release's number in it.
     pub number: u64,
     /// The job that brought it.

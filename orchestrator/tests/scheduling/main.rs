@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod cancel;
+mod catch_up;
 mod closed_gates;
 mod gates;
 mod intents;
