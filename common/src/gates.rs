@@ -217,11 +217,49 @@ fn swap_fits(inputs: &Inputs) -> Said {
     )
 }
 
-fn agents_present(inputs: &Inputs) -> Said {
-    let found: Vec<(String, Said)> = inputs
+/// Why nobody can do anything on a target, whoever waits for it.
+fn nobody_serves(situation: &Situation) -> Option<Said> {
+    let Some(agent) = &situation.agent else {
+        return Some(fail(
+            GateReason::AgentMissing,
+            "no agent is enrolled",
+            "make a join token (sealift target token) and enrol an agent on the host",
+        ));
+    };
+    match agent.intent {
+        AgentIntent::Revoked => Some(fail(
+            GateReason::AgentRevoked,
+            "its agent is revoked",
+            "enrol a new agent for the target",
+        )),
+        AgentIntent::Paused | AgentIntent::Draining | AgentIntent::Active => None,
+    }
+}
+
+/// The targets that a rollback leaves alone, with the reason: that nobody serves one target must not keep the others from going
+/// back. They catch up when they have an agent. A rollback that would leave all alone has nothing to do, and is refused.
+fn left_alone(inputs: &Inputs) -> Vec<(&TargetGroup, String)> {
+    if inputs.kind != PromotionKind::Rollback {
+        return Vec::new();
+    }
+    let left: Vec<_> = inputs
         .targets
         .iter()
         .filter(|group| !group.situation.no_op)
+        .filter_map(|group| Some((group, nobody_serves(&group.situation)?.message)))
+        .collect();
+    if left.len() == inputs.targets.len() {
+        return Vec::new();
+    }
+    left
+}
+
+fn agents_present(inputs: &Inputs) -> Said {
+    let left = left_alone(inputs);
+    let found: Vec<(String, Said)> = inputs
+        .targets
+        .iter()
+        .filter(|group| !group.situation.no_op && !left.iter().any(|(alone, _)| alone == group))
         .flat_map(|group| {
             let obstacles = obstacles(inputs, &group.situation).into_iter();
             obstacles.map(move |obstacle| (names(group), obstacle))
@@ -231,8 +269,9 @@ fn agents_present(inputs: &Inputs) -> Said {
         return pass(
             "AGENTS_PRESENT",
             format!(
-                "every target that is to change has an agent that can do it{}",
-                not_compared(inputs)
+                "every target that is to change has an agent that can do it{}{}",
+                not_compared(inputs),
+                said_of(&left)
             ),
         );
     };
@@ -251,6 +290,18 @@ fn agents_present(inputs: &Inputs) -> Said {
         reason,
         message: message.join("; "),
         advice: advice.join("; "),
+    }
+}
+
+fn said_of(left: &[(&TargetGroup, String)]) -> String {
+    let said: Vec<_> = left
+        .iter()
+        .map(|(group, why)| format!("{} ({why})", names(group)))
+        .collect();
+    if said.is_empty() {
+        String::new()
+    } else {
+        format!("; left alone until they have one: {}", said.join(", "))
     }
 }
 
@@ -280,21 +331,12 @@ fn not_compared(inputs: &Inputs) -> String {
 }
 
 fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
+    let mut found: Vec<_> = nobody_serves(situation).into_iter().collect();
     let Some(agent) = &situation.agent else {
-        return vec![fail(
-            GateReason::AgentMissing,
-            "no agent is enrolled",
-            "make a join token (sealift target token) and enrol an agent on the host",
-        )];
+        return found;
     };
     let refuses = inputs.offline == (OfflinePolicy::Fail {});
-    let mut found = Vec::new();
     match agent.intent {
-        AgentIntent::Revoked => found.push(fail(
-            GateReason::AgentRevoked,
-            "its agent is revoked",
-            "enrol a new agent for the target",
-        )),
         // Whoever skips or waits for absent agents needs none that takes orders now.
         AgentIntent::Paused if refuses => found.push(fail(
             GateReason::AgentPaused,
@@ -306,7 +348,7 @@ fn obstacles(inputs: &Inputs, situation: &Situation) -> Vec<Said> {
             "its agent is being drained",
             "wait until the host is back (sealift agent resume), or move the target to another host",
         )),
-        AgentIntent::Paused | AgentIntent::Draining | AgentIntent::Active => {}
+        AgentIntent::Paused | AgentIntent::Draining | AgentIntent::Active | AgentIntent::Revoked => {}
     }
     if agent.intent.is_live() && agent.status == AgentStatus::Offline && refuses {
         found.push(offline(inputs));

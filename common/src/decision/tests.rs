@@ -114,6 +114,47 @@ fn all_gates_answer_even_when_all_fail() {
 }
 
 #[test]
+fn a_rollback_leaves_targets_alone_that_nobody_serves_and_a_deploy_is_refused() {
+    let revoked = AgentSituation {
+        intent: AgentIntent::Revoked,
+        ..agent()
+    };
+    let targets = || {
+        vec![
+            ("good".parse().unwrap(), situation(Some(agent()))),
+            ("empty".parse().unwrap(), situation(None)),
+            ("gone".parse().unwrap(), situation(Some(revoked.clone()))),
+        ]
+    };
+    let gate = Gate::AgentsPresent;
+    let deploy = evaluate(inputs(targets()));
+    assert_eq!(reason(&deploy, gate), ("AGENT_MISSING", Verdict::Fail));
+    let rollback = |targets| {
+        let inputs = Inputs {
+            kind: PromotionKind::Rollback,
+            ..inputs(targets)
+        };
+        evaluate(inputs)
+    };
+    let record = rollback(targets());
+    assert_eq!(reason(&record, gate), ("AGENTS_PRESENT", Verdict::Pass));
+    let answer = record.gates.iter().find(|answer| answer.gate == gate).unwrap();
+    for said in ["empty (no agent is enrolled)", "gone (its agent is revoked)"] {
+        assert!(answer.message.contains(said), "{}", answer.message);
+    }
+    // What an agent that is there cannot do is no less in the way.
+    let mut unable = targets();
+    unable[0].1.agent.as_mut().unwrap().capabilities.clear();
+    assert_eq!(
+        reason(&rollback(unable), gate),
+        ("CAPABILITY_MISSING", Verdict::Fail)
+    );
+    // Where nobody serves any, there is nothing to go back on.
+    let none = rollback(targets().split_off(1));
+    assert_eq!(reason(&none, gate), ("AGENT_MISSING", Verdict::Fail));
+}
+
+#[test]
 fn an_agent_that_cannot_do_it_closes_the_gate() {
     let spoil = |change: fn(&mut AgentSituation)| {
         let mut agent = agent();

@@ -41,6 +41,8 @@ pub struct Patience {
     offline: OfflinePolicy,
     /// Until when, where the recipe waits at all.
     until: Option<DateTime<Utc>>,
+    /// Targets that nobody serves are left alone instead of failing: they keep no other from going back.
+    goes_back: bool,
 }
 
 impl Patience {
@@ -53,6 +55,7 @@ impl Patience {
         Self {
             offline: recipe.offline,
             until,
+            goes_back: job.rollback_of.is_some(),
         }
     }
 }
@@ -207,7 +210,8 @@ enum Server<'a> {
     Ready(&'a Target, AgentId),
     /// An agent that takes no orders now and is waited for.
     Later,
-    /// An agent that takes no orders now and is not waited for (any longer): its target is left alone, and catches up.
+    /// An agent that takes no orders now and is not waited for (any longer), or in a rollback none at all: its target is left alone,
+    /// and catches up.
     Away,
     /// Nobody, and waiting would not help.
     None(Failure),
@@ -228,12 +232,15 @@ fn server_of<'a>(
     let Some(target) = target.filter(|target| target.archived_at.is_none()) else {
         return none(FailureCode::AgentLost, "the target was archived".to_owned());
     };
+    // What has begun is carried through; only a first order may be left out.
+    let first = task.state.phase() == TaskPhase::Pending;
+    if first && patience.goes_back && !agent.is_some_and(|agent| agent.intent.is_live()) {
+        return Server::Away;
+    }
     let Some(agent) = agent else {
         let summary = format!("no agent is enrolled for {}", target.name);
         return none(FailureCode::AgentLost, summary);
     };
-    // What has begun is carried through; only a first order may be left out.
-    let first = task.state.phase() == TaskPhase::Pending;
     let offline = (core.status_of)(agent) == AgentStatus::Offline;
     let away = agent.intent != AgentIntent::Active || offline;
     if first && away && agent.intent.is_live() && patience.offline != (OfflinePolicy::Fail {}) {

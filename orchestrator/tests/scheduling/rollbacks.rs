@@ -5,6 +5,7 @@ use sealift_common::{
     decision::{DecisionRecord, Requester},
     failure::FailureCode,
     id::JobId,
+    inventory::Target,
     job::{JobPhase, JobState},
     keys::SigningKey,
     order::open_order,
@@ -25,7 +26,7 @@ use sealift_orchestrator::{
     },
     status::ApiError,
 };
-use sealift_store::Hold;
+use sealift_store::{Hold, Mark};
 
 use crate::world::{Act, World};
 
@@ -126,6 +127,104 @@ async fn what_succeeded_goes_back_and_nothing_else_is_touched() {
     let digest = good.manifest.images().values().next().unwrap().digest;
     assert_eq!(world.active().await.values().collect::<Vec<_>>(), [&digest]);
     assert_eq!(mark(&world, &bad).await, Some(QualityMark::Unstable));
+}
+
+#[tokio::test]
+async fn what_succeeded_goes_back_to_what_is_active_whatever_is_thought_of_it_since() {
+    let world = World::new(3).await;
+    let (good, bad) = (world.release("v1").await, world.release("v2").await);
+    let first = world.promote(&good).await;
+    world.finish(first).await;
+    // Natural while it is being replaced.
+    let deprecated = Mark {
+        release_id: good.id,
+        mark: QualityMark::Deprecated,
+        reason: "replaced".to_owned(),
+        actor: "user/alice".to_owned(),
+        at: world.clock.now(),
+    };
+    let mut tx = world.core.db.write().await.unwrap();
+    tx.insert_mark(&deprecated).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut wish = world.wish(&bad, World::rolling(1));
+    wish.recipe = recipe();
+    let job = world.request(&wish).await.job.unwrap().id;
+    world.settle().await;
+    world.act(Act::Succeed).await;
+    world.settle().await;
+    world.act(Act::Fail(FailureCode::Unhealthy)).await;
+    world.settle().await;
+    let rollback = rollback_of(&world, job).await;
+    assert_eq!(world.job(rollback).await.release_id, good.id);
+    assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);
+    assert_eq!(world.phase(job).await, JobPhase::RolledBack);
+}
+
+/// Takes the agent of a target away.
+async fn take_agent(world: &World, target: &Target) {
+    let mut tx = world.core.db.write().await.unwrap();
+    tx.unbind_agent(target.agent_id.unwrap(), world.clock.now())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_target_that_nobody_serves_keeps_no_other_one_from_going_back() {
+    let world = World::new(3).await;
+    let (good, bad) = (world.release("v1").await, world.release("v2").await);
+    for release in [&good, &bad] {
+        let job = world.promote(release).await;
+        world.finish(job).await;
+    }
+    take_agent(&world, &world.targets[1]).await;
+    let refused = world.request(&world.wish(&good, World::rolling(1))).await;
+    assert_eq!(
+        refused.promotion.state,
+        PromotionState::Rejected,
+        "a promotion is refused"
+    );
+    let requested = go_back(&world, &good, Wish::default()).await.unwrap();
+    let record = DecisionRecord::from_bytes(&requested.decision.record).unwrap();
+    let said: Vec<_> = record.gates.iter().map(|gate| gate.message.as_str()).collect();
+    assert!(
+        said.join("; ").contains("web-002 (no agent is enrolled)"),
+        "{said:?}"
+    );
+    let rollback = requested.job.unwrap().id;
+    assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);
+    let phases = world.phases(rollback).await;
+    use TaskPhase::{Skipped, Succeeded};
+    assert_eq!(phases, [Succeeded, Skipped, Succeeded]);
+    let mut tx = world.core.db.read().await.unwrap();
+    let later = tx.left_out(world.clock.now(), None, 9).await.unwrap();
+    let later: Vec<_> = later.iter().map(|one| one.target_id).collect();
+    assert_eq!(later, [world.targets[1].id], "it catches up when it has an agent");
+}
+
+#[tokio::test]
+async fn an_undoing_that_leaves_a_target_alone_says_which() {
+    let world = World::new(3).await;
+    let (good, bad) = (world.release("v1").await, world.release("v2").await);
+    let first = world.promote(&good).await;
+    world.finish(first).await;
+    let mut wish = world.wish(&bad, World::rolling(1));
+    wish.recipe = recipe();
+    let job = world.request(&wish).await.job.unwrap().id;
+    for act in [Act::Succeed, Act::Succeed] {
+        world.settle().await;
+        world.act(act).await;
+    }
+    world.settle().await;
+    take_agent(&world, &world.targets[0]).await;
+    world.act(Act::Fail(FailureCode::Unhealthy)).await;
+    world.settle().await;
+    let rollback = rollback_of(&world, job).await;
+    assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);
+    let JobState::RollbackFailed { failure } = world.job(job).await.state else {
+        panic!("{:?}", world.job(job).await);
+    };
+    assert!(failure.summary.contains("web-001"), "{failure:?}");
 }
 
 #[tokio::test]
