@@ -152,16 +152,34 @@ fn disk(disk: &DiskFacts, path: SeenRef<'_>) -> v1::AgentDisk {
     }
 }
 
-/// Encoded with what else there is to tell of it, for a caller of that role.
+/// Encoded with what else there is to tell of them, for a caller of that role.
 async fn described(
+    app: &App,
+    tx: &mut Tx,
+    agents: &[Agent],
+    viewer: Option<Role>,
+) -> Result<Vec<v1::Agent>, ApiError> {
+    let ids: Vec<_> = agents.iter().map(|agent| agent.id).collect();
+    let targets = tx.targets_of_agents(&ids).await?;
+    let running = tx.count_live_tasks_of_agents(&ids).await?;
+    let encoded = agents.iter().map(|agent| {
+        let targets = targets.get(&agent.id).map_or(&[][..], Vec::as_slice);
+        let running = running.get(&agent.id).copied().unwrap_or_default();
+        encode(app, agent, targets, running, viewer)
+    });
+    Ok(encoded.collect())
+}
+
+/// The same for one.
+async fn described_one(
     app: &App,
     tx: &mut Tx,
     agent: &Agent,
     viewer: Option<Role>,
-) -> Result<v1::Agent, ApiError> {
-    let targets = tx.targets_of_agent(agent.id).await?;
-    let running = tx.count_live_tasks_of_agent(agent.id).await?;
-    Ok(encode(app, agent, &targets, running, viewer))
+) -> Result<Option<v1::Agent>, ApiError> {
+    Ok(described(app, tx, std::slice::from_ref(agent), viewer)
+        .await?
+        .pop())
 }
 
 async fn find(tx: &mut Tx, tenant: TenantId, id: AgentId) -> Result<Agent, ApiError> {
@@ -219,7 +237,7 @@ impl Agents {
                         tx.set_agent_intent(&agent, wish.intent, &note).await?;
                     }
                     let agent = find(tx, wish.tenant, wish.agent).await?;
-                    Ok(answer(Some(described(&app, tx, &agent, viewer).await?)))
+                    Ok(answer(described_one(&app, tx, &agent, viewer).await?))
                 })
             },
         )
@@ -248,7 +266,7 @@ impl AgentService for Agents {
         let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
         let agent = find(&mut tx, tenant, id).await?;
         Ok(Response::new(GetAgentResponse {
-            agent: Some(described(&self.app, &mut tx, &agent, caller.user_role()).await?),
+            agent: described_one(&self.app, &mut tx, &agent, caller.user_role()).await?,
         }))
     }
 
@@ -263,10 +281,7 @@ impl AgentService for Agents {
         let page = page_request(request.page_size, &request.page_token, bound_to)?;
         let mut tx = self.app.db.read().await.map_err(ApiError::from)?;
         let page = tx.list_agents(tenant, &page).await.map_err(ApiError::from)?;
-        let mut agents = Vec::with_capacity(page.items.len());
-        for agent in &page.items {
-            agents.push(described(&self.app, &mut tx, agent, viewer).await?);
-        }
+        let agents = described(&self.app, &mut tx, &page.items, viewer).await?;
         Ok(Response::new(ListAgentsResponse {
             agents,
             next_page_token: next_token(page.next, bound_to),
@@ -373,7 +388,7 @@ impl AgentService for Agents {
                     tx.unbind_agent(id, now).await?;
                     let agent = find(tx, tenant, id).await?;
                     Ok(RevokeAgentResponse {
-                        agent: Some(described(&app, tx, &agent, viewer).await?),
+                        agent: described_one(&app, tx, &agent, viewer).await?,
                     })
                 })
             },

@@ -8,7 +8,7 @@ use sealift_proto::v1::{
     ListReleasesRequest, ListReleasesResponse, MarkReleaseRequest, MarkReleaseResponse,
     release_service_server::ReleaseService,
 };
-use sealift_store::{Mark, Tx};
+use sealift_store::{Mark, PageRequest, Tx};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -28,6 +28,9 @@ use crate::{
 
 /// Most marks of a release that a message shows.
 const MARKS: u32 = 50;
+
+/// How many releases of a list are read at a time: of each its whole manifest is read, and little of it shown.
+const AT_ONCE: u32 = 16;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -167,15 +170,26 @@ impl Releases {
             })?;
             Some(id)
         };
-        let found = tx.list_releases(tenant, project, &page).await?;
-        let releases = found
-            .items
-            .iter()
-            .map(|item| release(item, false))
-            .collect::<Result<_, _>>();
+        let mut rest = page;
+        let mut releases = Vec::new();
+        loop {
+            let few = PageRequest {
+                size: rest.size.min(AT_ONCE),
+                after: rest.after.take(),
+            };
+            let found = tx.list_releases(tenant, project, &few).await?;
+            for item in &found.items {
+                releases.push(release(item, false).map_err(ApiError::internal)?);
+            }
+            rest.size = rest.size.saturating_sub(few.size);
+            rest.after = found.next;
+            if rest.size == 0 || rest.after.is_none() {
+                break;
+            }
+        }
         Ok(ListReleasesResponse {
-            releases: releases.map_err(ApiError::internal)?,
-            next_page_token: next_token(found.next, &bound),
+            releases,
+            next_page_token: next_token(rest.after, &bound),
         })
     }
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     error::Reason,
     id::{JoinTokenId, TargetId, TenantId},
-    inventory::{AgentStatus, Target, TargetKind},
+    inventory::{Agent, AgentStatus, Target, TargetKind},
     join_token::JoinToken,
     name::{InvalidName, Labels, Name, ProjectRef, check_labels},
     observation::TargetObservation,
@@ -101,15 +101,13 @@ fn labels(wanted: &v1::Target) -> Result<Labels, ApiError> {
 
 impl Targets {
     /// Adds how the agent is.
-    async fn with_status(&self, tx: &mut Tx, target: &Target) -> Result<v1::Target, ApiError> {
+    fn with_status(&self, target: &Target, served_by: Option<&Agent>) -> v1::Target {
         let mut encoded = encode(target);
-        if let Some(id) = target.agent_id
-            && let Some(found) = tx.agent(target.tenant_id, id).await?
-        {
-            encoded.agent_status = agent::status(&self.app, &found).to_string();
-            encoded.agent_version = found.facts.version;
+        if let Some(found) = served_by {
+            encoded.agent_status = agent::status(&self.app, found).to_string();
+            encoded.agent_version.clone_from(&found.facts.version);
         }
-        Ok(encoded)
+        encoded
     }
 
     /// What is recorded and what is observed, for a caller of that role.
@@ -269,12 +267,14 @@ impl TargetService for Targets {
             .list_targets(tenant, environment, &page)
             .await
             .map_err(ApiError::from)?;
-        let mut targets = Vec::with_capacity(page.items.len());
-        for target in &page.items {
-            targets.push(self.with_status(&mut tx, target).await?);
-        }
+        let served_by: Vec<_> = page.items.iter().filter_map(|target| target.agent_id).collect();
+        let agents = tx.agents_by_ids(&served_by).await.map_err(ApiError::from)?;
+        let with_status = |target: &Target| {
+            let agent = target.agent_id.and_then(|id| agents.get(&id));
+            self.with_status(target, agent)
+        };
         Ok(Response::new(ListTargetsResponse {
-            targets,
+            targets: page.items.iter().map(with_status).collect(),
             next_page_token: next_token(page.next, bound_to),
         }))
     }
@@ -441,7 +441,7 @@ async fn issue_token(
     })
 }
 
-/// Refuses when a task is under way or an agent still serves the target.
+/// Refuses when a task is under way on the target, or jobs of its environment have not ended, which may need it.
 async fn refuse_use(tx: &mut Tx, target: &Target) -> Result<(), ApiError> {
     let resource = names::of_target(&target.environment, &target.name);
     if tx.live_task_on_target(target.id).await?.is_some() {

@@ -67,6 +67,11 @@ statements! {
 }
 
 const BY_IDS: &str = concat!("SELECT ", columns!(), " FROM targets WHERE id IN (");
+const OF_AGENTS: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM targets WHERE archived_at IS NULL AND agent_id IN ("
+);
 const NEXT_FENCES: &str = "UPDATE targets SET fence = fence + 1 WHERE id IN (";
 /// Rows per bulk statement.
 const BULK: usize = 500;
@@ -217,6 +222,29 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         all(rows)
+    }
+
+    /// The targets that each of the agents serves, by name; agents with none are left out. At most a page of agents.
+    pub async fn targets_of_agents(&mut self, agents: &[AgentId]) -> Result<BTreeMap<AgentId, Vec<Target>>> {
+        let mut targets: BTreeMap<AgentId, Vec<Target>> = BTreeMap::new();
+        if agents.is_empty() {
+            return Ok(targets);
+        }
+        let rows: Vec<TargetRow> = on!(self, |conn| {
+            let mut query = QueryBuilder::new(OF_AGENTS);
+            let mut ids = query.separated(", ");
+            for agent in agents {
+                ids.push_bind(agent.uuid());
+            }
+            ids.push_unseparated(") ORDER BY name, id");
+            query.build_query_as().fetch_all(conn).await
+        })?;
+        for target in all::<_, Target>(rows)? {
+            if let Some(agent) = target.agent_id {
+                targets.entry(agent).or_default().push(target);
+            }
+        }
+        Ok(targets)
     }
 
     /// Writes kind and labels, if the stored revision is still that of `target`; otherwise [`StoreError::Conflict`].

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sealift_common::{
-    id::{JobId, PacketId, TaskId},
+    id::{AgentId, JobId, PacketId, TaskId},
     name::Name,
     task::TaskPhase,
 };
@@ -14,6 +14,7 @@ use crate::{
     Cursor, Page, PageRequest, Result, Task, Tx,
     engine::{on, statements},
     rows::{At, all, count},
+    tasks::live,
     tasks_rows::{TaskRow, columns},
 };
 
@@ -25,6 +26,11 @@ statements! {
     COUNT = { "SELECT state, COUNT(*) FROM tasks WHERE job_id = $1 GROUP BY state" };
 }
 
+const LIVE_OF_AGENTS: &str = concat!(
+    "SELECT agent_id, COUNT(*) FROM tasks WHERE ",
+    live!(),
+    " AND agent_id IN ("
+);
 const PACKETS_OF: &str =
     "SELECT task_id, packet_id FROM task_attempts WHERE packet_id IS NOT NULL AND task_id IN (";
 
@@ -72,6 +78,26 @@ impl Tx {
         rows.into_iter()
             .map(|(state, tasks)| Ok((at.parse("state", &state)?, count(tasks))))
             .collect()
+    }
+
+    /// How many tasks occupy targets of each of the agents; those with none are left out. At most a page of agents.
+    pub async fn count_live_tasks_of_agents(&mut self, agents: &[AgentId]) -> Result<BTreeMap<AgentId, u32>> {
+        if agents.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let rows: Vec<(Uuid, i64)> = on!(self, |conn| {
+            let mut query = QueryBuilder::new(LIVE_OF_AGENTS);
+            let mut ids = query.separated(", ");
+            for agent in agents {
+                ids.push_bind(agent.uuid());
+            }
+            ids.push_unseparated(") GROUP BY agent_id");
+            query.build_query_as().fetch_all(conn).await
+        })?;
+        Ok(rows
+            .into_iter()
+            .map(|(agent, tasks)| (agent.into(), count(tasks)))
+            .collect())
     }
 
     /// The packets of each of the tasks, in the order of its attempts. At most a page of tasks.

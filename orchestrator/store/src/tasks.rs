@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     Attempt, Change, EntityKind, Result, StoreError, Task, Tx,
     engine::{on, statements},
-    rows::{all, count, int, one},
+    rows::{all, int, one},
     tasks_rows::{AttemptRow, Moves, OrderedTaskRow, StateColumns, TaskRow, columns, wanted_text},
     transitions::{By, NewTransition},
 };
@@ -54,7 +54,6 @@ statements! {
     BARE = { "SELECT ", columns!(""), " FROM tasks WHERE id = $1" };
     OF_JOB = { "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 ORDER BY wave, target LIMIT $2" };
     LIVE_OF_AGENT = { with_order!(), "WHERE t.agent_id = $1 AND t.", live!(), " ORDER BY t.id LIMIT $2" };
-    COUNT_LIVE_OF_AGENT = { "SELECT COUNT(*) FROM tasks WHERE agent_id = $1 AND ", live!() };
     AGENTS_WITH_LIVE = {
         "SELECT DISTINCT agent_id FROM tasks WHERE agent_id > $1 AND ", live!(), " ORDER BY agent_id LIMIT $2"
     };
@@ -201,15 +200,6 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         all(rows)
-    }
-
-    /// How many tasks occupy targets of an agent.
-    pub async fn count_live_tasks_of_agent(&mut self, agent: AgentId) -> Result<u32> {
-        let live: i64 = on!(self, |conn| sqlx::query_scalar(COUNT_LIVE_OF_AGENT)
-            .bind(agent.uuid())
-            .fetch_one(conn)
-            .await)?;
-        Ok(count(live))
     }
 
     /// Agents that have tasks which occupy targets, after one of them, by their identifiers.

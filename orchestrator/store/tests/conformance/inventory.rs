@@ -216,6 +216,17 @@ async fn targets_are_bound_and_unbound(world: World) {
     let late = tx.bind_target(target, seen, seed.agent.id, at(1)).await;
     assert!(matches!(late, Err(StoreError::Conflict)), "{late:?}");
     assert_eq!(tx.targets_of_agent(second.id).await.unwrap().len(), 1);
+    let served = tx.targets_of_agents(&[seed.agent.id, second.id]).await.unwrap();
+    let served: Vec<_> = served
+        .into_iter()
+        .map(|(agent, targets)| (agent, targets.iter().map(|target| target.id).collect::<Vec<_>>()))
+        .collect();
+    let mut wanted = [
+        (seed.agent.id, vec![seed.targets[0].id]),
+        (second.id, vec![target]),
+    ];
+    wanted.sort();
+    assert_eq!(served, wanted);
     let serving = tx.agents_of_environment(seed.environment.id).await.unwrap();
     assert_eq!(serving, [seed.agent.clone(), second.clone()]);
     tx.unbind_agent(second.id, at(2)).await.unwrap();

@@ -105,7 +105,6 @@ const OPEN: &[(&str, &str)] = &[
     ("remedies::OPEN", "one_open_drift"),
     ("remedies::PLACES", "one_open_drift"),
     ("tasks::AGENTS_WITH_LIVE", "tasks_of_agent"),
-    ("tasks::COUNT_LIVE_OF_AGENT", "tasks_of_agent"),
     ("tasks::EXPIRED", "tasks_leased"),
     ("tasks::LIVE_OF_AGENT", "tasks_of_agent"),
     ("tasks::LIVE_OF_REVOKED", "tasks_of_agent"),

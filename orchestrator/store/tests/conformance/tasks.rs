@@ -2,7 +2,7 @@
 
 use sealift_common::{
     digest::Digest,
-    id::PacketId,
+    id::{AgentId, PacketId},
     order::Fence,
     task::{SkipReason, TaskEvent, TaskPhase, TaskState, TaskStep, Wanted},
 };
@@ -18,6 +18,8 @@ conformance![
     an_assigned_task_has_order_attempt_and_lease,
     r1_the_database_refuses_a_second_live_task_on_a_target,
     r1_two_dispatchers_at_once_assign_one_task,
+    a_job_has_one_task_per_target,
+    live_tasks_are_counted_for_many_agents_at_once,
     a_lost_update_of_a_task_is_a_conflict,
     a_task_carries_the_data_of_its_state,
     leases_end_with_the_states_that_have_none,
@@ -43,6 +45,37 @@ async fn thousands_of_tasks_are_written_at_once(world: World) {
     assert_eq!(
         tx.task(made.tasks[7].id).await.unwrap().as_ref(),
         Some(&made.tasks[7])
+    );
+}
+
+async fn live_tasks_are_counted_for_many_agents_at_once(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 3).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    for task in &made.tasks[..2] {
+        seed.assign(&mut tx, task, at(1)).await.unwrap();
+    }
+    let nobody = AgentId::new(at(0));
+    let counted = tx.count_live_tasks_of_agents(&[seed.agent.id, nobody]).await;
+    assert_eq!(counted.unwrap(), [(seed.agent.id, 2)].into());
+    assert!(tx.count_live_tasks_of_agents(&[]).await.unwrap().is_empty());
+}
+
+async fn a_job_has_one_task_per_target(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let made = seed.deployment(&world.db, at(0)).await;
+    let mut tx = world.db.write().await.unwrap();
+    // Also not in another wave.
+    let second = seed.new_task(&made.job, &seed.targets[0], 1, at(1));
+    let refused = tx.insert_tasks(&[second]).await;
+    assert!(
+        matches!(
+            refused,
+            Err(StoreError::Duplicate {
+                constraint: "task_target"
+            })
+        ),
+        "{refused:?}"
     );
 }
 
