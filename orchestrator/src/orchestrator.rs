@@ -8,7 +8,7 @@ use sealift_common::{
     name::{InvalidName, Name},
     time::Clock,
 };
-use sealift_store::{Db, StoreConfig, StoreError};
+use sealift_store::{Db, Engine, StoreConfig, StoreError};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -19,7 +19,7 @@ use crate::{
     app::{Core, turn},
     config::{Config, ConfigError},
     gate::DEFAULT_TENANT,
-    gateway::presence::Presence,
+    gateway::presence::{Elsewhere, Presence},
     health::Health,
     identity::{self, Ca, IdentityError, OrchestratorKeys, ServerCertificate},
     loops::{self, health::LoopHealth, heartbeats, remind, supervisor::Supervisor},
@@ -145,10 +145,14 @@ async fn start(config: Config, clock: Arc<dyn Clock>, part: Part) -> Result<Runn
         shutdown: CancellationToken::new(),
         failed: CancellationToken::new(),
     };
+    let elsewhere = match db.engine() {
+        Engine::Sqlite => Elsewhere::Nowhere,
+        Engine::Postgres => Elsewhere::Replicas,
+    };
     let app = App {
         db,
         identity,
-        presence: Presence::new(Arc::clone(&clock)),
+        presence: Presence::new(Arc::clone(&clock), elsewhere),
         registry: Arc::new(open_registry(&config)?),
         loops: supervisor.health.clone(),
         config: Arc::new(config),

@@ -95,10 +95,20 @@ pub struct Heard {
     pub tasks: Vec<TaskId>,
 }
 
+/// Where else an agent could have its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// Nowhere: this process is the only one that uses the database.
+    Nowhere,
+    /// At another replica, whose fleet may be of any size: nobody here knows how often it wants to hear its agents.
+    Replicas,
+}
+
 /// The live sessions of this process.
 #[derive(Debug)]
 pub struct Presence {
     clock: Arc<dyn Clock>,
+    elsewhere: Elsewhere,
     sessions: Mutex<Sessions>,
 }
 
@@ -114,9 +124,10 @@ pub struct Seat {
 
 impl Presence {
     /// Nobody is connected yet.
-    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub fn new(clock: Arc<dyn Clock>, elsewhere: Elsewhere) -> Arc<Self> {
         Arc::new(Self {
             clock,
+            elsewhere,
             sessions: Mutex::default(),
         })
     }
@@ -215,17 +226,21 @@ impl Presence {
         let now = self.clock.now();
         let sessions = self.sessions();
         let interval = heartbeat_interval(sessions.live.len());
+        let written = match self.elsewhere {
+            Elsewhere::Nowhere => interval,
+            Elsewhere::Replicas => SLOWEST,
+        } * SILENT_INTERVALS
+            + FLUSH_INTERVAL;
         let heard = match (sessions.live.get(&agent), sessions.gone.get(&agent)) {
-            (Some(entry), _) => Some((entry.heard_at, Duration::ZERO)),
+            (Some(entry), _) => Some((entry.heard_at, interval * SILENT_INTERVALS)),
             // Its session here ended: only what another replica heard later counts.
             (None, Some(left)) => last_seen_at
                 .filter(|seen| seen > left)
-                .map(|seen| (seen, FLUSH_INTERVAL)),
-            (None, None) => last_seen_at.map(|seen| (seen, FLUSH_INTERVAL)),
+                .map(|seen| (seen, written)),
+            (None, None) => last_seen_at.map(|seen| (seen, written)),
         };
         drop(sessions);
-        let is_fresh =
-            heard.is_some_and(|(heard, late)| now - heard <= span(interval * SILENT_INTERVALS + late));
+        let is_fresh = heard.is_some_and(|(heard, silence)| now - heard <= span(silence));
         match (intent.is_live() && is_fresh, degraded) {
             (true, true) => AgentStatus::Degraded,
             (true, false) => AgentStatus::Online,
@@ -335,8 +350,12 @@ mod tests {
     use super::*;
 
     fn presence() -> (TestClock, Arc<Presence>) {
+        presence_and(Elsewhere::Nowhere)
+    }
+
+    fn presence_and(elsewhere: Elsewhere) -> (TestClock, Arc<Presence>) {
         let clock = TestClock::at(DateTime::from_timestamp(1_800_000_000, 0).unwrap());
-        (clock.clone(), Presence::new(Arc::new(clock)))
+        (clock.clone(), Presence::new(Arc::new(clock), elsewhere))
     }
 
     fn ids(clock: &TestClock) -> (AgentId, SessionId) {
@@ -431,6 +450,34 @@ mod tests {
         clock.advance(TimeDelta::seconds(1));
         let elsewhere = Some(clock.now());
         assert_eq!(status(AgentIntent::Active, elsewhere, false), AgentStatus::Online);
+    }
+
+    #[test]
+    fn an_agent_of_another_replica_may_be_silent_as_long_as_the_slowest_schedule_lets_it() {
+        let slowest = span(SLOWEST * SILENT_INTERVALS + FLUSH_INTERVAL);
+        for (elsewhere, longest) in [
+            (Elsewhere::Replicas, slowest),
+            (
+                Elsewhere::Nowhere,
+                span(FASTEST * SILENT_INTERVALS + FLUSH_INTERVAL),
+            ),
+        ] {
+            let (clock, presence) = presence_and(elsewhere);
+            let (agent, _) = ids(&clock);
+            let seen = Some(clock.now());
+            let status = || presence.status(agent, AgentIntent::Active, seen, false);
+            clock.advance(longest);
+            assert_eq!(status(), AgentStatus::Online, "{elsewhere:?}");
+            clock.advance(TimeDelta::seconds(1));
+            assert_eq!(status(), AgentStatus::Offline, "{elsewhere:?}");
+        }
+        // One that has its session here is judged by what it was told here.
+        let (clock, presence) = presence_and(Elsewhere::Replicas);
+        let (agent, session) = ids(&clock);
+        let _seat = presence.open(agent, session);
+        clock.advance(TimeDelta::seconds(16));
+        let status = presence.status(agent, AgentIntent::Active, None, false);
+        assert_eq!(status, AgentStatus::Offline);
     }
 
     #[test]
