@@ -37,6 +37,26 @@ pub enum Started {
     Refused,
 }
 
+/// Whether nothing of a lane with room can start now, as far as that is known without the right to write: nothing is at its head, or
+/// what is waits for agents that may only be late.
+pub async fn is_waiting(core: &Core, tx: &mut Tx, lane: EnvironmentId) -> Result<bool, ApiError> {
+    let Some(job) = tx.lane_head(lane).await? else {
+        return Ok(true);
+    };
+    if core.reconnect_until().is_none() {
+        return Ok(false);
+    }
+    let promotion = promotion_of(tx, &job).await?;
+    let survey = look_again(core, tx, &job, &promotion).await?;
+    Ok(survey.record.result == Verdict::Wait)
+}
+
+async fn promotion_of(tx: &mut Tx, job: &Job) -> Result<Promotion, ApiError> {
+    tx.promotion(job.tenant_id, job.promotion_id)
+        .await?
+        .ok_or_else(|| ApiError::internal("a job without its promotion"))
+}
+
 /// Starts the head of the lane if it may.
 pub async fn start_job(core: &Core, tx: &mut Tx, lane: EnvironmentId) -> Result<Started, ApiError> {
     let now = core.clock.now();
@@ -46,10 +66,7 @@ pub async fn start_job(core: &Core, tx: &mut Tx, lane: EnvironmentId) -> Result<
     if tx.running_in_lane(lane).await? >= core.rules.lane_capacity {
         return Ok(Started::Nothing);
     }
-    let promotion = tx
-        .promotion(job.tenant_id, job.promotion_id)
-        .await?
-        .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
+    let promotion = promotion_of(tx, &job).await?;
     let survey = look_again(core, tx, &job, &promotion).await?;
     // Its place in the lane is no reason to wait any more: an agent is that may only be late.
     if survey.record.result == Verdict::Wait {

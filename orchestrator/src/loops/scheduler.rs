@@ -15,7 +15,7 @@ use crate::{
         advance_job::{Advance, advance_job},
         give_up_job::give_up_job,
         order_tasks::Waiting,
-        start_job::{Started, start_job},
+        start_job::{Started, is_waiting, start_job},
         turn::{self, Turn},
     },
     loops::driver::{Activity, Outcome},
@@ -56,7 +56,11 @@ impl Scheduler {
         let lanes = tx.lanes_with_queued().await?;
         let mut open = Vec::with_capacity(lanes.len());
         for lane in lanes {
-            if tx.running_in_lane(lane).await? < self.core.rules.lane_capacity {
+            if tx.running_in_lane(lane).await? >= self.core.rules.lane_capacity {
+                continue;
+            }
+            // What waits costs no more than this look. What cannot be looked at is found again, and counted, where it would start.
+            if !matches!(is_waiting(&self.core, &mut tx, lane).await, Ok(true)) {
                 open.push(lane);
             }
         }
