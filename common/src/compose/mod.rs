@@ -17,6 +17,7 @@ mod ports;
 mod resources;
 mod scalar;
 mod service;
+mod strict;
 mod yaml;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 
-use super::error::ComposeError;
+use super::{error::ComposeError, strict};
 use crate::{bounds, error::Reason};
 
 /// Deepest nesting that is read; compose-spec needs seven.
@@ -203,6 +203,8 @@ fn spelling(text: &str, location: serde_saphyr::Location) -> Option<String> {
 
 /// Reads one document. The caller has checked the size of `text`.
 pub fn read(text: &str) -> Result<Node, ComposeError> {
+    // Before the parser, whose words for it would name another place.
+    strict::characters(text)?;
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: DEPTH,
@@ -231,6 +233,7 @@ pub fn read(text: &str) -> Result<Node, ComposeError> {
     };
     let raw: Spanned<Raw> =
         serde_saphyr::from_str_with_options(text, options).map_err(|error| refused(&error))?;
+    strict::check(text)?;
     Ok(node(text, raw))
 }
 
