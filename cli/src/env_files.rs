@@ -23,7 +23,7 @@ struct Named {
 /// Reads the files. Whatever else is wrong with the compose file is for the orchestrator to say.
 pub fn read(compose: &[u8], folder: &Path) -> Result<HashMap<String, Variables>, CliError> {
     let mut files = HashMap::new();
-    for (name, how) in named(compose) {
+    for (name, how) in named(compose)? {
         let path = folder.join(&name);
         // The orchestrator says of a required file that it was not sent; this says it earlier, with the path.
         if !how.required
@@ -46,8 +46,9 @@ pub fn read(compose: &[u8], folder: &Path) -> Result<HashMap<String, Variables>,
     Ok(files)
 }
 
-/// Every file that a service names: as text, as a map, or as a list of either. Needed once is needed.
-fn named(compose: &[u8]) -> BTreeMap<String, Named> {
+/// Every file that a service names: as text, as a map, or as a list of either. Needed once is needed. One file has one format: it is sent
+/// once, by its name.
+fn named(compose: &[u8]) -> Result<BTreeMap<String, Named>, CliError> {
     let mut names: BTreeMap<String, Named> = BTreeMap::new();
     let document = std::str::from_utf8(compose)
         .ok()
@@ -68,9 +69,17 @@ fn named(compose: &[u8]) -> BTreeMap<String, Named> {
             let raw = entry.get("format").and_then(Value::as_str) == Some("raw");
             let known = names.entry(path.to_owned()).or_insert(Named { required, raw });
             known.required |= required;
+            if known.raw != raw {
+                return Err(CliError::usage(
+                    format!(
+                        "{path} is named with `format: raw` and without, so what its lines mean is not clear"
+                    ),
+                    "name it alike everywhere, or use two files",
+                ));
+            }
         }
     }
-    names
+    Ok(names)
 }
 
 /// `NAME=value` lines; blank lines and comments are passed over. In the raw format a value is everything after the `=`.
@@ -180,6 +189,22 @@ fn refers(rest: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_file_in_two_formats_is_refused() {
+        let file = |more: &str| {
+            format!(
+                "services: {{a: {{env_file: [{{path: x.env, format: raw}}]}}, b: {{env_file: [{more}]}}}}"
+            )
+        };
+        for more in ["x.env", "{path: x.env}"] {
+            let refused = named(file(more).as_bytes()).unwrap_err();
+            assert!(refused.to_string().contains("x.env"), "{refused}");
+        }
+        for more in ["y.env", "{path: x.env, format: raw, required: false}"] {
+            assert!(named(file(more).as_bytes()).is_ok(), "{more}");
+        }
+    }
 
     #[test]
     fn values_are_read_as_compose_reads_them() {

@@ -66,7 +66,7 @@ pub const SUPPORTED: &[(&str, &str)] = &[
     ("services.*.env_file[].required", "`false`: may be missing"),
     (
         "services.*.env_file[].format",
-        "`raw` is accepted and changes nothing: the caller has read the file",
+        "`raw` is accepted and changes nothing: the caller has read the file, which has one format everywhere",
     ),
     ("services.*.ports", "short or long; ranges of equal length"),
     ("services.*.ports[].target", ""),
