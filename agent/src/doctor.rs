@@ -5,15 +5,15 @@ mod orchestrator;
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::time::Clock;
-use tokio::{net::TcpStream, process::Command, time::timeout};
+use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
+    compose::tool::Tool,
     config::Config,
     facts,
     host::{Host, docker::auth},
@@ -97,7 +97,7 @@ pub async fn examine<H: Host>(config: &Config, host: Option<&H>, clock: &dyn Clo
         lines.push(updates(&config.state_dir));
     }
     lines.extend(engine(config, host).await);
-    lines.push(compose().await);
+    lines.push(compose(config.compose.program.as_deref()).await);
     lines.push(registries(config).await);
     match enrolled(&config.state_dir) {
         Err(error) => lines.push(Line::new(
@@ -238,30 +238,26 @@ fn updates(state_dir: &Path) -> Line {
     }
 }
 
-/// The host's Compose: the plugin of the Docker command, or the older program.
-async fn compose() -> Line {
-    for (program, arguments) in [
-        ("docker", &["compose", "version", "--short"][..]),
-        ("docker-compose", &["version", "--short"][..]),
-    ] {
-        let run = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        if let Ok(Ok(output)) = timeout(DEADLINE, run).await
-            && output.status.success()
-        {
-            let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            return Line::new(Verdict::Ok, "compose", format!("{version} ({program})"), "");
-        }
+/// The host's Compose, found as the agent finds it: `compose.program`, or where programs of the system are.
+async fn compose(program: Option<&Path>) -> Line {
+    const WHAT: &str = "compose";
+    if let Some(tool) = Tool::detect(program).await {
+        return Line::new(Verdict::Ok, WHAT, tool.to_string(), "");
     }
-    Line::new(
-        Verdict::Warn,
-        "compose",
-        "there is none",
-        "only compose-host targets need it: install docker-compose-plugin or docker-compose",
-    )
+    match program {
+        Some(program) => Line::new(
+            Verdict::Fail,
+            WHAT,
+            format!("{} does not work", program.display()),
+            "correct program in section [compose] of the settings, or leave it out",
+        ),
+        None => Line::new(
+            Verdict::Warn,
+            WHAT,
+            "there is none",
+            "only compose-host targets need it: install docker-compose-plugin or docker-compose",
+        ),
+    }
 }
 
 /// Whether the registries that the host has credentials for can be reached. Whether a password counts shows with a pull.
@@ -345,6 +341,21 @@ mod tests {
     fn lines_never_carry_control_characters() {
         let line = Line::new(Verdict::Fail, "engine", "bad\u{1b}[31m", "look");
         assert_eq!(line.to_string(), "FAIL  engine       bad [31m; look");
+    }
+
+    #[tokio::test]
+    async fn compose_is_the_program_that_the_agent_would_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("docker-compose");
+        let line = compose(Some(&program)).await;
+        assert_eq!(line.verdict, Verdict::Fail);
+        assert!(line.found.contains(program.to_str().unwrap()), "{line}");
+        std::fs::write(&program, "#!/bin/sh\necho v2.30.1\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+        let line = compose(Some(&program)).await;
+        assert_eq!(line.verdict, Verdict::Ok);
+        assert_eq!(line.found, format!("2.30.1 ({})", program.display()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    fmt,
     path::Path,
     process::Stdio,
     time::Duration,
@@ -72,6 +73,12 @@ impl Drop for Group {
 
 fn broken(summary: impl Into<String>) -> Failure {
     Failure::new(FailureCode::ComposeUnavailable, summary)
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.version, Path::new(&self.program).display())
+    }
 }
 
 impl Tool {
