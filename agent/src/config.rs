@@ -90,7 +90,8 @@ pub struct PruneSettings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicySettings {
-    /// Paths of the host that containers may mount, with what is below them. Default: none.
+    /// Paths of the host that containers may mount, with what is below them. Default: none. Engines follow paths anew at each start of a
+    /// container: who may write to one of them can have what others mount below it lead anywhere.
     pub allowed_host_paths: Option<Vec<PathBuf>>,
     /// Capabilities that containers may add besides those that the engine gives every container; `ALL` is every one. Default: none.
     pub allowed_capabilities: Option<Vec<String>>,

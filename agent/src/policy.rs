@@ -6,6 +6,7 @@ mod model;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::ErrorKind,
     path::{Component, Path, PathBuf},
 };
 
@@ -18,6 +19,7 @@ use sealift_common::{
 };
 
 pub use borrowed::Borrowed;
+pub(crate) use borrowed::{called, is_external};
 
 /// Capabilities that the engine gives every container anyway.
 const USUAL_CAPABILITIES: [&str; 14] = [
@@ -80,6 +82,16 @@ pub enum Forbidden {
         "service {service} mounts {path} of the host, which this host does not allow; whoever runs the host may name it in policy.allowed_host_paths of the agent's settings"
     )]
     Path {
+        /// The service.
+        service: String,
+        /// The path as the order has it.
+        path: String,
+    },
+    /// A path of the host whose end nobody can tell.
+    #[error(
+        "service {service} mounts {path} of the host, and what that is cannot be told: it is not absolute, climbs, is a link that leads nowhere, or lies in a folder that the agent's user may not enter; write it out, or let that user enter the folders above it (only then policy.allowed_host_paths of the agent's settings counts)"
+    )]
+    Unseen {
         /// The service.
         service: String,
         /// The path as the order has it.
@@ -247,12 +259,12 @@ impl HostPolicy {
         let by = |setting| Ok(Some(Allowance::new(service, setting, source)));
         let (service, written) = (service.to_owned(), source.to_owned());
         let Some(path) = canonical(Path::new(source)) else {
-            return Err(Forbidden::Path {
+            return Err(Forbidden::Unseen {
                 service,
                 path: written,
             });
         };
-        let socket = self.engine_socket.as_deref().and_then(canonical);
+        let socket = self.engine_socket.as_deref().and_then(nearest);
         let has_socket = socket.as_deref().is_some_and(|socket| socket.starts_with(&path));
         if has_socket {
             if !self.allow_engine_socket {
@@ -266,7 +278,7 @@ impl HostPolicy {
                 return by(AllowedBy::EngineSocket);
             }
         }
-        let state = self.state_dir.as_deref().and_then(canonical);
+        let state = self.state_dir.as_deref().and_then(nearest);
         if state.is_some_and(|state| state.starts_with(&path) || path.starts_with(&state)) {
             return Err(Forbidden::AgentState {
                 service,
@@ -321,7 +333,8 @@ fn confines(option: &str) -> bool {
     let option = option.to_ascii_lowercase();
     let (name, value) = option.split_once(['=', ':']).unwrap_or((&option, ""));
     match name.trim() {
-        "no-new-privileges" => true,
+        // `false` would switch off what the engine's own settings switch on for all.
+        "no-new-privileges" => matches!(value.trim(), "" | "true"),
         "seccomp" => value.trim() == "builtin",
         "apparmor" => value.trim() == "docker-default",
         "label" => value.trim().starts_with("level"),
@@ -330,8 +343,17 @@ fn confines(option: &str) -> bool {
 }
 
 /// An absolute path without symbolic links; what does not exist yet is taken as it is written, below what does. `None`: it is not
-/// absolute, climbs, or cannot be followed.
+/// absolute, climbs, or cannot be followed. What may not be looked at may be a link to anywhere, and the engine follows it.
 fn canonical(path: &Path) -> Option<PathBuf> {
+    followed(path, |error| error.kind() == ErrorKind::NotFound)
+}
+
+/// The same for what is kept from everybody: where it cannot be looked at, it is there as it is written.
+fn nearest(path: &Path) -> Option<PathBuf> {
+    followed(path, |_| true)
+}
+
+fn followed(path: &Path, is_absent: impl Fn(&std::io::Error) -> bool) -> Option<PathBuf> {
     if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
         return None;
     }
@@ -340,12 +362,15 @@ fn canonical(path: &Path) -> Option<PathBuf> {
     loop {
         match there.canonicalize() {
             Ok(found) => return Some(rest.iter().rev().fold(found, |whole, part| whole.join(part))),
-            // A link that leads nowhere exists all the same, and nobody knows what it will lead to.
-            Err(_) if there.symlink_metadata().is_ok() => return None,
-            Err(_) => {
-                rest.push(there.file_name()?.to_owned());
-                there = there.parent()?;
-            }
+            Err(error) if !is_absent(&error) => return None,
+            Err(_) => match there.symlink_metadata() {
+                Err(error) if is_absent(&error) => {
+                    rest.push(there.file_name()?.to_owned());
+                    there = there.parent()?;
+                }
+                // A link that leads nowhere exists all the same, and nobody knows what it will lead to.
+                _ => return None,
+            },
         }
     }
 }

@@ -2,12 +2,13 @@
 //! compose files and makes what they describe; the agent pins the images, checks what came out against the host's policy, and keeps
 //! the result whole.
 //!
-//! [`tool`] runs the program, [`render`] makes the lock, [`files`] keeps locks on the disk, [`names`] says what the engine
-//! calls what is in them, [`variables`] are those of the host.
+//! [`tool`] runs the program, [`render`] makes the lock, [`files`] keeps locks on the disk, [`resolved`] reads them, [`names`] says what
+//! the engine calls what is in them, [`variables`] are those of the host.
 
 pub mod files;
 pub mod names;
 pub mod render;
+pub mod resolved;
 pub mod tool;
 pub mod variables;
 

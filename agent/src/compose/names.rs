@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::policy::{called, is_external};
+
 /// A network or volume of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thing {
@@ -17,25 +19,21 @@ pub struct Thing {
 
 /// The network or volume (`kind` is `networks` or `volumes`) that a lock of this Compose project calls `key`.
 pub fn thing(model: &Value, project: &str, kind: &str, key: &str) -> Thing {
-    let entry = model.get(kind).and_then(|all| all.get(key));
-    let field = |name: &str| {
-        entry
-            .and_then(|entry| entry.get(name))
-            .filter(|value| !value.is_null())
-    };
-    let external = field("external").filter(|external| **external != Value::Bool(false));
-    // Compose v1 may keep the name inside of `external`.
-    let nested = external.and_then(|external| external.get("name"));
-    let written = field("name").or(nested).and_then(Value::as_str);
-    let name = match (written, external) {
-        (Some(name), _) => name.to_owned(),
-        (None, Some(_)) => key.to_owned(),
-        (None, None) => format!("{project}_{key}"),
+    let entry = model
+        .get(kind)
+        .and_then(|all| all.get(key))
+        .unwrap_or(&Value::Null);
+    let field = |name: &str| entry.get(name).filter(|value| !value.is_null());
+    let is_external = is_external(entry);
+    let name = match called("", entry) {
+        "" if is_external => key.to_owned(),
+        "" => format!("{project}_{key}"),
+        written => written.to_owned(),
     };
     let is_empty = |value: &Value| value.as_object().is_some_and(serde_json::Map::is_empty);
     Thing {
         name,
-        is_external: external.is_some(),
+        is_external,
         is_plain: field("driver").is_none_or(|driver| *driver == "local")
             && field("driver_opts").is_none_or(is_empty),
         is_internal: field("internal") == Some(&Value::Bool(true)),

@@ -18,7 +18,7 @@ use sealift_common::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Compose, tool::Call, variables::HostVariables};
+use super::{Compose, resolved, tool::Call, variables::HostVariables};
 use crate::{
     labels,
     policy::{Borrowed, HostPolicy},
@@ -133,18 +133,10 @@ async fn render_with(
         return Err(rejected(warning.trim()));
     }
     let text = String::from_utf8(said.output).map_err(|_| rejected("the host's Compose answers no text"))?;
-    let model = hosted::document(&text).map_err(|error| rejected(error.to_string()))?;
+    let model = resolved::read(&text, manifest)?;
     compare(order, &model)?;
-    let (policy, files_dir) = (policy.clone(), compose.files_dir().map(ToOwned::to_owned));
-    let active: BTreeSet<String> = manifest.services.keys().map(ToString::to_string).collect();
-    let own = labels::target_prefix(order.target_id);
-    let borrowed = Borrowed::of_model(&model, &active);
-    let checked =
-        tokio::task::spawn_blocking(move || policy.check_model(&model, &active, files_dir.as_deref(), &own))
-            .await
-            .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?;
-    let allowances =
-        checked.map_err(|forbidden| Failure::new(FailureCode::HostPolicy, forbidden.to_string()))?;
+    let borrowed = Borrowed::of_model(&model, &active(manifest), &manifest.hooks);
+    let allowances = judge(compose, order, policy, model).await?;
     let lock = format!(
         "# Made by the sealift agent for {} on {}. Do not edit: its digest is in the sticker and in the evidence.\n# {}\n{text}",
         order.release,
@@ -156,6 +148,26 @@ async fn render_with(
         borrowed,
         allowances,
     })
+}
+
+fn active(manifest: &ComposeManifest) -> BTreeSet<String> {
+    manifest.services.keys().map(ToString::to_string).collect()
+}
+
+/// Has the host's policy judge what Compose made of the file, and says what of it the settings allow. Asked once more before it is carried
+/// out: a path that was allowed may lead elsewhere by then, because whoever may write there may put a link in.
+pub async fn judge(
+    compose: &Compose,
+    order: &Order<ComposeManifest>,
+    policy: &HostPolicy,
+    model: Value,
+) -> Result<Vec<Allowance>, Failure> {
+    let (policy, files_dir) = (policy.clone(), compose.files_dir().map(ToOwned::to_owned));
+    let (active, own) = (active(&order.manifest), labels::target_prefix(order.target_id));
+    tokio::task::spawn_blocking(move || policy.check_model(&model, &active, files_dir.as_deref(), &own))
+        .await
+        .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?
+        .map_err(|forbidden| Failure::new(FailureCode::HostPolicy, forbidden.to_string()))
 }
 
 /// The last lines of what Compose said, for people.

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use sealift_common::manifest::{Manifest, MountSpec, ServiceSpec};
+use sealift_common::{
+    hook::HookSpec,
+    manifest::{Manifest, MountSpec, ServiceSpec},
+};
 use serde_json::{Map, Value};
 
 use super::{
@@ -13,7 +16,7 @@ use super::{
 use crate::labels;
 
 /// Networks that every engine has from the beginning; they are the host's own, or everybody's.
-const ENGINES_OWN: [&str; 3] = ["bridge", "host", "none"];
+pub(super) const ENGINES_OWN: [&str; 3] = ["bridge", "host", "none"];
 
 /// What an order uses without making it, by the engine's names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,26 +28,29 @@ pub struct Borrowed {
 }
 
 impl Borrowed {
-    /// What the services of a manifest use.
+    /// What the services and hooks of a manifest use.
     pub fn of_manifest(manifest: &Manifest) -> Self {
-        let services = || manifest.services.values();
+        let (services, hooks) = (|| manifest.services.values(), || manifest.hooks.iter());
         let networks = services()
             .flat_map(ServiceSpec::network_names)
+            .chain(hooks().flat_map(HookSpec::network_names))
             .filter_map(|name| manifest.networks.get(name)?.external.clone());
         let volumes = services()
             .flat_map(|spec| &spec.volumes)
             .filter_map(|mount| match mount {
-                MountSpec::Volume { volume, .. } => manifest.volumes.get(volume)?.external.clone(),
+                MountSpec::Volume { volume, .. } => Some(volume),
                 MountSpec::Bind { .. } | MountSpec::Anonymous { .. } => None,
-            });
+            })
+            .chain(hooks().flat_map(|hook| &hook.volumes).map(|mount| &mount.volume))
+            .filter_map(|volume| manifest.volumes.get(volume)?.external.clone());
         Self {
             networks: networks.collect(),
             volumes: volumes.collect(),
         }
     }
 
-    /// What the `active` services of a compose file as Compose resolved it use.
-    pub fn of_model(model: &Value, active: &BTreeSet<String>) -> Self {
+    /// What the `active` services of a compose file as Compose resolved it, and its hooks, use.
+    pub fn of_model(model: &Value, active: &BTreeSet<String>, hooks: &[HookSpec]) -> Self {
         let mut borrowed = Self::default();
         let external = |kind: &str, name: &str| {
             let entry = model.get(kind)?.get(name)?;
@@ -60,6 +66,16 @@ impl Borrowed {
                 Value::String(short) => short.split_once(':').map(|(source, _)| source),
                 long => Some(text(long.get("source"))),
             });
+            borrowed
+                .volumes
+                .extend(volumes.filter_map(|name| external("volumes", name)));
+        }
+        for hook in hooks {
+            let networks = hook.network_names().into_iter();
+            borrowed
+                .networks
+                .extend(networks.filter_map(|name| external("networks", name)));
+            let volumes = hook.volumes.iter().map(|mount| mount.volume.as_str());
             borrowed
                 .volumes
                 .extend(volumes.filter_map(|name| external("volumes", name)));
@@ -101,16 +117,18 @@ pub(super) fn not_of_another(kind: &'static str, name: &str, own_prefix: &str) -
 }
 
 /// Whether a network or volume of a resolved model is one that Compose does not make.
-pub(super) fn is_external(entry: &Value) -> bool {
+pub(crate) fn is_external(entry: &Value) -> bool {
     entry.get("external").is_some_and(is_set)
 }
 
 /// The engine's name of a network or volume of a resolved model, where the model says it.
-pub(super) fn called<'a>(name: &'a str, entry: &'a Value) -> &'a str {
+pub(crate) fn called<'a>(name: &'a str, entry: &'a Value) -> &'a str {
     let nested = entry
         .get("external")
         .and_then(Value::as_object)
-        .map(|external: &Map<String, Value>| text(external.get("name")));
+        .map(|external: &Map<String, Value>| text(external.get("name")))
+        // Compose v1 may keep the name inside of `external`.
+        .filter(|name| !name.is_empty());
     match nested.unwrap_or_else(|| text(entry.get("name"))) {
         "" => name,
         other => other,
@@ -121,6 +139,7 @@ pub(super) fn called<'a>(name: &'a str, entry: &'a Value) -> &'a str {
 mod tests {
     use sealift_common::{
         compose::hosted,
+        hook::{HookMount, HookWhen},
         manifest::{NetworkSpec, VolumeSpec},
     };
 
@@ -160,22 +179,60 @@ mod tests {
             ("sealift-0a0a0a0b-shop-default", "mine"),
             ("edge", "sealift-ffffffff-shop-data"),
         ] {
-            let refused = Borrowed::of_manifest(&manifest(network, volume)).check(OWN);
-            assert!(
-                matches!(refused, Err(Forbidden::Borrowed { .. })),
-                "{network} {volume}: {refused:?}"
-            );
+            for manifest in [manifest(network, volume), of_hook(network, volume)] {
+                let refused = Borrowed::of_manifest(&manifest).check(OWN);
+                assert!(
+                    matches!(refused, Err(Forbidden::Borrowed { .. })),
+                    "{network} {volume}: {refused:?}"
+                );
+            }
         }
         for (network, volume) in [
             ("edge", "mine"),
             ("sealift-0a0a0a0a-shop-default", "sealift-0a0a0a0a-shop-data"),
             ("hosts", "sealifted"),
         ] {
-            assert_eq!(
-                Borrowed::of_manifest(&manifest(network, volume)).check(OWN),
-                Ok(())
-            );
+            for manifest in [manifest(network, volume), of_hook(network, volume)] {
+                let borrowed = Borrowed::of_manifest(&manifest);
+                assert_eq!(borrowed.check(OWN), Ok(()));
+                assert!(borrowed.networks.contains(network) && borrowed.volumes.contains(volume));
+            }
         }
+    }
+
+    /// The same, used by a hook alone.
+    fn of_hook(network: &str, volume: &str) -> Manifest {
+        let mut manifest = manifest(network, volume);
+        let web = manifest.services.values_mut().next().unwrap();
+        web.networks.clear();
+        web.volumes.clear();
+        manifest.hooks.push(hook());
+        manifest
+    }
+
+    fn hook() -> HookSpec {
+        let mut hook = samples::hook("migrate", HookWhen::PreDeploy, "v1");
+        hook.networks.insert("edge".parse().unwrap());
+        hook.volumes.push(HookMount {
+            volume: "data".parse().unwrap(),
+            target: "/d".to_owned(),
+            read_only: false,
+        });
+        hook
+    }
+
+    #[test]
+    fn t16_what_hooks_borrow_on_compose_hosts_is_judged_like_what_services_do() {
+        let model = hosted::document(
+            "services: {a: {image: a}}\nnetworks: {edge: {external: true, name: the-edge}}\n\
+             volumes: {data: {external: true, name: the-data}}\n",
+        )
+        .unwrap();
+        let active = BTreeSet::from(["a".to_owned()]);
+        let borrowed = Borrowed::of_model(&model, &active, &[hook()]);
+        assert_eq!(borrowed.networks, BTreeSet::from(["the-edge".to_owned()]));
+        assert_eq!(borrowed.volumes, BTreeSet::from(["the-data".to_owned()]));
+        assert_eq!(Borrowed::of_model(&model, &active, &[]), Borrowed::default());
     }
 
     #[test]
@@ -189,7 +246,7 @@ mod tests {
         )
         .unwrap();
         let active = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
-        let borrowed = Borrowed::of_model(&model, &active);
+        let borrowed = Borrowed::of_model(&model, &active, &[]);
         assert_eq!(
             borrowed.networks,
             BTreeSet::from(["the-edge".to_owned(), "the-old".to_owned()])

@@ -8,13 +8,12 @@ use serde_json::Value;
 
 use super::{
     Forbidden, HostPolicy,
-    borrowed::{called, is_external, not_of_another},
+    borrowed::{ENGINES_OWN, called, is_external, not_of_another},
     bounded,
 };
 
 /// Keys of a service that ask nothing of the host, or whose values are judged below.
 const SERVICE_KEYS: &[&str] = &[
-    "annotations",
     "attach",
     "blkio_config",
     "build",
@@ -97,8 +96,44 @@ const SERVICE_KEYS: &[&str] = &[
 const TOP_KEYS: &[&str] = &[
     "configs", "name", "networks", "secrets", "services", "version", "volumes",
 ];
+/// Keys of a volume.
+const VOLUME_KEYS: &[&str] = &["driver", "driver_opts", "external", "labels", "name"];
+/// Keys of a network.
+const NETWORK_KEYS: &[&str] = &[
+    "attachable",
+    "driver",
+    "driver_opts",
+    "enable_ipv4",
+    "enable_ipv6",
+    "external",
+    "internal",
+    "ipam",
+    "labels",
+    "name",
+];
 /// Drivers of networks that stay away from the host's own.
 const NETWORK_DRIVERS: &[&str] = &["", "bridge", "default", "overlay"];
+/// Options of those drivers that do not reach beyond the network. Others name bridges and addresses of the host.
+const NETWORK_OPTIONS: &[&str] = &[
+    "com.docker.network.bridge.enable_icc",
+    "com.docker.network.driver.mtu",
+];
+/// Options of a mount that only make it stricter or do not matter.
+const MOUNT_FLAGS: &[&str] = &[
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "nosuid",
+    "relatime",
+    "ro",
+    "rw",
+];
+/// Options of a volume in memory.
+const TMPFS_OPTIONS: &[&str] = &["gid", "mode", "nr_blocks", "nr_inodes", "size", "uid"];
+/// What is said of a volume that is not known to be harmless.
+const VOLUME: &str = "uses a driver or options that the agent cannot judge: only `local` without options, with type tmpfs, or with type \
+                      none, bind among `o` and an absolute path in `device` (others: make the volume on the host and name it as external)";
 
 fn asks(path: impl Into<String>, what: &'static str) -> Forbidden {
     Forbidden::Asks {
@@ -171,17 +206,52 @@ impl HostPolicy {
         Ok(bounded(allowances))
     }
 
-    /// A volume of the `local` driver may be a folder or a device of the host.
+    /// A volume of the `local` driver is whatever its options have the engine mount: a folder, a device, the kernel's own files. Plug-ins
+    /// may do anything.
     fn volume(&self, name: &str, volume: &Value) -> Result<Option<Allowance>, Forbidden> {
-        let device = text(
-            volume
-                .get("driver_opts")
-                .and_then(|options| options.get("device")),
-        );
-        if device.starts_with('/') {
-            return self.check_path(&format!("volumes.{name}"), device);
+        let at = format!("volumes.{name}");
+        known_keys(&at, volume, VOLUME_KEYS)?;
+        let unknown = || asks(&at, VOLUME);
+        if !matches!(word(volume.get("driver")), Some("" | "local")) {
+            return Err(unknown());
         }
-        Ok(None)
+        let options = match volume.get("driver_opts") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Object(options)) if options.is_empty() => return Ok(None),
+            Some(Value::Object(options)) => options,
+            Some(_) => return Err(unknown()),
+        };
+        if !options
+            .keys()
+            .all(|key| matches!(key.as_str(), "type" | "o" | "device"))
+        {
+            return Err(unknown());
+        }
+        let option = |key: &str| word(options.get(key)).ok_or_else(unknown);
+        let (kind, device, flags) = (option("type")?, option("device")?, option("o")?);
+        let is_flag = |flag: &str| MOUNT_FLAGS.contains(&flag);
+        let is_bind = |flag: &str| matches!(flag, "bind" | "rbind");
+        let mut flags = flags.split(',').filter(|flag| !flag.is_empty());
+        match kind {
+            "tmpfs" if matches!(device, "" | "tmpfs") => {
+                let of_memory = |flag: &str| {
+                    let option = flag.split_once('=');
+                    option.is_some_and(|(option, _)| TMPFS_OPTIONS.contains(&option))
+                };
+                if flags.all(|flag| is_flag(flag) || of_memory(flag)) {
+                    return Ok(None);
+                }
+            }
+            "" | "none" if device.starts_with('/') => {
+                let flags: Vec<_> = flags.collect();
+                let is_known = flags.iter().all(|flag| is_flag(flag) || is_bind(flag));
+                if is_known && flags.iter().any(|flag| is_bind(flag)) {
+                    return self.check_path(&at, device);
+                }
+            }
+            _ => {}
+        }
+        Err(unknown())
     }
 
     fn service(&self, name: &str, service: &Value) -> Result<BTreeSet<Allowance>, Forbidden> {
@@ -202,7 +272,7 @@ impl HostPolicy {
         for (key, allowed) in [
             ("cgroup", &["", "private"][..]),
             ("ipc", &["", "none", "private", "shareable"]),
-            ("network_mode", &["", "bridge", "default", "none"]),
+            ("network_mode", &["", "none"]),
             ("pid", &[""]),
             ("userns_mode", &[""]),
             ("uts", &[""]),
@@ -227,6 +297,12 @@ impl HostPolicy {
                 at("deploy.resources.reservations.devices"),
                 "takes devices of the host",
             ));
+        }
+        for (network, options) in entries(service.get("networks")) {
+            if options.get("driver_opts").is_some_and(is_set) {
+                let at = at(&format!("networks.{network}.driver_opts"));
+                return Err(asks(at, "has options that the agent cannot judge"));
+            }
         }
         let mut allowances = BTreeSet::new();
         for capability in items(service.get("cap_add")) {
@@ -254,6 +330,10 @@ fn host_path<'a>(mount: &'a Value, at: &str) -> Result<Option<&'a str>, Forbidde
         }
         Value::Object(long) => match text(long.get("type")) {
             "bind" => Ok(Some(text(long.get("source")))),
+            // Older engines are told both kinds in one notation, in which a name with a `/` is a path.
+            "volume" if text(long.get("source")).contains(['/', '\\']) => {
+                Err(asks(at, "has a volume whose name is a path"))
+            }
             "volume" | "tmpfs" => Ok(None),
             _ => Err(asks(at, "has a mount of a type that the agent cannot judge")),
         },
@@ -263,169 +343,57 @@ fn host_path<'a>(mount: &'a Value, at: &str) -> Result<Option<&'a str>, Forbidde
 
 fn network_of(name: &str, network: &Value) -> Result<(), Forbidden> {
     let at = format!("networks.{name}");
-    let driver = text(network.get("driver"));
-    if !NETWORK_DRIVERS.contains(&driver) {
+    known_keys(&at, network, NETWORK_KEYS)?;
+    if !word(network.get("driver")).is_some_and(|driver| NETWORK_DRIVERS.contains(&driver)) {
         return Err(asks(
             at,
             "uses a driver that reaches into the host's own networks",
         ));
     }
-    if is_external(network) && matches!(called(name, network), "host" | "none") {
-        return Err(asks(at, "is the host's own network"));
+    let options = network.get("driver_opts");
+    let is_list = options.is_some_and(|options| !options.is_object() && is_set(options));
+    if is_list || entries(options).any(|(option, _)| !NETWORK_OPTIONS.contains(&option.as_str())) {
+        let at = format!("{at}.driver_opts");
+        return Err(asks(at, "has options that may name networks of the host"));
+    }
+    let ipam = network.get("ipam");
+    let field = |key: &str| ipam.and_then(|ipam| ipam.get(key));
+    let is_usual = matches!(word(field("driver")), Some("" | "default"));
+    if !is_usual || field("options").is_some_and(is_set) {
+        let at = format!("{at}.ipam");
+        return Err(asks(
+            at,
+            "has its addresses from a driver that the agent cannot judge",
+        ));
+    }
+    let is_named = is_external(network) || !text(network.get("name")).is_empty();
+    if is_named && ENGINES_OWN.contains(&called(name, network)) {
+        return Err(asks(at, "is the engine's own network"));
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use sealift_common::{compose::hosted, evidence::AllowedBy};
-
-    use super::*;
-
-    fn check(yaml: &str) -> Result<Vec<Allowance>, Forbidden> {
-        let policy = HostPolicy {
-            allowed_host_paths: vec!["/srv/app".into()],
-            engine_socket: Some("/var/run/docker.sock".into()),
-            state_dir: Some("/var/lib/sealift-agent".into()),
-            ..HostPolicy::default()
-        };
-        let model = hosted::document(yaml).unwrap();
-        policy.check_model(
-            &model,
-            &["a".to_owned()].into(),
-            Some(Path::new("/srv/files")),
-            "sealift-0a-",
-        )
+/// Refuses keys that are not known to be harmless.
+fn known_keys(at: &str, entry: &Value, known: &[&str]) -> Result<(), Forbidden> {
+    if !entry.is_object() && !entry.is_null() {
+        return Err(asks(at, "is not written in a way that the agent can read"));
     }
-
-    fn service(body: &str) -> Result<Vec<Allowance>, Forbidden> {
-        check(&format!("services: {{a: {{image: a, {body}}}}}"))
-    }
-
-    #[test]
-    fn t16_what_reaches_the_host_is_refused_with_place_and_advice() {
-        for (body, said) in [
-            ("privileged: true", "services.a.privileged"),
-            ("privileged: 'true'", "services.a.privileged"),
-            ("pid: host", "services.a.pid"),
-            ("pid: 'container:x'", "services.a.pid"),
-            ("ipc: host", "services.a.ipc"),
-            ("uts: host", "services.a.uts"),
-            ("userns_mode: host", "services.a.userns_mode"),
-            ("cgroup: host", "services.a.cgroup"),
-            ("cgroup_parent: x", "services.a.cgroup_parent"),
-            ("network_mode: host", "services.a.network_mode"),
-            ("network_mode: 'container:x'", "services.a.network_mode"),
-            ("network_mode: other_default", "services.a.network_mode"),
-            ("devices: [/dev/sda]", "services.a.devices"),
-            (
-                "device_cgroup_rules: ['c 1:3 rwm']",
-                "services.a.device_cgroup_rules",
-            ),
-            ("gpus: all", "services.a.gpus"),
-            ("runtime: x", "services.a.runtime"),
-            ("use_api_socket: true", "services.a.use_api_socket"),
-            ("some_future_key: 1", "services.a.some_future_key"),
-            ("volumes_from: ['container:x']", "services.a.volumes_from"),
-            (
-                "post_start: [{command: x, privileged: true}]",
-                "services.a.post_start",
-            ),
-            (
-                "deploy: {resources: {reservations: {devices: [{capabilities: [gpu]}]}}}",
-                "services.a.deploy.resources.reservations.devices",
-            ),
-            ("cap_add: [SYS_ADMIN]", "SYS_ADMIN"),
-            ("cap_add: [ALL]", "ALL"),
-            ("security_opt: ['seccomp:unconfined']", "unconfined"),
-            ("volumes: ['/etc:/x:ro']", "/etc"),
-            ("volumes: ['/var/run/docker.sock:/x']", "/var/run/docker.sock"),
-            ("volumes: [{type: bind, source: /root, target: /x}]", "/root"),
-            (
-                "volumes: [{type: npipe, source: x, target: /x}]",
-                "services.a.volumes",
-            ),
-            (
-                "volumes: ['/var/lib/sealift-agent/compose/x:/x']",
-                "/var/lib/sealift-agent",
-            ),
-        ] {
-            let refused = service(body).unwrap_err().to_string();
-            assert!(
-                refused.contains(said) && refused.len() > said.len() + 20,
-                "{body}: {refused}"
-            );
-        }
-        for (yaml, said) in [
-            (
-                "services: {a: {image: a}}\nvolumes: {v: {driver_opts: {type: none, o: bind, device: /etc}}}",
-                "/etc",
-            ),
-            (
-                "services: {a: {image: a}}\nnetworks: {n: {driver: macvlan}}",
-                "networks.n",
-            ),
-            (
-                "services: {a: {image: a}}\nnetworks: {n: {external: true, name: host}}",
-                "networks.n",
-            ),
-            (
-                "services: {a: {image: a}}\nnetworks: {host: {external: true}}",
-                "networks.host",
-            ),
-            (
-                "services: {a: {image: a}}\nsecrets: {s: {file: /etc/shadow}}",
-                "/etc/shadow",
-            ),
-            (
-                "services: {a: {image: a}}\nnetworks: {n: {external: true, name: sealift-0b-shop_default}}",
-                "sealift-0b-shop_default",
-            ),
-            (
-                "services: {a: {image: a}}\nvolumes: {v: {name: sealift-0b-shop_data}}",
-                "sealift-0b-shop_data",
-            ),
-            ("services: {a: {image: a}}\nmodels: {m: {}}", "models"),
-        ] {
-            let refused = check(yaml).unwrap_err().to_string();
-            assert!(refused.contains(said), "{yaml}: {refused}");
-        }
-    }
-
-    #[test]
-    fn what_applications_usually_ask_for_is_allowed() {
-        for body in [
-            "cap_add: [NET_BIND_SERVICE], cap_drop: [ALL], read_only: true",
-            "security_opt: ['no-new-privileges:true']",
-            "volumes: ['data:/d:rw', /anonymous, '/srv/files/y:/y']",
-            "volumes: [{type: volume, source: data, target: /d}, {type: tmpfs, target: /t}]",
-            "pid: 'service:b', ipc: shareable, network_mode: 'service:b', privileged: false",
-            "deploy: {resources: {limits: {cpus: '0.5'}}}, x-sealift: {}",
-        ] {
-            assert_eq!(service(body), Ok(Vec::new()), "{body}");
-        }
-        assert_eq!(
-            check("services: {a: {image: a}}\nvolumes: {v: {name: sealift-0a-shop_v}}"),
-            Ok(Vec::new())
-        );
-        // What does not run asks for nothing.
-        assert_eq!(
-            check("services: {a: {image: a}, off: {image: b, privileged: true, profiles: [x]}}"),
-            Ok(Vec::new())
-        );
-        assert_eq!(
-            check("services: {a: {image: a}}\nsecrets: {s: {file: /srv/files/s}}"),
-            Ok(Vec::new())
-        );
-    }
-
-    #[test]
-    fn what_the_settings_allow_is_told() {
-        let body = "volumes: ['/srv/app/x:/x:ro', '/srv/files/y:/y', '/srv/app/x:/z']";
-        let wanted = Allowance::new("a", AllowedBy::HostPaths, "/srv/app/x");
-        assert_eq!(service(body), Ok(vec![wanted]));
-        let shared = "services: {a: {image: a}}\nvolumes: {v: {driver_opts: {type: none, o: bind, device: /srv/app/v}}}";
-        let wanted = Allowance::new("volumes.v", AllowedBy::HostPaths, "/srv/app/v");
-        assert_eq!(check(shared), Ok(vec![wanted]));
+    match entries(Some(entry)).find(|(key, _)| !known.contains(&key.as_str()) && !key.starts_with("x-")) {
+        None => Ok(()),
+        Some((key, _)) => Err(asks(
+            format!("{at}.{key}"),
+            "is not a key that the agent can judge",
+        )),
     }
 }
+
+/// A text, empty when nothing is said; `None` when something else than a text is.
+fn word(value: Option<&Value>) -> Option<&str> {
+    match value {
+        None | Some(Value::Null) => Some(""),
+        Some(value) => value.as_str(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

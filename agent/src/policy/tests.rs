@@ -102,6 +102,62 @@ fn r4_a_link_counts_as_what_it_leads_to() {
 }
 
 #[test]
+fn t16_what_may_not_be_looked_at_is_not_taken_for_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = listing(&[dir.path()]);
+    let refuses = |path: PathBuf| {
+        let refused = policy.check(&bind(&path));
+        assert!(
+            matches!(refused, Err(Forbidden::Unseen { .. })),
+            "{path:?}: {refused:?}"
+        );
+    };
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    refuses(dir.path().join("file/below"));
+    refuses(dir.path().join("x".repeat(300)));
+
+    // As the packaged agent: a user of its own, and a folder of somebody else's with a link to anywhere.
+    let closed = dir.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::os::unix::fs::symlink("/", closed.join("link")).unwrap();
+    let mode = |path: &Path, mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(path, permissions).unwrap();
+    };
+    mode(dir.path(), 0o755);
+    mode(&closed, 0);
+    std::thread::scope(|scope| {
+        let of_agent = scope.spawn(|| {
+            // Only root may, and only root needs to: everybody else may not enter the folder anyway.
+            let nobody = rustix::process::Uid::from_raw(65_534);
+            if rustix::process::geteuid().is_root() {
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            }
+            refuses(closed.join("link"));
+            refuses(closed.join("link/etc"));
+            assert!(
+                policy.check(&bind(&closed)).is_ok(),
+                "the folder itself can be told"
+            );
+        });
+        of_agent.join().unwrap();
+    });
+    mode(&closed, 0o700);
+}
+
+#[test]
+fn t16_what_is_kept_from_everybody_is_so_where_it_cannot_be_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let policy = HostPolicy {
+        engine_socket: Some(dir.path().join("file/engine.sock")),
+        state_dir: Some(dir.path().join("file/state")),
+        ..listing(&[dir.path()])
+    };
+    assert!(policy.check(&bind(dir.path())).is_err());
+}
+
+#[test]
 fn r4_the_engines_socket_needs_a_setting_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("engine.sock");
@@ -182,6 +238,8 @@ fn r4_options_that_may_switch_a_confinement_off_are_refused() {
         "label=disable",
         "label:type:spc_t",
         "unmask=ALL",
+        "no-new-privileges:false",
+        "no-new-privileges=0",
     ] {
         let loose = with(|spec| spec.security_opt.push(option.to_owned()));
         let refused = policy().check(&loose).unwrap_err().to_string();

@@ -33,7 +33,12 @@ impl<H: Host> Runner<H> {
             Step::QuietOld(id) => self.quiet(id).await,
             Step::StopOld(id) => self.stop_old(id).await,
             Step::AwaitDependency(service) => self.await_dependency(service).await,
-            Step::StartNew(service) => self.start_new(service).await,
+            Step::StartNew(service) => {
+                // Engines follow the paths of mounts when they start a container, which may be long after it was made.
+                let spec = self.spec(service)?.clone();
+                self.still_allowed(service, &spec).await?;
+                self.start_new(service).await
+            }
             Step::NoteStarted => self.note_started(),
             Step::AwaitHealth => self.await_health().await,
             Step::JoinNew(service) => self.join_new(service).await,

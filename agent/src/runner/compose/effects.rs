@@ -189,6 +189,9 @@ impl<H: Host> ComposeRunner<H> {
 
     async fn up(&mut self) -> Done {
         let lock = self.locked()?.lock;
+        let policy = self.attempt.shared.policy.of(&self.attempt.order.environment);
+        let model = self.model().await?;
+        render::judge(&self.compose, &self.attempt.order, policy, model).await?;
         let files = self.compose.files(&self.attempt.order);
         aside(LOCKS, move || files.show(Some(lock))).await?;
         kill::at("lock_shown");

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use sealift_common::{
-    compose::hosted,
     compose_manifest::ComposeManifest,
     failure::{Failure, FailureCode},
     hook::{Direction, HookSpec, HookWhen},
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use super::{ComposeRunner, patiently};
 use crate::{
-    compose::names::thing,
+    compose::{names::thing, resolved},
     host::{Host, HostError, NewContainer, NewNetwork},
     journal::HookRef,
     labels,
@@ -32,11 +31,11 @@ const COMPOSE_VOLUME: &str = "com.docker.compose.volume";
 
 impl<H: Host> ComposeRunner<H> {
     /// The lock as data.
-    async fn model(&self) -> Result<Value, Failure> {
+    pub(super) async fn model(&self) -> Result<Value, Failure> {
         let digest = self.locked()?.lock;
         let files = self.compose.files(&self.attempt.order);
         let text = aside(LOCKS, move || files.text(digest)).await?;
-        hosted::document(&text).map_err(internal)
+        resolved::read(&text, &self.attempt.order.manifest)
     }
 
     /// The engine's networks of a hook. One that Compose has not made yet has nobody on it: the hook gets an empty one of its own

@@ -325,6 +325,8 @@ async fn r10_compose_refusals_on_engine_touch_nothing_and_orphans_go() {
         ("privileged: true", "HOST_POLICY"),
         ("pid: host", "HOST_POLICY"),
         ("volumes: ['/etc:/x']", "HOST_POLICY"),
+        ("network_mode: bridge", "HOST_POLICY"),
+        ("security_opt: ['no-new-privileges:false']", "HOST_POLICY"),
         ("environment: { A: '${NOWHERE}' }", "COMPOSE_REJECTED"),
         ("no_such_key: 1", "COMPOSE_REJECTED"),
     ] {
@@ -338,10 +340,37 @@ async fn r10_compose_refusals_on_engine_touch_nothing_and_orphans_go() {
         assert_eq!(place.inspected()["web"]["Id"], before["web"]["Id"]);
     }
 
+    // What the engine would mount or join of the host for a volume or network, as this Compose resolves it.
+    for (bad, kind) in [
+        ("{driver_opts: {type: none, o: bind, device: /etc}}", "volumes"),
+        ("{driver_opts: {type: none, o: rbind, device: etc}}", "volumes"),
+        (
+            "{driver_opts: {type: overlay, o: 'lowerdir=/etc:/tmp', device: overlay}}",
+            "volumes",
+        ),
+        ("{driver_opts: {type: proc, device: proc}}", "volumes"),
+        ("{driver_opts: {type: ext4, device: dev/sda1}}", "volumes"),
+        ("{driver: local-persist}", "volumes"),
+        (
+            "{driver_opts: {com.docker.network.bridge.name: docker0}}",
+            "networks",
+        ),
+        ("{external: true, name: bridge}", "networks"),
+    ] {
+        let used = if kind == "volumes" { "'bad:/d'" } else { "bad" };
+        let bad =
+            format!("services: {{ web: {{ image: NEXT, {kind}: [{used}] }} }}\n{kind}: {{ bad: {bad} }}");
+        let finished = place.compose(manifest(&bad, &old, &old)).await;
+        assert_eq!(code(&finished), "HOST_POLICY", "{bad}: {:?}", finished.failure);
+        assert_eq!(place.inspected()["web"]["Id"], before["web"]["Id"]);
+    }
+
     // What is borrowed and not there is found before anything is changed.
     for borrowed in [
         "services: { web: { image: NEXT, networks: [edge] } }\nnetworks: { edge: { external: true, name: no-such-network } }",
         "services: { web: { image: NEXT, volumes: ['data:/d'] } }\nvolumes: { data: { external: true, name: no-such-volume } }",
+        "services: { web: { image: NEXT } }\nvolumes: { data: { external: true, name: no-such-volume } }\n\
+         x-sealift: { hooks: [{ name: a, when: pre_deploy, image: STEADY, volumes: ['data:/d'] }] }",
     ] {
         let finished = place.compose(manifest(borrowed, &old, &old)).await;
         assert_eq!(code(&finished), "CONTAINER_REJECTED", "{:?}", finished.failure);

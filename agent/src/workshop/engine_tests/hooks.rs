@@ -3,7 +3,8 @@
 use sealift_common::{
     bounds,
     evidence::{HookResult, Statement},
-    hook::{Direction, HookSpec, HookWhen, OnFailure},
+    hook::{Direction, HookMount, HookSpec, HookWhen, OnFailure},
+    manifest::{NetworkSpec, VolumeSpec},
     name::ServiceName,
     swap::Swap,
 };
@@ -50,7 +51,7 @@ impl Place {
     }
 
     /// The container of the hook that is under way, as the engine has it.
-    async fn hook(&self) -> Value {
+    pub(super) async fn hook(&self) -> Value {
         let filter = format!(
             "label={}={}",
             crate::labels::TARGET_ID,
@@ -321,5 +322,50 @@ async fn what_a_hook_left_behind_on_engine_is_removed_when_nothing_is_under_way(
         }
     };
     timeout(PATIENCE, wait).await.unwrap();
+    place.down().await;
+}
+
+#[tokio::test]
+async fn t16_a_hook_on_engine_borrows_nothing_that_a_service_may_not_and_nothing_that_is_not_there() {
+    images!(ok_1 = "OK_1");
+    let mut place = Place::new(1, None).await;
+    let missing = format!("missing-{}", place.bindings[0].target_id);
+    let others = "sealift-ffffffff-shop-data";
+    for (network, volume, wanted) in [
+        (Some("host"), None, "ORDER_REFUSED"),
+        (Some("bridge"), None, "ORDER_REFUSED"),
+        (None, Some(others), "ORDER_REFUSED"),
+        (Some(missing.as_str()), None, "CONTAINER_REJECTED"),
+        (None, Some(missing.as_str()), "CONTAINER_REJECTED"),
+    ] {
+        let mut hook = hook(HookWhen::PreDeploy, &ok_1, "environment");
+        let mut manifest = with(&ok_1, Vec::new());
+        if let Some(network) = network {
+            let spec = NetworkSpec {
+                internal: false,
+                external: Some(network.to_owned()),
+            };
+            manifest.networks.insert("edge".parse().unwrap(), spec);
+            hook.networks.insert("edge".parse().unwrap());
+        }
+        if let Some(volume) = volume {
+            let spec = VolumeSpec {
+                external: Some(volume.to_owned()),
+            };
+            manifest.volumes.insert("data".parse().unwrap(), spec);
+            hook.volumes.push(HookMount {
+                volume: "data".parse().unwrap(),
+                target: "/d".to_owned(),
+                read_only: true,
+            });
+        }
+        manifest.hooks.push(hook);
+        let finished = place.deploy(manifest).await;
+        let said = &finished.failure;
+        assert_eq!(code(&finished), wanted, "{network:?} {volume:?}: {said:?}");
+        assert!(place.containers().is_empty());
+    }
+    let made = format!("name={missing}");
+    assert_eq!(docker(&["volume", "ls", "-q", "--filter", &made]), "");
     place.down().await;
 }

@@ -84,3 +84,70 @@ async fn hooks_on_engine_run_beside_what_compose_makes_and_their_failure_brings_
     }
     place.down().await;
 }
+
+/// Compose v2 does not say what only hooks use.
+#[tokio::test]
+async fn t16_a_hook_on_engine_gets_what_the_file_names_whatever_compose_says_of_it() {
+    images!(ok_1 = "OK_1");
+    let (mut place, _files) = place().await;
+    let lent = format!("lent-{}", place.bindings[0].target_id);
+    docker(&["volume", "create", &lent]);
+    docker(&["network", "create", &lent]);
+    let file = format!(
+        "services: {{ web: {{ image: NEXT }} }}\n\
+         networks: {{ edge: {{ external: true, name: {lent} }} }}\n\
+         volumes: {{ cred: {{ external: true, name: {lent} }} }}\n\
+         x-sealift: {{ hooks: [{{ name: migrate, when: pre_deploy, image: STEADY, command: sleep, \
+         networks: [edge], volumes: ['cred:/run/credentials:ro'] }}] }}"
+    );
+    let order = place.order(0, manifest(&file, &ok_1, &ok_1));
+    place.begin(&order).await;
+    let seen = place.hook().await;
+    assert_eq!(seen["Mounts"][0]["Name"], lent.as_str());
+    let networks = seen["NetworkSettings"]["Networks"].as_object().unwrap();
+    assert_eq!(networks.keys().collect::<Vec<_>>(), [&lent]);
+    place.workshop.stop(order.task_id).await;
+    timeout(PATIENCE * 3, place.end_slowly(&order)).await.unwrap();
+    place.idle().await;
+
+    for (entry, wanted) in [
+        ("external: true, name: host", "HOST_POLICY"),
+        (
+            "external: true, name: sealift-ffffffff-shop_default",
+            "HOST_POLICY",
+        ),
+        ("external: true, name: '${EDGE}'", "COMPOSE_REJECTED"),
+        ("driver: macvlan", "HOST_POLICY"),
+    ] {
+        let file = file.replace(
+            &format!("external: true, name: {lent} }} }}\nvolumes"),
+            &format!("{entry} }} }}\nvolumes"),
+        );
+        let finished = place.compose(manifest(&file, &ok_1, &ok_1)).await;
+        assert_eq!(code(&finished), wanted, "{entry}: {:?}", finished.failure);
+    }
+    docker(&["network", "rm", &lent]);
+    docker(&["volume", "rm", &lent]);
+    place.down().await;
+}
+
+/// A path that was allowed when the file was resolved leads elsewhere when Compose is to carry it out.
+#[tokio::test]
+async fn t16_what_compose_carries_out_on_engine_is_judged_once_more() {
+    images!(ok_1 = "OK_1");
+    let (mut place, files) = place().await;
+    let file = "services: { web: { image: NEXT, volumes: ['./shared:/shared'] } }\n\
+                x-sealift: { hooks: [{ name: migrate, when: pre_deploy, image: STEADY, command: sleep, timeout: 3s, \
+                on_failure: continue }] }";
+    let order = place.order(0, manifest(file, &ok_1, &ok_1));
+    place.begin(&order).await;
+    place.hook().await;
+    let shared = files.path().join("shared");
+    std::fs::remove_dir(&shared).unwrap();
+    std::os::unix::fs::symlink("/etc", &shared).unwrap();
+    let finished = timeout(PATIENCE * 3, place.end_slowly(&order)).await.unwrap();
+    place.idle().await;
+    assert_eq!(code(&finished), "HOST_POLICY", "{:?}", finished.failure);
+    assert!(place.inspected().is_empty());
+    place.down().await;
+}
