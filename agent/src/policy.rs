@@ -348,7 +348,15 @@ fn canonical(path: &Path) -> Option<PathBuf> {
     followed(path, |error| error.kind() == ErrorKind::NotFound)
 }
 
-/// The same for what is kept from everybody: where it cannot be looked at, it is there as it is written.
+/// Whether a file of a folder lies there once every link is followed. Blocks.
+pub(crate) fn stays_in(folder: &Path, file: &str) -> bool {
+    let whole = canonical(&folder.join(file));
+    whole
+        .zip(canonical(folder))
+        .is_some_and(|(file, folder)| file.starts_with(folder))
+}
+
+/// As [`canonical`], for what is kept from everybody: where it cannot be looked at, it is there as it is written.
 fn nearest(path: &Path) -> Option<PathBuf> {
     followed(path, |_| true)
 }

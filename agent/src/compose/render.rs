@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     time::Duration,
 };
 
@@ -21,7 +22,7 @@ use serde_json::{Map, Value, json};
 use super::{Compose, resolved, tool::Call, variables::HostVariables};
 use crate::{
     labels,
-    policy::{Borrowed, HostPolicy},
+    policy::{Borrowed, HostPolicy, stays_in},
 };
 
 /// How long Compose may take to read a file.
@@ -103,7 +104,8 @@ async fn render_with(
     })?;
     let base = compose
         .files_dir()
-        .map_or_else(|| folder.join("empty"), Into::into);
+        .map_or_else(|| folder.join("empty"), Path::to_owned);
+    stay(&base, files_of(&document)).await?;
     let mut arguments: Vec<std::ffi::OsString> = vec!["-p".into(), labels::compose_project(order).into()];
     for profile in &manifest.profiles {
         arguments.extend(["--profile".into(), profile.into()]);
@@ -148,6 +150,44 @@ async fn render_with(
         borrowed,
         allowances,
     })
+}
+
+/// The files that Compose reads for the services of a file.
+fn files_of(document: &Value) -> Vec<String> {
+    let services = document.get("services").and_then(Value::as_object);
+    let named = |service: &Value, key: &str| -> Vec<String> {
+        let entries = match service.get(key) {
+            Some(Value::Array(entries)) => entries.as_slice(),
+            Some(entry) => std::slice::from_ref(entry),
+            None => &[],
+        };
+        let path = |entry: &Value| Some(entry.as_str().or_else(|| entry.get("path")?.as_str())?.to_owned());
+        entries.iter().filter_map(path).collect()
+    };
+    services
+        .into_iter()
+        .flat_map(Map::values)
+        .flat_map(|service| ["env_file", "label_file"].map(|key| named(service, key)))
+        .flatten()
+        .collect()
+}
+
+/// Compose reads them as the agent, so none may be a link to the agent's own: services that may write in the folder could put one there.
+async fn stay(base: &Path, files: Vec<String>) -> Result<(), Failure> {
+    let folder = base.to_owned();
+    let strays = move || files.into_iter().find(|file| !stays_in(&folder, file));
+    let stray = tokio::task::spawn_blocking(strays)
+        .await
+        .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?;
+    match stray {
+        None => Ok(()),
+        Some(file) => Err(Failure::new(
+            FailureCode::HostPolicy,
+            format!(
+                "{file} leads out of the folder that is set aside for files (compose.files_dir of the agent's settings)"
+            ),
+        )),
+    }
 }
 
 fn active(manifest: &ComposeManifest) -> BTreeSet<String> {
@@ -344,6 +384,14 @@ mod tests {
             let failure = compare(&order, &bad).unwrap_err();
             assert_eq!(failure.code, FailureCode::ComposeRejected, "{what}");
         }
+    }
+
+    #[test]
+    fn t16_all_files_that_compose_would_read_are_known() {
+        let document = hosted::document(
+            "services:\n  a: {env_file: a.env}\n  b: {env_file: [b.env, {path: c.env, required: false}], label_file: d}\n  c: {}\n",
+        );
+        assert_eq!(files_of(&document.unwrap()), ["a.env", "b.env", "c.env", "d"]);
     }
 
     #[test]

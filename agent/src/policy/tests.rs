@@ -146,6 +146,38 @@ fn t16_what_may_not_be_looked_at_is_not_taken_for_absent() {
 }
 
 #[test]
+fn t16_files_that_compose_reads_stay_in_their_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("files");
+    std::fs::create_dir_all(folder.join("shared")).unwrap();
+    std::fs::write(folder.join("web.env"), "A=1").unwrap();
+    std::fs::write(dir.path().join("key"), "secret").unwrap();
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, folder.join(name)).unwrap();
+    link("web.env", "same.env");
+    link("../../key", "shared/leak.env");
+    link("/etc", "shared/etc");
+    link("/nowhere", "shared/loose.env");
+    for file in [
+        "web.env",
+        "./web.env",
+        "same.env",
+        "absent.env",
+        "shared/absent.env",
+    ] {
+        assert!(stays_in(&folder, file), "{file}");
+    }
+    for file in [
+        "shared/leak.env",
+        "shared/etc/passwd",
+        "shared/loose.env",
+        "../key",
+        "/etc/passwd",
+    ] {
+        assert!(!stays_in(&folder, file), "{file}");
+    }
+}
+
+#[test]
 fn t16_what_is_kept_from_everybody_is_so_where_it_cannot_be_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("file"), "").unwrap();

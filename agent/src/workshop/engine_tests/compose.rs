@@ -307,7 +307,7 @@ applications![
 #[tokio::test]
 async fn r10_compose_refusals_on_engine_touch_nothing_and_orphans_go() {
     images!(old = "OK_1");
-    let (mut place, _files) = place().await;
+    let (mut place, files) = place().await;
     let text = source("migration");
 
     // Nothing ran before: what failed is taken away.
@@ -364,6 +364,12 @@ async fn r10_compose_refusals_on_engine_touch_nothing_and_orphans_go() {
         assert_eq!(code(&finished), "HOST_POLICY", "{bad}: {:?}", finished.failure);
         assert_eq!(place.inspected()["web"]["Id"], before["web"]["Id"]);
     }
+
+    // What a service that may write in the folder has put there.
+    std::os::unix::fs::symlink("/etc/os-release", files.path().join("shared/leak.env")).unwrap();
+    let bad = "services: { web: { image: NEXT, env_file: shared/leak.env } }";
+    let finished = place.compose(manifest(bad, &old, &old)).await;
+    assert_eq!(code(&finished), "HOST_POLICY", "{:?}", finished.failure);
 
     // What is borrowed and not there is found before anything is changed.
     for borrowed in [

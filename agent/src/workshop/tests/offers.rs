@@ -244,6 +244,43 @@ async fn r4_a_path_that_leads_elsewhere_once_the_order_was_taken_is_not_mounted(
 }
 
 #[tokio::test(start_paused = true)]
+async fn t16_a_path_that_leads_elsewhere_once_the_container_was_made_is_not_mounted() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let data = dir.path().join("data");
+    let policy = HostPolicy {
+        allowed_host_paths: vec![data.clone()],
+        ..HostPolicy::default()
+    };
+    let agent = Agent::start_with(&host, dir.path(), &samples::clock(), policy).await;
+    agent.deploy(&samples::order(1, &[("web", "v1")])).await;
+    let before = host.containers().len();
+    let mut manifest = samples::order(2, &[("web", "v1")]).manifest;
+    for spec in manifest.services.values_mut() {
+        spec.volumes.push(sealift_common::manifest::MountSpec::Bind {
+            source: data.join("app").to_str().unwrap().to_owned(),
+            target: "/app".to_owned(),
+            read_only: false,
+        });
+    }
+    let order = samples::with_manifest(2, manifest);
+    // Engines follow the path when the container is started: after the old one has stopped.
+    let away = HostError::new(sealift_common::failure::FailureCode::EngineUnavailable, "away");
+    host.fail("stop", 3, away);
+    agent.offer(&order).await;
+    while host.containers().len() == before {
+        tokio::task::yield_now().await;
+    }
+    std::fs::create_dir(&data).unwrap();
+    std::os::unix::fs::symlink("/etc", data.join("app")).unwrap();
+    agent.idle().await;
+    let finished = agent.finished(&order).unwrap();
+    assert_eq!(finished.result(), Wire::Failed);
+    assert_eq!(code(&finished), "ORDER_REFUSED");
+    assert_eq!(host.containers().len(), before, "the old set runs");
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn f8_an_agent_whose_journal_failed_stays_connected_with_what_it_knows() {
     let (host, dir) = (engine(), tempfile::tempdir().unwrap());
     let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
