@@ -114,6 +114,10 @@ failure_codes! {
     RollbackFailed = "ROLLBACK_FAILED", Rollback, false, "look at the targets of the rollback's job (sealift job get): some run what was to be undone";
     /// A gate that passed at approval no longer passes.
     GateClosed = "GATE_CLOSED", Policy, false, "see the newest decision of the promotion, mend what it names, then promote again";
+    /// A job left every target alone: no host took an order, and none ran the release before.
+    NothingChanged = "NOTHING_CHANGED", Policy, false, "see why each target was left alone (sealift job get), bring the hosts back (sealift agent list), then promote again";
+    /// Another release of the project became active while a repeat waited for its turn.
+    Overtaken = "OVERTAKEN", Policy, false, "nothing has to be done where the newer release is wanted; otherwise promote the release that is wanted";
     /// A new program of the agent was refused: by whom it is signed, what it is for, how old it is, or what it is.
     AgentUpdateRefused = "AGENT_UPDATE_REFUSED", Validation, false, "see what the summary names; which publishers a host trusts stands in section [update] of its agent's settings";
     /// A new program of the agent did not work; the one before runs again.

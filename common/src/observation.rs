@@ -105,6 +105,16 @@ pub struct ProjectObservation {
     pub containers: Vec<ContainerObservation>,
 }
 
+impl ProjectObservation {
+    /// What a project looks like of which there is nothing.
+    pub const fn nothing() -> Self {
+        Self {
+            sticker: StickerObservation::Missing,
+            containers: Vec::new(),
+        }
+    }
+}
+
 /// All that an agent sees of one target at one instant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetObservation {

@@ -28,6 +28,8 @@ pub struct Tally {
     pub cancelled: u32,
     /// Were left alone because the job was closing.
     pub closed: u32,
+    /// Ran the wanted set already.
+    pub unneeded: u32,
     /// Were left alone for another reason.
     pub skipped: u32,
 }
@@ -43,8 +45,11 @@ impl Tally {
             TaskPhase::Succeeded => &mut self.succeeded,
             TaskPhase::Failed => &mut self.failed,
             TaskPhase::Cancelled => &mut self.cancelled,
-            TaskPhase::Skipped if skipped == Some(SkipReason::EarlierWaveFailed) => &mut self.closed,
-            TaskPhase::Skipped => &mut self.skipped,
+            TaskPhase::Skipped => match skipped {
+                Some(SkipReason::EarlierWaveFailed) => &mut self.closed,
+                Some(SkipReason::AlreadyRunning) => &mut self.unneeded,
+                Some(SkipReason::Offline | SkipReason::Operator) | None => &mut self.skipped,
+            },
         };
         *count = count.saturating_add(tasks);
     }
@@ -74,6 +79,8 @@ pub struct WaveSummary {
     pub then: Then,
     /// When its last task ended.
     pub settled_at: Option<DateTime<Utc>>,
+    /// Whether a person has let it pass, where one has to.
+    pub approved: bool,
     /// Its tasks.
     pub tasks: Tally,
 }
@@ -135,11 +142,11 @@ pub enum Next {
     OpenWave(u32),
     /// The last task of this wave has ended: write down when.
     SettleWave(u32),
-    /// The wave was watched for long enough: see that it still runs, then let the next one open.
+    /// The wave was watched for long enough, and let pass by whoever has to: see that it still runs, then let the next one open.
     PassWave(u32),
     /// The pending tasks of all waves are skipped or withdrawn first.
     CloseRest,
-    /// A person has to look, or a gate has closed.
+    /// A person has to look, or a gate has closed. A canary is seen to run still before a person is asked about it.
     Pause(Pause),
     /// The gate is open again.
     Resume,
@@ -226,7 +233,7 @@ fn pass(job: &Situation<'_>, wave: &WaveSummary) -> Next {
     }
     match wave.then {
         // Nothing to prove where nothing was changed.
-        Then::Approve { .. } if wave.tasks.succeeded > 0 => Next::Pause(Pause::Canary),
+        Then::Approve { .. } if wave.tasks.succeeded > 0 && !wave.approved => Next::Pause(Pause::Canary),
         _ => Next::PassWave(wave.ordinal),
     }
 }
@@ -241,10 +248,6 @@ fn tolerated(job: &Situation<'_>) -> usize {
 /// How a job ends all of whose tasks have ended.
 fn conclude(job: &Situation<'_>) -> Next {
     let tasks = &job.tasks;
-    let first_failure = || {
-        let unknown = || Failure::new(FailureCode::Internal, "a task failed without a cause");
-        job.first_failure.cloned().unwrap_or_else(unknown)
-    };
     let too_many = tasks.missed() > tolerated(job);
     let undo = tasks.succeeded > 0;
     match (job.stop, job.failures.on_failure) {
@@ -254,30 +257,54 @@ fn conclude(job: &Situation<'_>) -> Next {
                 && tasks.missed() == 0
                 && tasks.closed == 0 =>
         {
-            Next::End(JobEvent::Completed)
+            completed(job)
         }
         (Some(Stop { wish, failure }), _) => match wish {
             StopWish::RollBack if undo => Next::RollBack(failure.clone()),
-            StopWish::Fail => Next::End(JobEvent::Failed {
+            // What a person ends by an abort, and nothing had come of, was cancelled; what a deadline ends has failed.
+            StopWish::RollBack if failure.code == FailureCode::Aborted => ended_anyway(job),
+            StopWish::Fail | StopWish::RollBack => Next::End(JobEvent::Failed {
                 failure: failure.clone(),
             }),
-            StopWish::Finish | StopWish::Cancel | StopWish::RollBack => ended_anyway(tasks, first_failure),
+            StopWish::Finish | StopWish::Cancel => ended_anyway(job),
         },
-        (None, OnFailure::RollBack) if too_many && undo => Next::RollBack(first_failure()),
-        (None, _) if too_many => ended_anyway(tasks, first_failure),
-        (None, _) => Next::End(JobEvent::Completed),
+        (None, OnFailure::RollBack) if too_many && undo => Next::RollBack(first_failure(job)),
+        (None, _) if too_many => ended_anyway(job),
+        (None, _) => completed(job),
     }
 }
 
+fn first_failure(job: &Situation<'_>) -> Failure {
+    let unknown = || Failure::new(FailureCode::Internal, "a task failed without a cause");
+    job.first_failure.cloned().unwrap_or_else(unknown)
+}
+
 /// The end that the tasks tell. A stop that came when everything had ended well stopped nothing.
-fn ended_anyway(tasks: &Tally, first_failure: impl Fn() -> Failure) -> Next {
-    Next::End(if tasks.failed > 0 {
-        JobEvent::Failed {
-            failure: first_failure(),
-        }
-    } else if tasks.cancelled > 0 {
-        JobEvent::Cancelled
+fn ended_anyway(job: &Situation<'_>) -> Next {
+    if job.tasks.failed > 0 {
+        let failure = first_failure(job);
+        return Next::End(JobEvent::Failed { failure });
+    }
+    if job.tasks.cancelled > 0 {
+        return Next::End(JobEvent::Cancelled);
+    }
+    completed(job)
+}
+
+/// A good end, unless the release runs nowhere by it: what no target runs does not become what the environment runs, however many
+/// failures or absent hosts the recipe allows.
+fn completed(job: &Situation<'_>) -> Next {
+    let tasks = &job.tasks;
+    if tasks.succeeded > 0 || tasks.unneeded > 0 {
+        return Next::End(JobEvent::Completed);
+    }
+    let failure = if tasks.failed > 0 {
+        first_failure(job)
     } else {
-        JobEvent::Completed
-    })
+        Failure::new(
+            FailureCode::NothingChanged,
+            "every target was left alone, so the release runs nowhere",
+        )
+    };
+    Next::End(JobEvent::Failed { failure })
 }

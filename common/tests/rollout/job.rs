@@ -71,6 +71,7 @@ pub struct Stage {
     pub then: Then,
     pub opened_at: Option<DateTime<Utc>>,
     pub settled_at: Option<DateTime<Utc>>,
+    pub approved: bool,
     pub passed: bool,
 }
 
@@ -85,6 +86,8 @@ pub enum Host {
     LeftOut,
     /// It is being drained, and the recipe says nothing about that.
     Drained,
+    /// It runs the wanted set already.
+    HasIt,
 }
 
 /// A task as the job of the test keeps it.
@@ -149,6 +152,7 @@ impl Job {
                     then: wave.then,
                     opened_at: None,
                     settled_at: None,
+                    approved: false,
                     passed: false,
                 })
                 .collect(),
@@ -203,6 +207,7 @@ impl Job {
                 ordinal,
                 then: wave.then,
                 settled_at: wave.settled_at,
+                approved: wave.approved,
                 tasks: tally(self.members(ordinal)),
             })
             .collect();
@@ -275,6 +280,10 @@ impl Job {
                     task.phase = TaskPhase::Skipped;
                     task.skipped = Some(SkipReason::Offline);
                 }
+                Host::HasIt => {
+                    task.phase = TaskPhase::Skipped;
+                    task.skipped = Some(SkipReason::AlreadyRunning);
+                }
                 Host::Drained => {
                     task.phase = TaskPhase::Failed;
                     task.failure = Some(Failure::new(FailureCode::AgentDraining, "drained"));
@@ -318,6 +327,7 @@ impl Job {
                 assert_eq!(stop.wish, StopWish::Finish);
                 StopWish::Cancel
             }
+            None if self.failures.on_failure == OnFailure::RollBack => StopWish::RollBack,
             None => StopWish::Fail,
         };
         self.stop = Some(stop(wish, FailureCode::ProgressDeadline));
@@ -393,7 +403,7 @@ impl Job {
         match self.paused.take() {
             Some(Pause::Canary) => {
                 let waiting = self.waves.iter_mut().find(|wave| !wave.passed).unwrap();
-                waiting.passed = true;
+                waiting.approved = true;
             }
             Some(Pause::Failures) => {
                 let missed = self

@@ -15,7 +15,7 @@ use sealift_common::{
     failure::FailureCode,
     id::TargetId,
     job::{JobEvent, Pause, StopWish},
-    recipe::OnFailure,
+    recipe::{FailurePolicy, OnFailure},
     rollout::Next,
     strategy::{CanaryPromotion, Share, Strategy as Way, Then},
     task::TaskPhase,
@@ -100,6 +100,78 @@ fn the_progress_deadline_stands_still_while_paused_and_begins_anew_on_resume() {
         panic!("{job:?}");
     };
     assert_eq!(failure.code, FailureCode::ProgressDeadline);
+}
+
+#[test]
+fn r15_a_job_that_hung_has_failed_whatever_the_recipe_says_about_failures() {
+    for on_failure in OnFailure::ALL {
+        let mut job = Job::of(&Way::AllAtOnce {}, 2, *on_failure);
+        job.settle();
+        job.pass(PROGRESS);
+        job.settle();
+        for index in job.live() {
+            job.set(index, TaskPhase::Cancelled);
+        }
+        let Next::End(JobEvent::Failed { failure }) = job.settle() else {
+            panic!("{on_failure}: {job:?}");
+        };
+        assert_eq!(failure.code, FailureCode::ProgressDeadline);
+    }
+    // Who aborts a job of which nothing had come ends it by a wish, not by a failure.
+    let mut job = Job::of(&Way::AllAtOnce {}, 2, OnFailure::RollBack);
+    job.settle();
+    job.stop = Some(stop(StopWish::RollBack, FailureCode::Aborted));
+    for index in job.live() {
+        job.set(index, TaskPhase::Cancelled);
+    }
+    assert_eq!(job.settle(), Next::End(JobEvent::Cancelled));
+}
+
+#[test]
+fn r15_a_release_that_runs_nowhere_is_no_success() {
+    let ends = |hosts: &[Host], failures: FailurePolicy| {
+        let mut job = Job::new(&plan(&Way::AllAtOnce {}, &fleet(hosts.len())), failures);
+        for (task, host) in job.tasks.iter_mut().zip(hosts) {
+            task.host = *host;
+        }
+        job.settle();
+        job.succeed_all();
+        match job.settle() {
+            Next::End(JobEvent::Completed) => None,
+            Next::End(JobEvent::Failed { failure }) => Some(failure.code),
+            step => panic!("{step:?}"),
+        }
+    };
+    let tolerated = |tolerated| FailurePolicy {
+        tolerated,
+        on_failure: OnFailure::Stop,
+    };
+    let none = tolerated(Share::NONE);
+    assert_eq!(
+        ends(&[Host::LeftOut, Host::LeftOut], none),
+        Some(FailureCode::NothingChanged)
+    );
+    assert_eq!(
+        ends(&[Host::LeftOut, Host::There], none),
+        None,
+        "it runs somewhere"
+    );
+    assert_eq!(
+        ends(&[Host::LeftOut, Host::HasIt], none),
+        None,
+        "it ran there already"
+    );
+    assert_eq!(
+        ends(&[Host::HasIt, Host::HasIt], none),
+        None,
+        "nothing was to be done"
+    );
+    let all = tolerated(Share::ALL);
+    assert_eq!(
+        ends(&[Host::Drained, Host::LeftOut], all),
+        Some(FailureCode::AgentDraining),
+        "failures that are tolerated are not successes"
+    );
 }
 
 #[test]

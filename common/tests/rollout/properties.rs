@@ -10,10 +10,10 @@ use sealift_common::{
     recipe::{FailurePolicy, OnFailure},
     rollout::Next,
     strategy::{CanaryPromotion, Share, Strategy as Way},
-    task::TaskPhase,
+    task::{SkipReason, TaskPhase},
 };
 
-use crate::job::{Host, Job, PROGRESS, closed, fleet, plan, stop};
+use crate::job::{Host, Job, PROGRESS, Task, closed, fleet, plan, stop};
 
 /// Most hosts are there.
 const HOSTS: &[Host] = &[
@@ -23,6 +23,7 @@ const HOSTS: &[Host] = &[
     Host::Away,
     Host::LeftOut,
     Host::Drained,
+    Host::HasIt,
 ];
 
 fn share() -> impl Strategy<Value = Share> {
@@ -140,6 +141,10 @@ proptest! {
         prop_assert!(job.tasks.iter().all(|task| task.phase.is_terminal()));
         let count = |phase| job.tasks.iter().filter(|task| task.phase == phase).count();
         let missed = count(TaskPhase::Failed) + count(TaskPhase::Cancelled);
+        if job.end == Some(Next::End(JobEvent::Completed)) {
+            let runs = |task: &Task| task.phase == TaskPhase::Succeeded || task.skipped == Some(SkipReason::AlreadyRunning);
+            prop_assert!(job.tasks.iter().any(runs), "what runs nowhere is no success: {:?}", job);
+        }
         match job.end.unwrap() {
             Next::End(JobEvent::Completed) if job.stop.is_none() && on_failure != OnFailure::Continue => {
                 let touched = targets - count(TaskPhase::Skipped);

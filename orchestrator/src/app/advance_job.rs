@@ -8,7 +8,7 @@ use sealift_common::{
     decision::GateAnswer,
     failure::{Failure, FailureCode},
     id::JobId,
-    job::{JobEvent, Pause, Stop, StopWish},
+    job::{JobEvent, Pause, PauseReason, Stop, StopWish},
     recipe::{OnFailure, Recipe},
     rollout::{self, Next, Progress, Situation, WaveSummary},
     strategy::Then,
@@ -53,6 +53,8 @@ struct Known {
     recipe: Recipe,
     /// The first wave that has not passed.
     wave: Option<JobWave>,
+    /// Whether a person has let that wave pass, where one has to.
+    approved: bool,
     tasks: JobTally,
     first_failure: Option<Failure>,
     /// The gate that keeps a wave from beginning; asked only where one would begin, or the job waits behind a gate.
@@ -64,6 +66,10 @@ impl Known {
         let recipe = tx.recipe_of_promotion(job.promotion_id).await?;
         let wave = tx.wave_ahead(job.id).await?;
         let tasks = tx.tally_tasks(job.id, wave.map(|wave| wave.ordinal)).await?;
+        // Of all waves of a job only a canary waits for a person, so that the yes is the job's.
+        let asks =
+            wave.is_some_and(|wave| matches!(wave.then, Then::Approve { .. }) && wave.settled_at.is_some());
+        let approved = asks && tx.was_resumed_from(job.id, PauseReason::Canary).await?;
         let first_failure = if tasks.all.failed > 0 {
             tx.first_task_failure(job.id).await?
         } else {
@@ -80,6 +86,7 @@ impl Known {
             recipe: recipe.ok_or_else(|| ApiError::internal("a job without its promotion"))?,
             job,
             wave,
+            approved,
             tasks,
             first_failure,
         })
@@ -127,6 +134,11 @@ async fn act(
             Ok(Advance::Worked)
         }
         Next::PassWave(wave) => pass_wave(turn, known, wave, now).await,
+        // Nobody is asked to let a canary pass that does not run any more.
+        Next::Pause(why @ Pause::Canary) => match spoiled_wave(turn, known).await? {
+            Some(failure) => halt(turn, known, failure, now).await,
+            None => happened(turn, job, &JobEvent::Paused { why }, now).await,
+        },
         Next::Pause(why) => happened(turn, job, &JobEvent::Paused { why }, now).await,
         Next::Resume => happened(turn, job, &JobEvent::Resumed, now).await,
         Next::Halt => {
@@ -165,6 +177,7 @@ fn decide(known: &Known, now: DateTime<Utc>) -> Next {
         ordinal: wave.ordinal,
         then: wave.then,
         settled_at: wave.settled_at,
+        approved: known.approved,
         tasks: known.tasks.wave,
     });
     rollout::next(&Situation {
@@ -229,18 +242,21 @@ async fn halt(turn: &Turn, known: &Known, failure: Failure, now: DateTime<Utc>) 
     Ok(Advance::Worked)
 }
 
-/// Lets the next wave begin, unless what this one proved does not hold any more.
+/// What is wrong with the wave ahead after its bake, where it has one.
+async fn spoiled_wave(turn: &Turn, known: &Known) -> Result<Option<Failure>, ApiError> {
+    let baked = |wave: &JobWave| matches!(wave.then, Then::Bake { .. } | Then::Approve { .. });
+    let Some(wave) = known.wave.filter(baked) else {
+        return Ok(None);
+    };
+    let mut tx = turn.read().await?;
+    spoiled(&mut tx, &known.job, wave.ordinal).await
+}
+
+/// Lets the next wave begin, unless what this one proved does not hold any more. Where a person had to let it pass that may have
+/// been long after the bake.
 async fn pass_wave(turn: &Turn, known: &Known, wave: u32, now: DateTime<Utc>) -> Result<Advance, ApiError> {
-    let baked = known
-        .wave
-        .is_some_and(|item| matches!(item.then, Then::Bake { .. } | Then::Approve { .. }));
-    if baked {
-        let mut tx = turn.read().await?;
-        let failure = spoiled(&mut tx, known.job.id, wave).await?;
-        drop(tx);
-        if let Some(failure) = failure {
-            return halt(turn, known, failure, now).await;
-        }
+    if let Some(failure) = spoiled_wave(turn, known).await? {
+        return halt(turn, known, failure, now).await;
     }
     let mut tx = turn.write().await?;
     if is_unchanged(&mut tx, &known.job).await? {

@@ -28,7 +28,7 @@ pub async fn pause_job(tx: &mut Tx, job: &Job, by: By<'_>, now: DateTime<Utc>) -
     }
 }
 
-/// Lets a paused job go on: a canary passes, failures so far are accepted, gates are asked again.
+/// Lets a paused job go on: a canary passes if it runs still, failures so far are accepted, gates are asked again.
 pub async fn resume_job(tx: &mut Tx, job: &Job, actor: &str, now: DateTime<Utc>) -> Result<Job, ApiError> {
     let Some(why) = job.state.pause() else {
         return match job.state.phase() {
@@ -38,12 +38,6 @@ pub async fn resume_job(tx: &mut Tx, job: &Job, actor: &str, now: DateTime<Utc>)
     };
     let mut job = job.clone();
     match why {
-        Pause::Canary => {
-            let waves = tx.waves_of_job(job.id).await?;
-            if let Some(waiting) = waves.iter().find(|wave| wave.passed_at.is_none()) {
-                tx.pass_wave(job.id, waiting.ordinal, now).await?;
-            }
-        }
         Pause::Failures => {
             let tasks = tx.tasks_of_job(job.id).await?;
             let missed = tasks
@@ -52,9 +46,15 @@ pub async fn resume_job(tx: &mut Tx, job: &Job, actor: &str, now: DateTime<Utc>)
             let accepted = u32::try_from(missed.count()).unwrap_or(u32::MAX);
             job = tx.accept_job_failures(&job, accepted, actor, now).await?;
         }
-        Pause::Operator | Pause::Gate(_) => {}
+        Pause::Canary | Pause::Operator | Pause::Gate(_) => {}
     }
-    Ok(tx.apply_job_event(&job, &JobEvent::Resumed, actor, now).await?)
+    // The history keeps what was let go on: for a canary that is the person's yes, and the scheduler, which looks at the canary once
+    // more before it passes, finds it there.
+    let by = By {
+        actor,
+        reason: why.reason().as_str(),
+    };
+    Ok(tx.apply_job_event(&job, &JobEvent::Resumed, by, now).await?)
 }
 
 /// Ends a job before its time and has undone what it changed.

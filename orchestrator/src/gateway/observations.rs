@@ -7,7 +7,7 @@ use sealift_common::{
     digest::Digest,
     drift::{self, Finding},
     id::{JobId, TargetId},
-    observation::{EngineEvent, ProjectObservation, StickerObservation, TargetObservation},
+    observation::{EngineEvent, ProjectObservation, TargetObservation},
 };
 use sealift_store::{DriftChange, Found, Tx};
 
@@ -37,10 +37,7 @@ pub async fn apply(tx: &mut Tx, seen: &TargetObservation, now: DateTime<Utc>) ->
         .chain(seen.projects.keys().cloned())
         .chain(tx.drifted_projects(target).await?)
         .collect();
-    let nothing = ProjectObservation {
-        sticker: StickerObservation::Missing,
-        containers: Vec::new(),
-    };
+    let nothing = ProjectObservation::nothing();
     for project in projects {
         let record = current.iter().find(|one| one.project.to_string() == project);
         let runs = seen.projects.get(&project).unwrap_or(&nothing);

@@ -45,7 +45,8 @@ statements! {
     MANIFEST = { "SELECT manifest FROM releases WHERE id = $1" };
     SEEN_OF_WAVE = {
         "SELECT t.target, o.observation FROM tasks t JOIN target_observations o ON o.target_id = t.target_id ",
-        "WHERE t.job_id = $1 AND t.state = 'succeeded' AND t.wave = $2 AND t.target > $3 ORDER BY t.target LIMIT $4"
+        "WHERE t.job_id = $1 AND t.state = 'succeeded' AND t.wave = $2 AND t.target > $3 AND o.received_at >= t.finished_at ",
+        "ORDER BY t.target LIMIT $4"
     };
     SET_CURRENT = {
         "INSERT INTO target_current (target_id, repository, project, job_id, task_id, release_id, fence, inputs, sticker, since) ",
@@ -214,7 +215,7 @@ impl Tx {
     }
 
     /// What was last seen of targets on which tasks of a wave succeeded, by target: those behind the target `after`, and of these
-    /// only the ones of which something was seen.
+    /// only the ones of which something was told since. What was told before says nothing of what the task brought.
     pub async fn seen_of_wave(
         &mut self,
         job: JobId,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
-use sealift_common::failure::Failure;
+use sealift_common::{failure::Failure, id::JobId, job::PauseReason};
 use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
@@ -22,6 +22,9 @@ statements! {
     OF_ENTITY = {
         "SELECT seq, from_state, to_state, event, actor, detail, failure, at FROM transitions ",
         "WHERE entity_kind = $1 AND entity_id = $2 ORDER BY seq LIMIT $3"
+    };
+    RESUMED_FROM = {
+        "SELECT COUNT(*) FROM transitions WHERE entity_kind = $1 AND entity_id = $2 AND event = 'resumed' AND detail = $3"
     };
 }
 
@@ -125,6 +128,20 @@ impl Tx {
             })
         };
         rows.into_iter().map(transition).collect()
+    }
+
+    /// Whether somebody has let a job go on that waited for this, as the reason of [`JobEvent::Resumed`] says.
+    ///
+    /// [`JobEvent::Resumed`]: sealift_common::job::JobEvent::Resumed
+    pub async fn was_resumed_from(&mut self, job: JobId, why: PauseReason) -> Result<bool> {
+        self.write_history().await?;
+        let times: i64 = on!(self, |conn| sqlx::query_scalar(RESUMED_FROM)
+            .bind(EntityKind::Job.as_str())
+            .bind(job.uuid())
+            .bind(why.as_str())
+            .fetch_one(conn)
+            .await)?;
+        Ok(times > 0)
     }
 
     /// Writes a row of the history, together with others: [`Tx::write_history`].

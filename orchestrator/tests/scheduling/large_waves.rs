@@ -7,15 +7,16 @@ use sealift_common::{
     failure::FailureCode,
     id::JobId,
     job::JobState,
-    observation::ContainerState,
     recipe::OfflinePolicy,
     strategy::{CanaryPromotion, Share, Strategy},
     task::{SkipReason, TaskPhase, TaskState},
-    time::Clock as _,
 };
 use sealift_orchestrator::loops::driver::Outcome;
 
-use crate::world::{Act, World};
+use crate::{
+    seen::stopped,
+    world::{Act, World},
+};
 
 /// The look at a wave that has baked goes page by page, and stops at no page.
 #[tokio::test]
@@ -38,13 +39,7 @@ async fn the_last_target_of_a_large_canary_counts_as_much_as_the_first() {
     world.act(Act::Succeed).await;
     world.settle().await;
     let last = world.targets[100].id;
-    let mut tx = world.core.db.write().await.unwrap();
-    let mut seen = tx.observation(last).await.unwrap().unwrap();
-    for project in seen.projects.values_mut() {
-        project.containers[0].state = ContainerState::Exited;
-    }
-    tx.put_observation(&seen, world.clock.now()).await.unwrap();
-    tx.commit().await.unwrap();
+    world.tamper(last, stopped).await;
     world.clock.advance(TimeDelta::seconds(61));
     world.settle().await;
     let JobState::Failed { failure } = world.job(job).await.state else {

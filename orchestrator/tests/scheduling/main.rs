@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod canaries;
 mod cancel;
 mod catch_up;
 mod closed_gates;

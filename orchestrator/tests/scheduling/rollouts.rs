@@ -5,7 +5,6 @@ use sealift_common::{
     failure::FailureCode,
     id::{HoldId, JobId, ReplicaId},
     job::{JobPhase, JobState, Pause},
-    observation::ContainerState,
     promotion::PromotionState,
     recipe::{FailurePolicy, OfflinePolicy, OnFailure, Recipe},
     release::Release,
@@ -19,11 +18,14 @@ use sealift_orchestrator::{
 };
 use sealift_store::{By, EntityKind, Hold, Transition};
 
-use crate::world::{Act, World};
+use crate::{
+    seen::stopped,
+    world::{Act, World},
+};
 
 const ALICE: &str = "user/alice";
 
-async fn start(world: &World, release: &Release, recipe: Recipe) -> JobId {
+pub async fn start(world: &World, release: &Release, recipe: Recipe) -> JobId {
     let mut wish = world.wish(release, recipe.strategy.clone());
     wish.recipe = recipe;
     let job = world.request(&wish).await.job.unwrap().id;
@@ -31,7 +33,7 @@ async fn start(world: &World, release: &Release, recipe: Recipe) -> JobId {
     job
 }
 
-fn canary(promote: CanaryPromotion) -> Recipe {
+pub fn canary(promote: CanaryPromotion) -> Recipe {
     Recipe {
         strategy: Strategy::Canary {
             first: Share::Count(1),
@@ -53,7 +55,7 @@ async fn history(world: &World, kind: EntityKind, id: uuid::Uuid) -> Vec<Transit
     tx.transitions(kind, id).await.unwrap()
 }
 
-async fn pause(world: &World, job: JobId) {
+pub async fn pause(world: &World, job: JobId) {
     let mut tx = world.core.db.write().await.unwrap();
     let found = tx.job_by_id(job).await.unwrap().unwrap();
     pause_job(&mut tx, &found, by("a look first"), world.clock.now())
@@ -62,7 +64,7 @@ async fn pause(world: &World, job: JobId) {
     tx.commit().await.unwrap();
 }
 
-async fn resume(world: &World, job: JobId) {
+pub async fn resume(world: &World, job: JobId) {
     let mut tx = world.core.db.write().await.unwrap();
     let found = tx.job_by_id(job).await.unwrap().unwrap();
     resume_job(&mut tx, &found, ALICE, world.clock.now())
@@ -72,7 +74,7 @@ async fn resume(world: &World, job: JobId) {
     world.settle().await;
 }
 
-async fn abort(world: &World, job: JobId) {
+pub async fn abort(world: &World, job: JobId) {
     let mut tx = world.core.db.write().await.unwrap();
     let found = tx.job_by_id(job).await.unwrap().unwrap();
     abort_job(&mut tx, &found, "it looks wrong", ALICE, world.clock.now())
@@ -105,13 +107,7 @@ async fn a_canary_that_stops_running_while_it_bakes_fails_the_job() {
     let task = world.live().await.pop().unwrap();
     world.act_on(&task, Act::Succeed).await;
     world.settle().await;
-    let mut tx = world.core.db.write().await.unwrap();
-    let mut seen = tx.observation(task.target_id).await.unwrap().unwrap();
-    for project in seen.projects.values_mut() {
-        project.containers[0].state = ContainerState::Exited;
-    }
-    tx.put_observation(&seen, world.clock.now()).await.unwrap();
-    tx.commit().await.unwrap();
+    world.tamper(task.target_id, stopped).await;
     world.clock.advance(TimeDelta::seconds(61));
     world.settle().await;
     assert!(

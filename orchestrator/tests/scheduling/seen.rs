@@ -44,3 +44,10 @@ pub fn observation(task: &Task, release: &Release, sticker: Digest, now: DateTim
         events: Vec::new(),
     }
 }
+
+/// The first container of every project has ended.
+pub fn stopped(seen: &mut TargetObservation) {
+    for project in seen.projects.values_mut() {
+        project.containers[0].state = ContainerState::Exited;
+    }
+}

@@ -21,6 +21,7 @@ use sealift_common::{
     lane::LanePolicy,
     manifest::{Manifest, PinnedImage},
     name::Labels,
+    observation::TargetObservation,
     order::{Fence, inputs, sign_order},
     promotion::PromotionState,
     recipe::Recipe,
@@ -79,6 +80,10 @@ pub struct World {
     directory: tempfile::TempDir,
     pub limits: Limits,
     scheduler: Mutex<Option<Scheduler>>,
+}
+
+fn sticker_of(task: &Task) -> Digest {
+    Digest::of(task.id.to_string().as_bytes())
 }
 
 fn start() -> DateTime<chrono::Utc> {
@@ -479,8 +484,16 @@ impl World {
         live.len()
     }
 
-    /// One agent reports.
+    /// One agent reports, and after a success looks at its host as it does next.
     pub async fn act_on(&self, task: &Task, act: Act) {
+        self.report(task, act).await;
+        if act == Act::Succeed {
+            self.look(task).await;
+        }
+    }
+
+    /// One agent reports, and says nothing of its host.
+    pub async fn report(&self, task: &Task, act: Act) {
         let now = self.clock.now();
         let actor = format!("agent/{}", task.agent_id.unwrap());
         let mut tx = self.core.db.write().await.unwrap();
@@ -506,7 +519,6 @@ impl World {
         if act == Act::Succeed {
             let job = tx.job_by_id(task.job_id).await.unwrap().unwrap();
             let release = tx.release(self.tenant, job.release_id).await.unwrap().unwrap();
-            let sticker = Digest::of(task.id.to_string().as_bytes());
             let project = &release.source.project;
             tx.set_current(
                 task.target_id,
@@ -516,14 +528,38 @@ impl World {
                 release.id,
                 task.fence,
                 inputs(release.content, &Variables::default()).unwrap(),
-                sticker,
+                sticker_of(&task),
                 now,
             )
             .await
             .unwrap();
-            let seen = observation(&task, &release, sticker, now);
-            tx.put_observation(&seen, now).await.unwrap();
         }
+        tx.commit().await.unwrap();
+    }
+
+    /// One agent tells what its host looks like after the task; other projects are there as before.
+    pub async fn look(&self, task: &Task) {
+        let mut tx = self.core.db.write().await.unwrap();
+        let now = self.clock.now();
+        let task = tx.task(task.id).await.unwrap().unwrap();
+        let job = tx.job_by_id(task.job_id).await.unwrap().unwrap();
+        let release = tx.release(self.tenant, job.release_id).await.unwrap().unwrap();
+        let mut seen = observation(&task, &release, sticker_of(&task), now);
+        if let Some(before) = tx.observation(task.target_id).await.unwrap() {
+            for (project, one) in before.projects {
+                seen.projects.entry(project).or_insert(one);
+            }
+        }
+        tx.put_observation(&seen, now).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// What a host looks like is not what it was: told now.
+    pub async fn tamper(&self, target: TargetId, change: impl FnOnce(&mut TargetObservation)) {
+        let mut tx = self.core.db.write().await.unwrap();
+        let mut seen = tx.observation(target).await.unwrap().unwrap();
+        change(&mut seen);
+        tx.put_observation(&seen, self.clock.now()).await.unwrap();
         tx.commit().await.unwrap();
     }
 
