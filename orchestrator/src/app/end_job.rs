@@ -14,12 +14,13 @@ use sealift_common::{
 use sealift_store::{Job, Promotion, Tx};
 
 use crate::{
-    app::{Core, ORCHESTRATOR, resolve_release::release_of},
+    app::{
+        Core, ORCHESTRATOR,
+        repeat_job::{original, overtaken},
+        resolve_release::release_of,
+    },
     status::ApiError,
 };
-
-/// How many repeats of repeats are followed back to the job that was meant for a whole environment.
-const MOST_REPEATS: u32 = 100;
 
 /// Ends the job by `event`, which must be a final one.
 pub async fn end_job(core: &Core, tx: &mut Tx, job: &Job, event: &JobEvent) -> Result<Job, ApiError> {
@@ -54,11 +55,24 @@ pub async fn end_job(core: &Core, tx: &mut Tx, job: &Job, event: &JobEvent) -> R
     if ended.state.phase() == JobPhase::Succeeded && activates(tx, &promotion).await? {
         activate(tx, &ended, now).await?;
     }
-    if ended.state.phase() == JobPhase::Succeeded {
+    if brings_what_is_active(tx, &ended).await? {
         remember_left_out(tx, &ended, now).await?;
     }
     end_undone(core, tx, &ended).await?;
     Ok(ended)
+}
+
+/// Whether the targets that a job left alone have something to catch up with by it: it succeeded, or all of them were away from
+/// which the active release was to be run.
+async fn brings_what_is_active(tx: &mut Tx, job: &Job) -> Result<bool, ApiError> {
+    Ok(match &job.state {
+        JobState::Succeeded => true,
+        JobState::Failed { failure } if failure.code == FailureCode::NothingChanged => {
+            let active = tx.active(job.environment_id).await?;
+            active.iter().any(|row| row.release == job.release_id)
+        }
+        _ => false,
+    })
 }
 
 /// Targets whose agents were away catch up when they are back.
@@ -79,24 +93,19 @@ async fn remember_left_out(tx: &mut Tx, job: &Job, now: DateTime<Utc>) -> Result
     Ok(())
 }
 
-/// A part of an environment says nothing about the whole, unless it completes what a job for the whole began.
+/// A part of an environment says nothing about the whole, unless it completes what a job for the whole began, and nothing else took
+/// the place of that meanwhile.
 async fn activates(tx: &mut Tx, promotion: &Promotion) -> Result<bool, ApiError> {
-    let mut meant = promotion.clone();
-    for _ in 0..MOST_REPEATS {
-        if meant.scope.is_none() || meant.rollback_of.is_some() {
-            return Ok(true);
-        }
-        let Some(repeated) = meant.rerun_of else {
-            return Ok(false);
-        };
-        let missing = || ApiError::internal("a promotion that repeats nothing");
-        let job = tx.job_by_id(repeated).await?.ok_or_else(missing)?;
-        meant = tx
-            .promotion(job.tenant_id, job.promotion_id)
-            .await?
-            .ok_or_else(missing)?;
+    let Some(original) = original(tx, promotion).await? else {
+        return Ok(false);
+    };
+    if original.promotion.scope.is_some() && original.promotion.rollback_of.is_none() {
+        return Ok(false);
     }
-    Ok(false)
+    Ok(match original.repeated {
+        None => true,
+        Some(job) => overtaken(tx, &job).await?.is_none(),
+    })
 }
 
 async fn activate(tx: &mut Tx, job: &Job, now: DateTime<Utc>) -> Result<(), ApiError> {

@@ -15,6 +15,7 @@ pub mod expire_leases;
 pub mod give_up_job;
 pub mod order_tasks;
 pub mod reconcile;
+pub mod repeat_job;
 pub mod resolve_release;
 pub mod roll_back;
 pub mod spoiled;

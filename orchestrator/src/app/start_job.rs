@@ -18,6 +18,7 @@ use crate::{
         Core, ORCHESTRATOR,
         create_promotion::decision_row,
         end_job::end_job,
+        repeat_job::stale_repeat,
         resolve_release::release_of,
         survey::{Ask, Survey, survey},
     },
@@ -33,7 +34,7 @@ pub enum Started {
     NotYet,
     /// The head runs now.
     Running,
-    /// The head's gates no longer pass; it failed.
+    /// The head's gates no longer pass, or it repeats what the project has moved on from; it failed.
     Refused,
 }
 
@@ -67,6 +68,10 @@ pub async fn start_job(core: &Core, tx: &mut Tx, lane: EnvironmentId) -> Result<
         return Ok(Started::Nothing);
     }
     let promotion = promotion_of(tx, &job).await?;
+    if let Some(failure) = stale_repeat(tx, &promotion).await? {
+        end_job(core, tx, &job, &JobEvent::Failed { failure }).await?;
+        return Ok(Started::Refused);
+    }
     let survey = look_again(core, tx, &job, &promotion).await?;
     // Its place in the lane is no reason to wait any more: an agent is that may only be late.
     if survey.record.result == Verdict::Wait {

@@ -3,13 +3,7 @@
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use prost::Message;
-use sealift_common::{
-    decision::Requester,
-    error::Reason,
-    id::TargetId,
-    job::JobPhase,
-    task::{SkipReason, TaskPhase, TaskState},
-};
+use sealift_common::{decision::Requester, error::Reason};
 use sealift_proto::v1::{
     AbortJobRequest, AbortJobResponse, PauseJobRequest, PauseJobResponse, ResumeJobRequest,
     ResumeJobResponse, RetryJobRequest, RetryJobResponse, SkipTaskRequest, SkipTaskResponse,
@@ -19,8 +13,8 @@ use serde::Serialize;
 
 use crate::{
     app::{
-        create_promotion::{NewPromotion, create_promotion},
-        resolve_release::release_of,
+        create_promotion::create_promotion,
+        repeat_job::repeat_job,
         steer_job::{abort_job, pause_job, resume_job, skip_task},
     },
     caller::Caller,
@@ -195,7 +189,7 @@ impl Jobs {
                 Box::pin(async {
                     let tx = tx;
                     let found = find_job(tx, tenant, id).await?;
-                    let wanted = repeated(tx, &found, summary.clone(), requester.clone()).await?;
+                    let wanted = repeat_job(tx, &found, summary.clone(), requester.clone()).await?;
                     let requested = create_promotion(self.core(), tx, &wanted).await?;
                     Ok(RetryJobResponse {
                         promotion: names::of_promotion(requested.promotion.id),
@@ -219,66 +213,5 @@ pub fn requester(caller: &Caller) -> Result<Requester, ApiError> {
     Ok(Requester {
         actor: caller.actor(),
         role,
-    })
-}
-
-/// The promotion that repeats a job on the targets that did not succeed.
-async fn repeated(
-    tx: &mut Tx,
-    job: &Job,
-    change_summary: String,
-    requester: Requester,
-) -> Result<NewPromotion, ApiError> {
-    let wrong = |message: &str, advice: String| {
-        ApiError::new(Reason::WrongState, message, advice).precondition(
-            "JOB_STATE",
-            names::of_job(job.id),
-            job.state.phase().as_str(),
-        )
-    };
-    if !matches!(
-        job.state.phase(),
-        JobPhase::Failed | JobPhase::Cancelled | JobPhase::Succeeded
-    ) {
-        return Err(wrong(
-            "only a job that has ended and was not rolled back can be repeated",
-            format!("see sealift job get {}", job.id),
-        ));
-    }
-    let left: Vec<TargetId> = tx
-        .tasks_of_job(job.id)
-        .await?
-        .into_iter()
-        .filter(|task| match (&task.state, task.state.phase()) {
-            (TaskState::Skipped { reason }, _) => *reason != SkipReason::AlreadyRunning,
-            (_, phase) => phase != TaskPhase::Succeeded,
-        })
-        .map(|task| task.target_id)
-        .collect();
-    if left.is_empty() {
-        return Err(wrong(
-            "every target of this job succeeded, nothing is left to repeat",
-            "promote the release again to see whether anything would change (sealift promote --plan)"
-                .to_owned(),
-        ));
-    }
-    let promotion = tx
-        .promotion(job.tenant_id, job.promotion_id)
-        .await?
-        .ok_or_else(|| ApiError::internal("a job without its promotion"))?;
-    let environment = tx
-        .environment(job.tenant_id, job.environment_id)
-        .await?
-        .ok_or_else(|| ApiError::internal("a job without its environment"))?;
-    Ok(NewPromotion {
-        environment,
-        release: release_of(tx, job.tenant_id, job.release_id).await?,
-        recipe: promotion.recipe,
-        scope: Some(left),
-        rollback: None,
-        rerun_of: Some(job.id),
-        change_summary,
-        plan_seen: None,
-        requester,
     })
 }

@@ -14,6 +14,7 @@ mod lanes;
 mod large_waves;
 mod reconcile;
 mod releases;
+mod repeats;
 mod restart;
 mod rollbacks;
 mod rollouts;

@@ -42,7 +42,7 @@ fn recipe() -> Recipe {
 }
 
 /// The first release everywhere, then the second one until the second target fails: its job is being rolled back.
-async fn half_way(world: &World) -> (Release, Release, JobId) {
+pub async fn half_way(world: &World) -> (Release, Release, JobId) {
     let (good, bad) = (world.release("v1").await, world.release("v2").await);
     let first = world.promote(&good).await;
     world.finish(first).await;
@@ -57,12 +57,12 @@ async fn half_way(world: &World) -> (Release, Release, JobId) {
     (good, bad, job)
 }
 
-async fn rollback_of(world: &World, job: JobId) -> JobId {
+pub async fn rollback_of(world: &World, job: JobId) -> JobId {
     let mut tx = world.core.db.read().await.unwrap();
     tx.newest_rollback(job).await.unwrap().unwrap().id
 }
 
-async fn hold(world: &World, release: &Release) -> Option<Hold> {
+pub async fn hold(world: &World, release: &Release) -> Option<Hold> {
     let mut tx = world.core.db.read().await.unwrap();
     tx.open_hold(world.environment.id, release.project_id)
         .await
