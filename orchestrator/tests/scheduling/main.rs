@@ -19,5 +19,6 @@ mod restart;
 mod rollbacks;
 mod rollouts;
 mod seen;
+mod walk;
 mod waves;
 mod world;
