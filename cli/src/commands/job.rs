@@ -92,7 +92,7 @@ pub enum JobCommand {
         #[command(flatten)]
         request: RequestArgs,
     },
-    /// Let a paused one go on: a canary passes, failures so far are accepted.
+    /// Let a paused one go on: a canary passes if it still runs, failures so far are accepted.
     #[command(visible_alias = "promote")]
     Resume {
         /// Its identifier.

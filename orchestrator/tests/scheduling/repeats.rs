@@ -11,7 +11,7 @@ use sealift_common::{
     release::Release,
     role::Role,
     strategy::{Limits, Strategy},
-    task::{SkipReason, TaskPhase, TaskState},
+    task::TaskPhase,
     time::Clock as _,
 };
 use sealift_orchestrator::{
