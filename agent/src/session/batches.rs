@@ -47,7 +47,7 @@ impl InFlight {
 }
 
 /// How long a connection may be broken before that shows.
-const DOUBT: Duration = Duration::from_secs(120);
+const DOUBT: Duration = Duration::from_mins(2);
 
 /// Attempts of which lines were sent: nobody acknowledges those, so the last of them are in doubt when the connection breaks.
 #[derive(Debug, Default)]
