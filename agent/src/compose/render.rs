@@ -82,7 +82,7 @@ async fn render_with(
         return Err(rejected("the order has other hooks than its file"));
     }
     let document = hosted::document(&manifest.document).map_err(|error| rejected(error.to_string()))?;
-    let pins = overlay(order, &document).to_string();
+    let pins = overlay(order, &document, compose.tool().replaces_entries()).to_string();
     let files = compose.files(order);
     let stage = files.clone();
     let text = manifest.document.clone().into_bytes();
@@ -228,8 +228,9 @@ fn salt(order: &Order<ComposeManifest>, key: &SigningKey) -> String {
     Digest::of(&key.sign(message.as_bytes())).to_hex()
 }
 
-/// The generated file: images by digest, and labels on everything that Compose makes.
-fn overlay(order: &Order<ComposeManifest>, document: &Value) -> Value {
+/// The generated file: images by digest, and labels on everything that Compose makes. Where a Compose takes `whole` networks and volumes of
+/// the later file in place of the earlier one's, they are repeated: else drivers, options and `internal` would be lost.
+fn overlay(order: &Order<ComposeManifest>, document: &Value, whole: bool) -> Value {
     let own = labels::of_project(order.target_id, &order.release.project);
     let services: Map<String, Value> = order
         .manifest
@@ -255,7 +256,10 @@ fn overlay(order: &Order<ComposeManifest>, document: &Value) -> Value {
             .map(String::as_str)
             .chain(always)
             .filter(|name| !is_external(name) && !name.starts_with("x-"))
-            .map(|name| (name.to_owned(), json!({ "labels": own })))
+            .map(|name| {
+                let written = declared.and_then(|all| all.get(name)).filter(|_| whole);
+                (name.to_owned(), labelled(written.unwrap_or(&Value::Null), &own))
+            })
             .collect()
     };
     let mut overlay = json!({
@@ -272,6 +276,15 @@ fn overlay(order: &Order<ComposeManifest>, document: &Value) -> Value {
         overlay.insert("version".to_owned(), Value::String(version));
     }
     overlay
+}
+
+/// A network or volume with labels beside its own.
+fn labelled(entry: &Value, own: &labels::Labels) -> Value {
+    let mut labels = labels_of(entry, |_| true);
+    labels.extend(own.clone());
+    let mut entry = entry.as_object().cloned().unwrap_or_default();
+    entry.insert("labels".to_owned(), json!(labels));
+    Value::Object(entry)
 }
 
 /// Whether what Compose made of the file is what was ordered: these services, from these images, with our labels and no forged ones.
@@ -352,7 +365,7 @@ mod tests {
     type Spoil = fn(&mut Value);
 
     fn model(order: &Order<ComposeManifest>) -> Value {
-        let mut model = overlay(order, &Value::Null);
+        let mut model = overlay(order, &Value::Null, false);
         model["services"]["debug"] = json!({ "image": "debug", "profiles": ["debug"] });
         model
     }
@@ -416,7 +429,7 @@ mod tests {
             "networks": { "edge": { "external": true }, "back": null },
             "volumes": { "data": {}, "old": { "external": { "name": "x" } } },
         });
-        let overlay = overlay(&order, &document);
+        let overlay = overlay(&order, &document, false);
         let names = |kind: &str| {
             overlay[kind]
                 .as_object()
@@ -428,5 +441,32 @@ mod tests {
         assert_eq!(names("networks"), ["back", "default"]);
         assert_eq!(names("volumes"), ["data"]);
         assert_eq!(overlay["version"], "3.9");
+    }
+
+    #[test]
+    fn t16_labels_take_nothing_else_away_where_compose_replaces_entries() {
+        let order = samples::compose_order(1, &[("web", "v1")]);
+        let document = json!({
+            "networks": { "back": { "internal": true, "labels": ["a=b"] }, "plain": null },
+            "volumes": { "data": { "driver": "local", "driver_opts": { "type": "tmpfs" } } },
+        });
+        let own = labels::of_project(order.target_id, &order.release.project);
+        for whole in [true, false] {
+            let overlay = overlay(&order, &document, whole);
+            let back = &overlay["networks"]["back"];
+            assert_eq!(back["internal"] == true, whole);
+            assert_eq!(back["labels"]["a"] == "b", whole);
+            assert_eq!(
+                overlay["volumes"]["data"]["driver_opts"]["type"] == "tmpfs",
+                whole
+            );
+            assert_eq!(overlay["networks"]["plain"], json!({ "labels": own }));
+            for entry in [back, &overlay["volumes"]["data"]] {
+                assert!(
+                    own.iter()
+                        .all(|(key, value)| entry["labels"][key] == value.as_str())
+                );
+            }
+        }
     }
 }

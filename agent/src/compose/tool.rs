@@ -122,6 +122,11 @@ impl Tool {
         &self.version
     }
 
+    /// Whether a network or volume of a later file takes the place of the earlier one's whole: v1 does not merge them.
+    pub fn replaces_entries(&self) -> bool {
+        self.version.starts_with("1.")
+    }
+
     /// Makes a call. The project is claimed for as long as it lasts; a Compose that an earlier agent left at work there is ended.
     pub async fn call(&self, call: Call<'_>) -> Result<Said, Failure> {
         let claimed = claim(call.files).await?;
