@@ -1,5 +1,5 @@
 //! What other readers of YAML read otherwise. On a compose host the host's Compose reads the same bytes with a reader of its own
-//! (PyYAML in v1, go-yaml in v2): were it to see a line where this one sees a comment, or another value of a key, what is refused
+//! (`PyYAML` in v1, `go-yaml` in v2): were it to see a line where this one sees a comment, or another value of a key, what is refused
 //! here could be asked for behind the check's back. So whatever the readers disagree on is no compose file.
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
