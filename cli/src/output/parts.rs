@@ -56,7 +56,7 @@ impl Document {
         match (self.format, self.record) {
             (Format::Yaml, _) => {
                 if first {
-                    text.push_str(&format!("{}:\n", self.field));
+                    text.extend([self.field, ":\n"]);
                 }
                 text.push_str(&yaml_item(&serde_json::to_value(item).map_err(unwritable)?)?);
             }
@@ -117,7 +117,7 @@ impl Document {
         let (before, after) = if self.record { (",", "") } else { (",\n  ", " ") };
         for (key, value) in &rest {
             let value = escaped(&value.to_string());
-            text.push_str(&format!("{before}\"{key}\":{after}{value}"));
+            text.extend([before, "\"", key.as_str(), "\":", after, value.as_str()]);
         }
         Ok(text + if self.record { "}\n" } else { "\n}\n" })
     }
