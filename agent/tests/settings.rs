@@ -29,7 +29,7 @@ fn packaged(section: &str) -> Vec<String> {
     for line in PACKAGED.lines() {
         let line = line.trim_start_matches(['#', ' ']);
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            within = name.to_owned();
+            name.clone_into(&mut within);
             // A table below a table is one of its names.
             if let Some(rest) = name.strip_prefix(section).and_then(|rest| rest.strip_prefix('.')) {
                 found.extend(rest.split('.').next().map(str::to_owned));
