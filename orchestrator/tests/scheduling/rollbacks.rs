@@ -171,6 +171,7 @@ async fn take_agent(world: &World, target: &Target) {
 
 #[tokio::test]
 async fn a_target_that_nobody_serves_keeps_no_other_one_from_going_back() {
+    use TaskPhase::{Skipped, Succeeded};
     let world = World::new(3).await;
     let (good, bad) = (world.release("v1").await, world.release("v2").await);
     for release in [&good, &bad] {
@@ -194,7 +195,6 @@ async fn a_target_that_nobody_serves_keeps_no_other_one_from_going_back() {
     let rollback = requested.job.unwrap().id;
     assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);
     let phases = world.phases(rollback).await;
-    use TaskPhase::{Skipped, Succeeded};
     assert_eq!(phases, [Succeeded, Skipped, Succeeded]);
     let mut tx = world.core.db.read().await.unwrap();
     let later = tx.left_out(world.clock.now(), None, 9).await.unwrap();

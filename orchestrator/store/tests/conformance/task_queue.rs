@@ -165,7 +165,11 @@ async fn the_next_tasks_of_a_job_are_found_by_what_they_need(world: World) {
     let pending = tx.pending_tasks(job, 3).await.unwrap();
     let mut wanted: Vec<_> = made.tasks[..3].iter().map(|task| task.id).collect();
     wanted.sort_unstable();
-    assert_eq!(ids(pending), wanted, "the first of them, in the order in which they are changed");
+    assert_eq!(
+        ids(pending),
+        wanted,
+        "the first of them, in the order in which they are changed"
+    );
 
     let first = seed.assign(&mut tx, &free[0], at(3)).await.unwrap();
     assert_eq!(ids(tx.tasks_to_stop(job, 10).await.unwrap()), [first.id]);
