@@ -21,7 +21,6 @@ use sealift_common::{
     lane::LanePolicy,
     manifest::{Manifest, PinnedImage},
     name::Labels,
-    observation::TargetObservation,
     order::{Fence, inputs, sign_order},
     promotion::PromotionState,
     recipe::Recipe,
@@ -53,7 +52,7 @@ use sealift_store::{Db, Job, Promotion, StoreConfig, Task};
 mod database;
 use database::Database;
 
-use crate::seen::observation;
+use crate::seen::sticker_of;
 
 /// What an agent does with an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,10 +79,6 @@ pub struct World {
     directory: tempfile::TempDir,
     pub limits: Limits,
     scheduler: Mutex<Option<Scheduler>>,
-}
-
-fn sticker_of(task: &Task) -> Digest {
-    Digest::of(task.id.to_string().as_bytes())
 }
 
 fn start() -> DateTime<chrono::Utc> {
@@ -534,32 +529,6 @@ impl World {
             .await
             .unwrap();
         }
-        tx.commit().await.unwrap();
-    }
-
-    /// One agent tells what its host looks like after the task; other projects are there as before.
-    pub async fn look(&self, task: &Task) {
-        let mut tx = self.core.db.write().await.unwrap();
-        let now = self.clock.now();
-        let task = tx.task(task.id).await.unwrap().unwrap();
-        let job = tx.job_by_id(task.job_id).await.unwrap().unwrap();
-        let release = tx.release(self.tenant, job.release_id).await.unwrap().unwrap();
-        let mut seen = observation(&task, &release, sticker_of(&task), now);
-        if let Some(before) = tx.observation(task.target_id).await.unwrap() {
-            for (project, one) in before.projects {
-                seen.projects.entry(project).or_insert(one);
-            }
-        }
-        tx.put_observation(&seen, now).await.unwrap();
-        tx.commit().await.unwrap();
-    }
-
-    /// What a host looks like is not what it was: told now.
-    pub async fn tamper(&self, target: TargetId, change: impl FnOnce(&mut TargetObservation)) {
-        let mut tx = self.core.db.write().await.unwrap();
-        let mut seen = tx.observation(target).await.unwrap().unwrap();
-        change(&mut seen);
-        tx.put_observation(&seen, self.clock.now()).await.unwrap();
         tx.commit().await.unwrap();
     }
 
