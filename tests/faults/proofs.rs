@@ -14,7 +14,7 @@ use tokio::{process::Command, time::timeout};
 use crate::{matrix::Outcome, table::Proof};
 
 /// Longest time of building and running them, with every kill point if that is asked for.
-const LIMIT: Duration = Duration::from_mins(60);
+const LIMIT: Duration = Duration::from_hours(1);
 
 /// Which tests there are, which ran, and whether they passed.
 #[derive(Debug, Default)]
