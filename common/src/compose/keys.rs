@@ -186,7 +186,10 @@ pub const SUPPORTED: &[(&str, &str)] = &[
         "services.*.x-sealift.probe.exec.command",
         "list, or text split by POSIX quoting",
     ),
-    ("networks.*.internal", ""),
+    (
+        "networks.*.internal",
+        "when it changes, the release gets another network",
+    ),
     ("networks.*.external", "`true`"),
     ("networks.*.name", "for external networks"),
     ("networks.*.driver", "only `bridge`"),

@@ -6,7 +6,7 @@ use sealift_common::{
     any_manifest::Described,
     digest::Digest,
     drift::Finding,
-    id::{AgentId, TargetId, TenantId},
+    id::{AgentId, TargetId, TaskId, TenantId},
     inventory::{AgentFacts, EnvironmentClass},
     manifest::{Manifest, PinnedImage},
     name::Name,
@@ -29,7 +29,7 @@ use sealift_proto::v1::{
     promotion_service_client::PromotionServiceClient, target::Kind,
     target_service_client::TargetServiceClient,
 };
-use sealift_store::{Task, Tx};
+use sealift_store::{StoreError, Task, Tx};
 use tonic::transport::Channel;
 
 use crate::support::World;
@@ -211,17 +211,26 @@ impl<'w> Host<'w> {
         self.report(&task, &[TaskEvent::Accepted, begun]).await
     }
 
-    /// Reports what became of a task.
+    /// Reports what became of a task; again when somebody else was faster, as an agent does.
     pub async fn report(&self, task: &Task, events: &[TaskEvent]) -> Task {
+        loop {
+            match self.told(task.id, events).await {
+                Err(StoreError::Conflict) => {}
+                told => return told.unwrap(),
+            }
+        }
+    }
+
+    async fn told(&self, task: TaskId, events: &[TaskEvent]) -> Result<Task, StoreError> {
         let now = self.world.running.app.clock.now();
         let actor = format!("agent/{}", self.agent);
         let mut tx = self.write().await;
-        let mut task = tx.task(task.id).await.unwrap().unwrap();
+        let mut task = tx.task(task).await?.unwrap();
         for event in events {
-            task = tx.apply_task_event(&task, event, &actor, now).await.unwrap();
+            task = tx.apply_task_event(&task, event, &actor, now).await?;
         }
-        tx.commit().await.unwrap();
-        task
+        tx.commit().await?;
+        Ok(task)
     }
 
     /// Carries the order out and reports it.
