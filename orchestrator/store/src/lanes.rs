@@ -201,7 +201,7 @@ impl Tx {
 
     /// The queued job whose turn is next: rollbacks first, then by ticket. Jobs of a project that is held do not count, nor those
     /// of a project of which another job is under way, paused or being undone by another rollback: however wide the lane, never
-    /// more than two versions of a project are live.
+    /// more than one release of a project is on its way.
     pub async fn lane_head(&mut self, environment: EnvironmentId) -> Result<Option<Job>> {
         let row: Option<JobRow> = on!(self, |conn| sqlx::query_as(HEAD)
             .bind(environment.uuid())
