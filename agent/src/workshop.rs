@@ -18,9 +18,10 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
 use sealift_common::{
     condition::{Condition, ConditionCode},
@@ -129,8 +130,8 @@ pub(crate) struct Shared<H> {
     pub(crate) facts: watch::Sender<AgentFacts>,
     engine: Mutex<Option<EngineInfo>>,
     engine_root: Mutex<Option<PathBuf>>,
-    /// The host's clock beside the orchestrator's, as last measured.
-    clock_offset: Mutex<Option<ClockFacts>>,
+    /// A time of the orchestrator's clock, and when it was that.
+    orchestrator_clock: Mutex<Option<(DateTime<Utc>, Instant)>>,
     /// Looks at paths of the host, by the target whose order mounts them.
     pub(crate) paths: Hanging<(TargetId, Looking)>,
     /// Taken for writing while an image is being taken away.
@@ -195,13 +196,16 @@ impl<H: Host> Shared<H> {
         lock(&self.engine_root).clone()
     }
 
-    /// A time of this host by the orchestrator's clock, when a session has measured how they differ.
-    pub(crate) fn orchestrator_time(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        clock_offset::theirs(at, (*lock(&self.clock_offset))?)
+    /// The time by the orchestrator's clock, when a session has measured how it differs. From then on it goes by the monotonic
+    /// clock, which nobody sets.
+    pub(crate) fn orchestrator_time(&self) -> Option<DateTime<Utc>> {
+        let (then, seen) = (*lock(&self.orchestrator_clock))?;
+        then.checked_add_signed(TimeDelta::from_std(seen.elapsed()).ok()?)
     }
 
     fn set_clock_offset(&self, measured: ClockFacts) {
-        *lock(&self.clock_offset) = Some(measured);
+        let now = clock_offset::theirs(self.clock.now(), measured);
+        *lock(&self.orchestrator_clock) = now.map(|now| (now, Instant::now()));
     }
 
     pub(crate) fn set_engine_root(&self, root: PathBuf) {
@@ -274,7 +278,7 @@ impl<H: Host> Workshop<H> {
             facts: watch::Sender::new(facts),
             engine: Mutex::default(),
             engine_root: Mutex::default(),
-            clock_offset: Mutex::default(),
+            orchestrator_clock: Mutex::default(),
             paths: Hanging::default(),
             images: tokio::sync::RwLock::default(),
             logs: log_sender,

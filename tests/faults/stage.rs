@@ -240,19 +240,6 @@ impl Stage {
         .await
     }
 
-    /// The same, unless the promotion ends before; whether it was seen there.
-    pub async fn at_step_or_over(&self, promotion: &Promotion, step: &str) -> Result<bool> {
-        within(PATIENCE, &format!("the task is at {step} or over"), async || {
-            let job = self.job(promotion).await?.unwrap_or_default();
-            let mut tasks = job["tasks"].as_array().into_iter().flatten();
-            if tasks.any(|task| task["step"] == step) {
-                return Ok(Some(true));
-            }
-            Ok(self.is_over(promotion).await?.then_some(false))
-        })
-        .await
-    }
-
     /// The digest of a release's service.
     pub async fn digest(&self, release: u64) -> Result<String> {
         let release = self

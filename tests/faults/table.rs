@@ -312,14 +312,14 @@ pub const ROWS: &[Row] = &[
     act!(
         "F9",
         HOSTS,
-        "faketime: the agent's clock is set, +3 min, -3 min, right",
+        "faketime: the agent's clock is set by 3 min and back, both ways",
         clock::host_jumps,
         Long
     ),
     act!(
         "F9",
         CENTER,
-        "faketime: the orchestrator's clock is set, +3 min, -3 min, right",
+        "faketime: the orchestrator's clock is set by 3 min and back, both ways",
         clock::center_jumps,
         Long
     ),

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Done, FIRST_PAUSE, FORWARD_PATIENCE, RESTORE_PATIENCE, RESTORE_TRIES, Trouble, internal,
+    Done, FORWARD_PATIENCE, RESTORE_PATIENCE, RESTORE_TRIES, Trouble, internal, pause_after,
     prove::{STICKER, aside},
 };
 use crate::{
@@ -204,7 +204,7 @@ impl<H: Host, M: Described> Attempt<H, M> {
         *tries += 1;
         let again = *tries < RESTORE_TRIES;
         if again {
-            sleep(FIRST_PAUSE * 2_u32.pow(*tries)).await;
+            sleep(pause_after(*tries)).await;
         }
         again
     }
@@ -314,7 +314,7 @@ impl<H: Host, M: Described> Attempt<H, M> {
             compose_lock: self.state.lock.as_ref().map(|locked| locked.lock),
             log_truncated: self.log.is_truncated(),
             at,
-            orchestrator_time: self.shared.orchestrator_time(at),
+            orchestrator_time: self.shared.orchestrator_time(),
         };
         proof::packet(&self.shared.identity, &end).map_err(internal)
     }

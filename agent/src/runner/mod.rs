@@ -40,8 +40,9 @@ use followers::Followers;
 /// How long the engine may be away while going forward, and while going back.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(30);
 const RESTORE_PATIENCE: Duration = Duration::from_mins(10);
-/// How often an effect of a restore is tried although the engine refuses it.
-const RESTORE_TRIES: u32 = 4;
+/// How often an effect of a restore is tried although the engine refuses it: for half a minute, as nothing may run meanwhile and
+/// whoever gives up leaves it to a person.
+const RESTORE_TRIES: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// What a restore that is given up has not done.
@@ -50,6 +51,11 @@ const UNREACHED: &str = "callers may not reach the old set";
 const UNKNOWN: &str = "what runs now is not known";
 /// How long the end of an attempt waits for the last lines of containers that ended.
 const LOG_DRAIN: Duration = Duration::from_millis(500);
+
+/// How long to wait after so many tries that failed.
+fn pause_after(tries: u32) -> Duration {
+    (FIRST_PAUSE * 2_u32.saturating_pow(tries.min(16))).min(LONGEST_PAUSE)
+}
 
 /// Why a step did not work.
 pub(crate) enum Trouble {

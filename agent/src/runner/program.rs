@@ -20,7 +20,7 @@ use sealift_common::{
 use tokio::{sync::OwnedRwLockWriteGuard, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{FIRST_PAUSE, RESTORE_TRIES, Trouble, attempt::Attempt, internal};
+use super::{RESTORE_TRIES, Trouble, attempt::Attempt, internal, pause_after};
 use crate::{
     host::Host,
     journal::{AttemptKey, Cause, JournalError, Phase, Record},
@@ -147,7 +147,7 @@ impl<H: Host> ProgramRunner<H> {
         if self.failed_looks < RESTORE_TRIES {
             tokio::select! {
                 () = self.attempt.shared.shutdown.cancelled() => {}
-                () = sleep(FIRST_PAUSE * 2_u32.pow(self.failed_looks)) => {}
+                () = sleep(pause_after(self.failed_looks)) => {}
             }
             return Ok(());
         }

@@ -236,7 +236,7 @@ pub(super) async fn refuse<H: Host>(
             compose_lock: None,
             log_truncated: false,
             at,
-            orchestrator_time: shared.orchestrator_time(at),
+            orchestrator_time: shared.orchestrator_time(),
         };
         // An order for somebody else cannot be stated under our name; it is refused without a packet.
         proof::packet(&shared.identity, &end).ok()

@@ -48,6 +48,17 @@ async fn fails_on_the_first(world: &World, release: &Release) -> JobId {
     job
 }
 
+/// A job that has failed on one target where another release is active, and a third release.
+async fn failed_after_a_success(world: &World) -> (JobId, Release) {
+    let (first, second) = (world.release("v1").await, world.release("v2").await);
+    let ran = world.promote(&first).await;
+    world.finish(ran).await;
+    (
+        fails_on_the_first(world, &second).await,
+        world.release("v3").await,
+    )
+}
+
 async fn failed_with(world: &World, job: JobId) -> FailureCode {
     match world.job(job).await.state {
         JobState::Failed { failure } => failure.code,
@@ -67,14 +78,7 @@ async fn is_active(world: &World, release: &Release) -> bool {
 #[tokio::test]
 async fn r8_a_repeat_takes_no_place_of_what_became_active_since() {
     let world = World::new(2).await;
-    let (first, second, third) = (
-        world.release("v1").await,
-        world.release("v2").await,
-        world.release("v3").await,
-    );
-    let ran = world.promote(&first).await;
-    world.finish(ran).await;
-    let failed = fails_on_the_first(&world, &second).await;
+    let (failed, third) = failed_after_a_success(&world).await;
     world.settle().await;
     assert_eq!(world.phase(failed).await, JobPhase::Failed);
     // While nothing newer is active it may be repeated.
@@ -94,14 +98,7 @@ async fn r8_a_repeat_takes_no_place_of_what_became_active_since() {
 #[tokio::test]
 async fn r8_a_repeat_that_waited_too_long_begins_nothing() {
     let world = World::new(2).await;
-    let (first, second, third) = (
-        world.release("v1").await,
-        world.release("v2").await,
-        world.release("v3").await,
-    );
-    let ran = world.promote(&first).await;
-    world.finish(ran).await;
-    let failed = fails_on_the_first(&world, &second).await;
+    let (failed, third) = failed_after_a_success(&world).await;
     // It is in the lane before anybody knows that the other one failed.
     let newer = world.promote(&third).await;
     world.settle().await;

@@ -46,7 +46,13 @@ pub async fn half_way(world: &World) -> (Release, Release, JobId) {
     let (good, bad) = (world.release("v1").await, world.release("v2").await);
     let first = world.promote(&good).await;
     world.finish(first).await;
-    let mut wish = world.wish(&bad, World::rolling(1));
+    let job = breaks_half_way(world, &bad).await;
+    (good, bad, job)
+}
+
+/// A release that succeeds on the first target and fails on the second one.
+async fn breaks_half_way(world: &World, bad: &Release) -> JobId {
+    let mut wish = world.wish(bad, World::rolling(1));
     wish.recipe = recipe();
     let job = world.request(&wish).await.job.unwrap().id;
     world.settle().await;
@@ -54,7 +60,7 @@ pub async fn half_way(world: &World) -> (Release, Release, JobId) {
     world.settle().await;
     world.act(Act::Fail(FailureCode::Unhealthy)).await;
     world.settle().await;
-    (good, bad, job)
+    job
 }
 
 pub async fn rollback_of(world: &World, job: JobId) -> JobId {
@@ -146,14 +152,7 @@ async fn what_succeeded_goes_back_to_what_is_active_whatever_is_thought_of_it_si
     let mut tx = world.core.db.write().await.unwrap();
     tx.insert_mark(&deprecated).await.unwrap();
     tx.commit().await.unwrap();
-    let mut wish = world.wish(&bad, World::rolling(1));
-    wish.recipe = recipe();
-    let job = world.request(&wish).await.job.unwrap().id;
-    world.settle().await;
-    world.act(Act::Succeed).await;
-    world.settle().await;
-    world.act(Act::Fail(FailureCode::Unhealthy)).await;
-    world.settle().await;
+    let job = breaks_half_way(&world, &bad).await;
     let rollback = rollback_of(&world, job).await;
     assert_eq!(world.job(rollback).await.release_id, good.id);
     assert_eq!(world.finish(rollback).await, JobPhase::Succeeded);

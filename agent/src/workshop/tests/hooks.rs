@@ -107,17 +107,23 @@ async fn r10_a_hook_that_fails_or_takes_too_long_ends_with_the_old_set() {
     agent.down().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_hook_runs_on_while_the_agent_is_away_and_is_waited_for_again() {
-    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+/// An agent goes down while the hook of its order runs; gives the order.
+async fn goes_down_over_a_hook(host: &FakeHost, dir: &Path) -> Order<Manifest> {
     let order = with(
         &samples::order(1, &[("web", "v1")]),
         &[hook(HookWhen::PreDeploy, "v2")],
     );
-    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let agent = Agent::start(host, dir, &samples::clock()).await;
     agent.offer(&order).await;
-    until(|| hooks_of(&host).iter().any(|hook| hook.running)).await;
+    until(|| hooks_of(host).iter().any(|hook| hook.running)).await;
     agent.down().await;
+    order
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_runs_on_while_the_agent_is_away_and_is_waited_for_again() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let order = goes_down_over_a_hook(&host, dir.path()).await;
     assert!(hooks_of(&host)[0].running, "it goes on without the agent");
     let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
     let id = hooks_of(&host)[0].id.clone();
@@ -215,14 +221,7 @@ async fn r10_death_at_every_effect_of_a_switch_and_its_way_back_ends_with_a_whol
 #[tokio::test(start_paused = true)]
 async fn r10_no_hook_is_taken_away_whose_attempt_may_go_on() {
     let (host, dir) = (engine(), tempfile::tempdir().unwrap());
-    let order = with(
-        &samples::order(1, &[("web", "v1")]),
-        &[hook(HookWhen::PreDeploy, "v2")],
-    );
-    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
-    agent.offer(&order).await;
-    until(|| hooks_of(&host).iter().any(|hook| hook.running)).await;
-    agent.down().await;
+    goes_down_over_a_hook(&host, dir.path()).await;
 
     // The journal cannot be used: it is not known whose the hook is.
     let file = dir.path().join(crate::journal::FILE_NAME);
