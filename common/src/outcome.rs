@@ -19,6 +19,9 @@ pub struct Fate {
     pub activated: u32,
     /// How many of these another job has replaced.
     pub superseded: u32,
+    /// It activated none itself, its release being active already or it being for a part of the environment, and nothing that it
+    /// brought or found stands any longer.
+    pub gone: bool,
     /// A later rollback has undone it.
     pub undone: bool,
     /// A newer promotion took its place while it waited.
@@ -39,6 +42,7 @@ impl Fate {
             JobPhase::Succeeded if self.activated > 0 && self.superseded >= self.activated => {
                 Some(Outcome::Superseded)
             }
+            JobPhase::Succeeded if self.gone => Some(Outcome::Superseded),
             JobPhase::Succeeded => Some(Outcome::Succeeded),
         }
     }
@@ -57,6 +61,7 @@ mod tests {
                     phase: *phase,
                     activated,
                     superseded,
+                    gone: false,
                     undone: false,
                     replaced: false,
                 };
@@ -71,6 +76,13 @@ mod tests {
                     outcome
                 };
                 assert_eq!(undone.outcome(), wanted, "{undone:?}");
+                let gone = Fate { gone: true, ..fate };
+                let wanted = if *phase == JobPhase::Succeeded {
+                    Some(Outcome::Superseded)
+                } else {
+                    outcome
+                };
+                assert_eq!(gone.outcome(), wanted, "{gone:?}");
                 // Whoever was replaced while it waited has never begun anything.
                 let replaced = Fate {
                     replaced: true,

@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use sealift_common::{
     id::{ComponentId, EnvironmentId, JobId, ProjectId, PromotionId, ReleaseId, TargetId},
+    job::JobPhase,
     name::ProjectRef,
     outcome::Fate,
     task::TaskPhase,
@@ -17,6 +18,9 @@ use crate::{
     rows::{At, all, count},
 };
 
+/// `next` is what became active of the project after the job ended: 2 by undoing the job's release, 1 otherwise. `stands` says of jobs
+/// for a part of the environment whether a target still has what such a job brought or found there; it reads the tasks of that job.
+/// Both are for jobs that activated nothing; those that did are told by the rows that they made active.
 macro_rules! select {
     ($state:literal) => {
         concat!(
@@ -27,7 +31,15 @@ macro_rules! select {
              (SELECT COUNT(*) FROM active_components a WHERE a.job_id = j.id AND a.superseded_at IS NOT NULL) \
              AS superseded, \
              (SELECT COUNT(*) FROM jobs u WHERE u.rollback_of = j.id AND u.state = 'succeeded') AS undone, \
-             CAST(CASE WHEN p.superseded_by IS NULL THEN 0 ELSE 1 END AS BIGINT) AS replaced "
+             CAST(CASE WHEN p.superseded_by IS NULL THEN 0 ELSE 1 END AS BIGINT) AS replaced, \
+             CAST((SELECT CASE WHEN x.release_id = j.release_id THEN 2 ELSE 1 END FROM active_components n \
+             JOIN jobs u ON u.id = n.job_id LEFT JOIN jobs x ON x.id = u.rollback_of \
+             WHERE n.environment_id = j.environment_id AND n.project_id = r.project_id AND n.since > j.finished_at \
+             ORDER BY n.since LIMIT 1) AS BIGINT) AS next, \
+             CAST(CASE WHEN p.scope IS NULL OR j.rollback_of IS NOT NULL THEN NULL WHEN EXISTS (SELECT 1 FROM tasks o \
+             JOIN target_current c ON c.target_id = o.target_id AND c.repository = r.repository AND c.project = r.project \
+             WHERE o.job_id = j.id AND c.release_id = j.release_id AND c.since <= j.finished_at) THEN 1 ELSE 0 END AS BIGINT) \
+             AS stands "
         )
     };
 }
@@ -118,6 +130,22 @@ struct Columns {
     superseded: i64,
     undone: i64,
     replaced: i64,
+    next: Option<i64>,
+    stands: Option<i64>,
+}
+
+impl Columns {
+    fn fate(&self, phase: JobPhase) -> Fate {
+        let gone = self.activated == 0 && self.stands.map_or(self.next.is_some(), |stands| stands == 0);
+        Fate {
+            phase,
+            activated: count(self.activated),
+            superseded: count(self.superseded),
+            gone,
+            undone: self.undone > 0 || (gone && self.next == Some(2)),
+            replaced: self.replaced > 0,
+        }
+    }
 }
 
 impl TryFrom<Columns> for HistoryRow {
@@ -125,6 +153,7 @@ impl TryFrom<Columns> for HistoryRow {
 
     fn try_from(row: Columns) -> Result<Self> {
         let at = At::new("jobs", row.id);
+        let fate = row.fate(at.parse("state", &row.state)?);
         Ok(Self {
             job: row.id.into(),
             promotion: row.promotion_id.into(),
@@ -134,13 +163,7 @@ impl TryFrom<Columns> for HistoryRow {
                 project: row.project,
             },
             number: at.number("number", row.number)?,
-            fate: Fate {
-                phase: at.parse("state", &row.state)?,
-                activated: count(row.activated),
-                superseded: count(row.superseded),
-                undone: row.undone > 0,
-                replaced: row.replaced > 0,
-            },
+            fate,
             task: at.parse_opt("task_state", row.task_state.as_deref())?,
             requested_by: row.requested_by,
             change_summary: row.change_summary,

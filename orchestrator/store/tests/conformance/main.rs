@@ -17,6 +17,7 @@ mod jobs;
 mod lanes;
 mod maintenance;
 mod marks;
+mod outcomes;
 mod plans;
 mod records;
 mod releases;
