@@ -53,7 +53,8 @@ pub struct ServeFlags {
     /// Configuration file (TOML).
     #[arg(long, env = "SEALIFT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where keys, the embedded database and the admin socket live.
+    /// Where keys, the embedded database and the admin socket live: /var/lib/sealift-orchestrator, unless this or the file says
+    /// otherwise.
     #[arg(long, env = "SEALIFT_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Address of the TLS port, for example 0.0.0.0:8443.
@@ -87,6 +88,17 @@ impl ServeFlags {
     /// The settings, checked.
     pub fn config(&self) -> anyhow::Result<Config> {
         Ok(self.read()?)
+    }
+
+    /// How to administer the same orchestrator again. A database's URL is left out: it may hold a password.
+    fn admin(&self) -> String {
+        let mut command = "sealift-orchestrator admin".to_owned();
+        for (flag, path) in [("--config", &self.config), ("--data-dir", &self.data_dir)] {
+            if let Some(path) = path {
+                command += &format!(" {flag} {}", path.display());
+            }
+        }
+        command
     }
 
     fn read(&self) -> Result<Config, ConfigError> {
@@ -127,6 +139,27 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory as _;
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_the_folder_that_is_used_when_none_is_given() {
+        use clap::CommandFactory as _;
+        let folder = Config::default().data_dir.display().to_string();
+        for command in ["serve", "admin"] {
+            let mut options = Options::command();
+            let command = options.find_subcommand_mut(command).unwrap();
+            let help = command.render_long_help().to_string();
+            assert!(help.contains(&folder), "{help}");
+        }
+    }
+
+    #[test]
+    fn a_hint_names_the_orchestrator_that_was_administered() {
+        let mut flags = ServeFlags::default();
+        assert_eq!(flags.admin(), "sealift-orchestrator admin");
+        flags.data_dir = Some("/srv/x".into());
+        flags.database_url = Some("postgres://sealift:hunter2@db/sealift".to_owned());
+        assert_eq!(flags.admin(), "sealift-orchestrator admin --data-dir /srv/x");
     }
 
     #[test]

@@ -41,14 +41,23 @@ pub enum StartError {
     /// A setting is wrong.
     #[error("the configuration is wrong")]
     Config(#[from] ConfigError),
-    /// The data directory cannot be made.
-    #[error("cannot make the data directory {path}")]
+    /// The data directory cannot be made or entered.
+    #[error("cannot use the data directory {path}")]
     DataDir {
         /// Which.
         path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Administration of an orchestrator that has never been there.
+    #[error(
+        "no orchestrator's data in {path}: name its folder with --data-dir, or its settings with --config; \
+         a new orchestrator makes its data when it is first served (sealift-orchestrator serve)"
+    )]
+    NoData {
+        /// Where it was looked for.
+        path: PathBuf,
     },
     /// The store cannot be opened or prepared.
     #[error("cannot open the database")]
@@ -121,8 +130,21 @@ impl Orchestrator {
         start(config, clock, Part::Whole).await
     }
 
-    /// Starts what the admin commands need: store, identity and the admin socket. Fails while an orchestrator runs.
+    /// Starts what the admin commands need: store, identity and the admin socket. Fails while an orchestrator runs, and where there
+    /// has never been one: a wrong folder must not become a second authority that nobody trusts.
     pub async fn start_admin(config: Config, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
+        let there = config
+            .identity_dir()
+            .try_exists()
+            .map_err(|source| StartError::DataDir {
+                path: config.data_dir.clone(),
+                source,
+            })?;
+        if !there {
+            return Err(StartError::NoData {
+                path: config.data_dir,
+            });
+        }
         start(config, clock, Part::Admin).await
     }
 }

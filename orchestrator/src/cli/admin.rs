@@ -17,7 +17,7 @@ use sealift_common::{
     bounds::MESSAGE_BYTES, maintenance::MaintenanceKind, name::Name, role::Role, time::SystemClock,
 };
 use sealift_orchestrator::{
-    Orchestrator, Running,
+    Orchestrator, Running, StartError,
     config::Config,
     gate::{DEFAULT_TENANT, TENANT},
     identity,
@@ -168,9 +168,12 @@ impl Local {
                 )
             }),
             Err(_) => {
-                let started = Orchestrator::start_admin(config.clone(), Arc::new(SystemClock))
-                    .await
-                    .context("no orchestrator answers on the admin socket, and its store cannot be opened directly")?;
+                let started = match Orchestrator::start_admin(config.clone(), Arc::new(SystemClock)).await {
+                    Err(error @ StartError::NoData { .. }) => Err(error.into()),
+                    started => started.context(
+                        "no orchestrator answers on the admin socket, and its store cannot be opened directly",
+                    ),
+                }?;
                 Ok(Self {
                     channel: dial(&path).await?,
                     started: Some(started),
@@ -201,7 +204,7 @@ pub async fn run(admin: Admin) -> anyhow::Result<()> {
             list_maintenance(&local.channel, limit).await
         }
         AdminCommand::Maintenance(MaintenanceCommand::Run { kind }) => {
-            run_maintenance(&local.channel, kind).await
+            run_maintenance(&local.channel, kind, &admin.flags).await
         }
         AdminCommand::TrustFile { tenant, out } => trust_file(&local.channel, &tenant, out).await,
     };
@@ -403,7 +406,7 @@ async fn list_maintenance(channel: &Channel, limit: i32) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run_maintenance(channel: &Channel, kind: MaintenanceKind) -> anyhow::Result<()> {
+async fn run_maintenance(channel: &Channel, kind: MaintenanceKind, flags: &ServeFlags) -> anyhow::Result<()> {
     let kind = match kind {
         MaintenanceKind::Cleanup => maintenance_run::Kind::Cleanup,
         MaintenanceKind::Audit => maintenance_run::Kind::Audit,
@@ -416,7 +419,7 @@ async fn run_maintenance(channel: &Channel, kind: MaintenanceKind) -> anyhow::Re
     let mut client = MaintenanceServiceClient::new(channel.clone());
     let answer = client.run_maintenance(request).await.map_err(said)?.into_inner();
     println!("{}", line(&answer.run.unwrap_or_default()));
-    println!("its result: sealift-orchestrator admin maintenance list");
+    println!("its result: {} maintenance list", flags.admin());
     Ok(())
 }
 

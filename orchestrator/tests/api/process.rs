@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use sealift_common::{role::Role, time::SystemClock};
-use sealift_orchestrator::{Orchestrator, StartError};
+use sealift_orchestrator::{Orchestrator, StartError, config::Config};
 use sealift_proto::v1::{
     GetCallerRequest, GetServerInfoRequest, RevokeAgentRequest, RevokeUserRequest,
     agent_service_client::AgentServiceClient, server_service_client::ServerServiceClient,
@@ -202,4 +202,26 @@ async fn a_second_orchestrator_on_the_same_directory_does_not_start() {
         "{error:?}"
     );
     world.stop().await;
+}
+
+/// A typo must not make a second authority that nobody trusts.
+#[tokio::test]
+async fn administration_of_an_orchestrator_that_was_never_there_fails_and_makes_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let existing = tempfile::tempdir().unwrap();
+    for folder in [parent.path().join("typo"), existing.path().to_owned()] {
+        let config = Config {
+            data_dir: folder.clone(),
+            ..Config::default()
+        };
+        let error = Orchestrator::start_admin(config, Arc::new(SystemClock))
+            .await
+            .unwrap_err();
+        assert!(matches!(&error, StartError::NoData { path } if *path == folder));
+        let said = format!("no orchestrator's data in {}", folder.display());
+        assert!(error.to_string().starts_with(&said), "{error}");
+    }
+    for folder in [&parent, &existing] {
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }
