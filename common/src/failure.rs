@@ -69,7 +69,7 @@ failure_codes! {
     /// The host's Compose took longer than its deadline.
     ComposeTimeout = "COMPOSE_TIMEOUT", Timeout, false, "the host is overloaded, or a dependency never becomes healthy: read the log of the attempt (sealift job logs)";
     /// The host's Compose refuses the file, or makes something else of it than was ordered.
-    ComposeRejected = "COMPOSE_REJECTED", Config, false, "read the detail; correct the compose file, set the variable (sealift env set-variable, or compose.env_file on the host), or use a newer Compose on the host";
+    ComposeRejected = "COMPOSE_REJECTED", Config, false, "correct the compose file as is said, set the variable (sealift env set-variable, or compose.env_file on the host), or use a newer Compose on the host";
     /// The resolved compose file asks for what the host does not allow.
     HostPolicy = "HOST_POLICY", Policy, false, "take what the summary names out of the compose file, or let the host's owner allow it in section [policy] of the agent's settings";
     /// The container could not be created or started as described.

@@ -132,7 +132,8 @@ async fn render_with(
         return Err(rejected("the host's Compose refuses the file").with_detail(tail(&said.messages)));
     }
     if let Some(warning) = said.messages.lines().find(|line| is_refusal(line)) {
-        return Err(rejected(warning.trim()));
+        let summary = format!("the host's Compose warns: {}", warned(warning));
+        return Err(rejected(summary).with_detail(tail(&said.messages)));
     }
     let text = String::from_utf8(said.output).map_err(|_| rejected("the host's Compose answers no text"))?;
     let model = resolved::read(&text, manifest)?;
@@ -219,6 +220,15 @@ pub fn tail(messages: &str) -> String {
 /// A warning that says that what would run is not what the file says.
 fn is_refusal(line: &str) -> bool {
     line.contains("variable is not set") || (line.contains("will be ignored") && !line.contains("obsolete"))
+}
+
+/// What a warning says, without what a logger puts around it and without the dot at its end: more is said behind it.
+fn warned(line: &str) -> String {
+    let quoted = line
+        .split_once("msg=\"")
+        .map(|(_, said)| said.trim_end().trim_end_matches('"'));
+    let said = quoted.map_or_else(|| line.to_owned(), |said| said.replace("\\\"", "\""));
+    said.trim().trim_end_matches('.').to_owned()
 }
 
 /// A line that nobody without the agent's key can know, so that the lock's digest tells nothing about secret values that were filled
@@ -415,7 +425,12 @@ mod tests {
             "Some services (web) use the 'configs' key, which will be ignored.",
         ] {
             assert!(is_refusal(line), "{line}");
+            assert!(!warned(line).ends_with(['.', '"']), "{}", warned(line));
         }
+        assert_eq!(
+            warned("time=\"…\" level=warning msg=\"The \\\"X\\\" variable is not set.\""),
+            "The \"X\" variable is not set"
+        );
         assert!(!is_refusal(
             "the attribute `version` is obsolete, it will be ignored"
         ));
