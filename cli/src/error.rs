@@ -50,7 +50,11 @@ impl Exit {
             2,
             "only with --detailed-exitcode: there are differences",
         ),
-        (Self::Rejected, 3, "rejected by a gate"),
+        (
+            Self::Rejected,
+            3,
+            "rejected by a gate at the request; what a gate stops later (GATE_CLOSED) ends failed: 1",
+        ),
         (
             Self::Denied,
             4,

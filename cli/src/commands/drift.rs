@@ -290,11 +290,20 @@ fn paragraphs(answer: &ExplainDriftResponse) -> Vec<(&'static str, String)> {
     let agent = if answer.agent.is_empty() {
         "none".to_owned()
     } else {
+        let (silent, told) = (
+            answer.agent_status == "offline",
+            age(answer.observe_time.as_ref(), now),
+        );
+        // An agent looks all the time and tells what has changed.
+        let looked = match (&answer.observe_time, silent) {
+            (None, _) => "has not looked yet".to_owned(),
+            (Some(_), true) => format!("told what it saw {told} ago"),
+            (Some(_), false) => format!("told what it sees {told} ago, unchanged since"),
+        };
         format!(
-            "{} ({}), looked {} ago",
+            "{} ({}), {looked}",
             leaf(&answer.agent),
-            clean(&answer.agent_status),
-            age(answer.observe_time.as_ref(), now)
+            clean(&answer.agent_status)
         )
     };
     lines.push(("agent", agent));

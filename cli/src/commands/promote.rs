@@ -312,7 +312,11 @@ fn describe(promotion: &Promotion) -> String {
     match (&promotion.failure, promotion.lane_position) {
         (Some(failure), _) => format!("{state}: {}; {}", failure_line(failure), clean(&failure.advice)),
         (None, position) if position > 0 => {
-            format!("{state}, number {position} in the lane{}", estimate(promotion))
+            format!(
+                "{state}, number {position} in the lane{}{}",
+                estimate(promotion),
+                awaited(promotion)
+            )
         }
         (None, _) => state.to_owned(),
     }
@@ -327,6 +331,15 @@ fn estimate(promotion: &Promotion) -> String {
     let jobs = if samples == 1 { "job" } else { "jobs" };
     let wait = span(chrono::TimeDelta::seconds(wait.seconds.max(1)));
     format!(", some {wait} to go (by the last {samples} {jobs})")
+}
+
+/// What it waits for beside its place in the lane, as the gates saw it at the request.
+fn awaited(promotion: &Promotion) -> String {
+    let gates = promotion.decision.iter().flat_map(|decision| &decision.gates);
+    gates
+        .filter(|gate| gate.verdict() == Verdict::Wait && gate.gate != "lane")
+        .map(|gate| format!("; waits: {} {}", clean(&gate.reason), clean(&gate.message)))
+        .collect()
 }
 
 fn ended(promotion: &Promotion) -> Option<Exit> {
@@ -377,7 +390,38 @@ async fn get(client: &mut Client, name: &str) -> Result<Promotion, CliError> {
 
 #[cfg(test)]
 mod tests {
+    use sealift_proto::v1::GateAnswer;
+
     use super::*;
+
+    #[test]
+    fn what_waits_for_an_agent_says_so() {
+        let gate = |gate: &str, verdict: Verdict, reason: &str| GateAnswer {
+            gate: gate.to_owned(),
+            verdict: verdict.into(),
+            reason: reason.to_owned(),
+            message: "dev/local: it is expected until noon".to_owned(),
+            ..GateAnswer::default()
+        };
+        let mut waiting = Promotion {
+            state: State::Approved.into(),
+            lane_position: 1,
+            decision: Some(Decision {
+                gates: vec![
+                    gate("release_ready", Verdict::Pass, "OK"),
+                    gate("agents_present", Verdict::Wait, "AGENT_RECONNECTING"),
+                    gate("lane", Verdict::Wait, "LANE_BUSY"),
+                ],
+                ..Decision::default()
+            }),
+            ..Promotion::default()
+        };
+        let said = describe(&waiting);
+        let wanted = "number 1 in the lane; waits: AGENT_RECONNECTING dev/local: it is expected until noon";
+        assert!(said.ends_with(wanted), "{said}");
+        waiting.lane_position = 0;
+        assert!(!describe(&waiting).contains("waits"), "its turn has come");
+    }
 
     #[test]
     fn how_it_ended_does_not_depend_on_a_last_question() {

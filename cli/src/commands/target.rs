@@ -214,7 +214,7 @@ async fn token(
 }
 
 fn rows(targets: &[Target]) -> Rows {
-    Rows::new(&["TARGET", "KIND", "AGENT", "LABELS", "SEEN"]).with(targets.iter().map(|target| {
+    Rows::new(&["TARGET", "KIND", "AGENT", "LABELS", "LAST NEWS"]).with(targets.iter().map(|target| {
         let mut labels: Vec<_> = target
             .labels
             .iter()

@@ -59,10 +59,13 @@ fn word(target: &Target) -> String {
     let now = output::now();
     let heard = age(target.agent_seen_time.as_ref(), now);
     let seen = age(target.observe_time.as_ref(), now);
-    let word = match (target.silent, &target.agent_seen_time) {
-        (true, None) => "no agent has ever spoken for it".to_owned(),
-        (true, Some(_)) => format!("SILENT for {heard}: what follows is {seen} old"),
-        (false, _) => format!("heard {heard} ago, looked at {seen} ago"),
+    let word = match (target.silent, &target.agent_seen_time, &target.observe_time) {
+        (true, None, _) => "no agent has ever spoken for it".to_owned(),
+        (true, Some(_), None) => format!("SILENT for {heard}, never looked at"),
+        (true, Some(_), Some(_)) => format!("SILENT for {heard}: what follows was told {seen} ago"),
+        (false, _, None) => format!("heard {heard} ago, not looked at yet"),
+        // An agent looks all the time and tells what has changed.
+        (false, _, Some(_)) => format!("heard {heard} ago, as told {seen} ago: unchanged since"),
     };
     match target.agent_version.as_str() {
         "" => word,
