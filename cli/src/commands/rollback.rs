@@ -23,6 +23,10 @@ use crate::{
 
 /// What to go back from, and to what.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "sealift rollback <ENVIRONMENT> [WHAT] --reason <REASON> [OPTIONS]
+       sealift rollback <ENVIRONMENT> [WHAT] --explain [OPTIONS]"
+)]
 pub struct RollbackArgs {
     /// The environment.
     environment: String,

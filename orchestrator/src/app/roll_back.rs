@@ -134,7 +134,7 @@ async fn must_say_which(
             rolling_out.reference()
         ),
         format!(
-            "to stay at {}: sealift job abort {}; to end that job and go back to {before}: sealift rollback {name} --to {before}",
+            "to stay at {}: sealift job abort {}; to end that job and go back to {before}: sealift rollback {name} --to {before} --reason \"…\"",
             active.reference(),
             job.id
         ),
