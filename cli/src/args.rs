@@ -73,7 +73,7 @@ impl RequestArgs {
 }
 
 fn uuid(text: &str) -> Result<Uuid, String> {
-    Uuid::try_parse(text).map_err(|_| "wanted a UUID, for example of uuidgen".to_owned())
+    Uuid::try_parse(text).map_err(|_| "wanted a UUID: 32 hexadecimal digits, with or without dashes; Linux makes one in /proc/sys/kernel/random/uuid".to_owned())
 }
 
 /// All commands.
