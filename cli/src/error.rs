@@ -26,7 +26,7 @@ pub enum Exit {
     Denied,
     /// Not found, or in conflict with the present state.
     Conflict,
-    /// The orchestrator cannot be reached, or did not answer in time.
+    /// The orchestrator, or a registry that it asks, cannot be reached or did not answer in time: the same may work later.
     Unreachable,
     /// Wrong usage, or input that is not valid.
     Usage,
@@ -68,7 +68,7 @@ impl Exit {
         (
             Self::Unreachable,
             6,
-            "the orchestrator cannot be reached, or did not answer in time",
+            "the orchestrator, or a registry that it asks, cannot be reached or did not answer in time",
         ),
         (Self::Usage, 64, "wrong usage or input that is not valid"),
         (

@@ -11,7 +11,7 @@ use sealift_proto::v1::{Failure, Task, task::State};
 
 use crate::{
     commands::job::tasks::task_state,
-    output::text::{clean, lines, one_line, or_dash, short_target, stamp},
+    output::text::{clean, counted, lines, one_line, or_dash, short_target, stamp},
 };
 
 /// Silence after which a line without news is written.
@@ -77,8 +77,8 @@ impl Progress {
     pub fn tick(&mut self) {
         if self.signs_of_life && self.live.is_none() && self.spoke.elapsed() >= SIGN_OF_LIFE {
             self.speak(&format!(
-                "still waiting; {} targets are being worked on",
-                self.running.len()
+                "still waiting; being worked on: {}",
+                counted(self.running.len(), "target")
             ));
         }
     }

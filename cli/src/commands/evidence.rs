@@ -9,6 +9,7 @@ use std::{
 use clap::{Args, Subcommand};
 use sealift_common::{
     bounds,
+    evidence::Subject,
     id::PacketId,
     trust::{TrustFile, VerifiedPacket, VerifyError, verify_packet},
 };
@@ -23,10 +24,11 @@ use crate::{
     args::{Global, ListArgs},
     client::{client, connect, every_page, named, target_name, unary},
     error::{CliError, Exit},
+    input::{read_bounded, unreadable},
     list,
     output::{
         self, Format, REPORT, Rows,
-        text::{clean, leaf, short_digest, short_target, stamp},
+        text::{clean, counted, leaf, short_digest, short_target, stamp},
     },
 };
 
@@ -206,9 +208,9 @@ async fn export(global: &Global, out: &Path, selection: &Selection) -> Result<Ex
     })
     .await?;
     anstream::eprintln!(
-        "{} packets, the trust file and {} public keys are in {}",
-        packets.len(),
-        parsed.orchestrator.len() + parsed.agents.len(),
+        "{}, the trust file and {} are in {}",
+        counted(packets.len(), "packet"),
+        counted(parsed.orchestrator.len() + parsed.agents.len(), "public key"),
         out.display()
     );
     anstream::eprintln!(
@@ -263,10 +265,9 @@ struct Verdict {
 fn verify(global: &Global, files: &[PathBuf], trust: &Path) -> Result<Exit, CliError> {
     let bytes = read(trust)?;
     let trust = TrustFile::from_json(&bytes).map_err(|error| {
-        CliError::local(
-            format!("{} is not a trust file", trust.display()),
+        CliError::usage(
+            format!("{} is not a trust file: {error}", trust.display()),
             "get one with `sealift evidence trust`",
-            error,
         )
     })?;
     let mut verdicts = Vec::new();
@@ -303,8 +304,8 @@ fn verify(global: &Global, files: &[PathBuf], trust: &Path) -> Result<Exit, CliE
     }
     if refused > 0 {
         return Err(CliError::NotVerified(format!(
-            "{refused} of {} packets do not verify",
-            verdicts.len()
+            "not verified: {refused} of {}",
+            counted(verdicts.len(), "packet")
         )));
     }
     Ok(Exit::Done)
@@ -312,12 +313,6 @@ fn verify(global: &Global, files: &[PathBuf], trust: &Path) -> Result<Exit, CliE
 
 fn summary(packet: &VerifiedPacket) -> String {
     let said = &packet.statement.predicate;
-    let images: Vec<_> = packet
-        .statement
-        .subject
-        .iter()
-        .map(|subject| format!("{}@{}", subject.name, short_digest(&subject.digest.sha256)))
-        .collect();
     let hooks: Vec<_> = said
         .hooks
         .iter()
@@ -348,8 +343,28 @@ fn summary(packet: &VerifiedPacket) -> String {
         said.environment,
         said.target,
         said.decision.requested_by,
-        images.join(", ")
+        running(&packet.statement.subject)
     )
+}
+
+/// What runs after the attempt. A statement without an image names its release in their place; no repository has a number sign.
+fn running(subjects: &[Subject]) -> String {
+    let images: Vec<_> = subjects
+        .iter()
+        .filter(|subject| !subject.name.contains('#'))
+        .map(|subject| {
+            format!(
+                "{}@{}",
+                clean(&subject.name),
+                short_digest(&subject.digest.sha256)
+            )
+        })
+        .collect();
+    if images.is_empty() {
+        "nothing".to_owned()
+    } else {
+        images.join(", ")
+    }
 }
 
 fn reason(error: &VerifyError) -> String {
@@ -369,9 +384,8 @@ fn expand(files: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
             all.push(file.clone());
             continue;
         }
-        let unreadable = |error| CliError::file(file, "cannot be read", error);
-        for entry in fs::read_dir(file).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
+        for entry in fs::read_dir(file).map_err(|error| unreadable(file, &error))? {
+            let path = entry.map_err(|error| unreadable(file, &error))?.path();
             if path.to_string_lossy().ends_with(ENDING) {
                 all.push(path);
             }
@@ -381,16 +395,9 @@ fn expand(files: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     Ok(all)
 }
 
+/// A file that is not there is a wrong use of the command: what does not verify has an exit code of its own, which CI can trust.
 fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    let unreadable = |error| CliError::file(path, "cannot be read", error);
-    let size = fs::metadata(path).map_err(unreadable)?.len();
-    if size > 64 * bounds::ENVELOPE_BYTES as u64 {
-        return Err(CliError::usage(
-            format!("{} is too large to be evidence", path.display()),
-            "is this the right file?",
-        ));
-    }
-    fs::read(path).map_err(unreadable)
+    read_bounded(path, 64 * bounds::ENVELOPE_BYTES)
 }
 
 fn rows(packets: &[Packet]) -> Rows {
@@ -409,4 +416,46 @@ fn rows(packets: &[Packet]) -> Rows {
             stamp(packet.create_time.as_ref()),
         ]
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use sealift_common::evidence::SubjectDigest;
+
+    use super::*;
+    use crate::output::Color;
+
+    #[test]
+    fn a_statement_that_names_no_image_says_that_nothing_runs() {
+        let subject = |name: &str| Subject {
+            name: name.to_owned(),
+            digest: SubjectDigest {
+                sha256: "0".repeat(64),
+            },
+        };
+        assert_eq!(running(&[subject("release:github.com/acme/shop#1")]), "nothing");
+        let text = running(&[subject("release:5000/acme/api")]);
+        assert!(text.starts_with("release:5000/acme/api@"), "{text}");
+    }
+
+    #[test]
+    fn a_packet_or_trust_file_that_is_not_there_is_told_apart_from_one_that_does_not_verify() {
+        let global = Global {
+            context: None,
+            context_file: None,
+            endpoint: None,
+            output: Format::Table,
+            color: Color::Never,
+        };
+        let nowhere = PathBuf::from("/nowhere/to/be/found");
+        let error = verify(&global, std::slice::from_ref(&nowhere), &nowhere).unwrap_err();
+        assert_eq!(error.exit(), Exit::Usage);
+        let folder = tempfile::tempdir().unwrap();
+        let trust = folder.path().join("trust.json");
+        fs::write(&trust, "no trust").unwrap();
+        let error = verify(&global, std::slice::from_ref(&nowhere), &trust).unwrap_err();
+        assert_eq!(error.exit(), Exit::Usage);
+        let forged = CliError::NotVerified(String::new());
+        assert_eq!(forged.exit(), Exit::Failed);
+    }
 }

@@ -74,7 +74,7 @@ fn rows(entries: &[HistoryEntry]) -> Rows {
             Outcome::RolledBack => "rolled back".to_owned(),
             Outcome::Superseded => "superseded".to_owned(),
         };
-        if !entry.target_state.is_empty() {
+        if !entry.target_state.is_empty() && entry.target_state != outcome {
             outcome = format!("{outcome} (here: {})", clean(&entry.target_state));
         }
         vec![

@@ -19,7 +19,7 @@ use crate::{
     list,
     output::{
         self, Format, Rows,
-        text::{clean, leaf, or_dash, short_digest, short_target, span},
+        text::{clean, counted, leaf, or_dash, short_digest, short_target, span},
     },
     progress::{Progress, failure_line, failure_text},
     recipe::RecipeArgs,
@@ -204,9 +204,9 @@ async fn plan(global: &Global, client: &mut Client, args: &PromoteArgs) -> Resul
     if global.output == Format::Table {
         anstream::eprintln!();
         anstream::eprintln!(
-            "{} of {} targets would change; plan {}",
+            "{} of {} would change; plan {}",
             plan.changed_count,
-            plan.target_count,
+            counted(plan.target_count, "target"),
             clean(&plan.digest)
         );
         print_gates(&decision);
@@ -322,15 +322,14 @@ fn describe(promotion: &Promotion) -> String {
     }
 }
 
-/// `, some 40s to go (by the last 12 jobs)`; empty without experience.
+/// `, about 40s to go (by the last 12 jobs)`; empty without experience.
 fn estimate(promotion: &Promotion) -> String {
     let Some(wait) = promotion.estimated_wait else {
         return String::new();
     };
     let samples = promotion.estimated_wait_samples;
-    let jobs = if samples == 1 { "job" } else { "jobs" };
     let wait = span(chrono::TimeDelta::seconds(wait.seconds.max(1)));
-    format!(", some {wait} to go (by the last {samples} {jobs})")
+    format!(", about {wait} to go (by the last {})", counted(samples, "job"))
 }
 
 /// What it waits for beside its place in the lane, as the gates saw it at the request.

@@ -76,6 +76,13 @@ pub fn span(span: TimeDelta) -> String {
     }
 }
 
+/// `1 target`, `2 targets`.
+pub fn counted(count: impl TryInto<u64>, what: &str) -> String {
+    let count = count.try_into().unwrap_or_default();
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// RFC 3339 without fractions.
 pub fn stamp(stamp: Option<&pbjson_types::Timestamp>) -> String {
     time(stamp).map_or_else(
@@ -115,6 +122,13 @@ mod tests {
         );
         assert_eq!(clean("grüße 漢字"), "grüße 漢字");
         assert_eq!(clean(&"x".repeat(10_000)).len(), 4096);
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(counted(0, "target"), "0 targets");
+        assert_eq!(counted(1_i32, "target"), "1 target");
+        assert_eq!(counted(2_usize, "target"), "2 targets");
     }
 
     #[test]
