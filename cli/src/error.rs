@@ -213,7 +213,7 @@ impl CliError {
 
     /// Prints what, why, what next to standard error.
     pub fn print(&self) {
-        anstream::eprintln!("error: {}", clean(&self.to_string()));
+        anstream::eprintln!("error: {}", lines(&self.to_string(), 7));
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
             anstream::eprintln!("cause: {}", lines(&error.to_string(), 7));

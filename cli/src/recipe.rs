@@ -118,7 +118,11 @@ impl RecipeArgs {
         let wrong = |why: String| CliError::usage(format!("{}: {why}", path.display()), hint);
         let text =
             String::from_utf8(read_bounded(path, FILE_BYTES)?).map_err(|error| wrong(error.to_string()))?;
-        serde_saphyr::from_str(&text).map_err(|error| wrong(error.to_string()))
+        serde_saphyr::from_str(&text).map_err(|error| {
+            let why = error.to_string();
+            // The reader's own first word would be ours twice.
+            wrong(why.strip_prefix("error: ").unwrap_or(&why).to_owned())
+        })
     }
 
     fn strategy(&self) -> Result<Option<Kind>, CliError> {

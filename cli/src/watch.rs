@@ -53,7 +53,7 @@ pub async fn follow<M, T>(
         };
         let pause = away.pause(Instant::now(), broken)?;
         progress.say(
-            "watch",
+            "orchestrator",
             &format!("the connection ended, trying again ({})", away.breaks),
         );
         sleep(pause).await;
@@ -92,7 +92,7 @@ async fn one_stream<M, T>(
         heard = Instant::now();
         let Some(message) = message else { return Ok(None) };
         if away.heard() {
-            progress.say("watch", "connected again");
+            progress.say("orchestrator", "connected again");
         }
         if let Some(answer) = news(progress, message)? {
             return Ok(Some(answer));

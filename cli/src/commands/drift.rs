@@ -86,7 +86,7 @@ pub struct DriftListArgs {
     /// Only of this ENVIRONMENT or ENVIRONMENT/TARGET.
     place: Option<String>,
     /// Only of this environment.
-    #[arg(long, conflicts_with = "place")]
+    #[arg(long, visible_alias = "env", conflicts_with = "place")]
     environment: Option<String>,
     /// Only of this ENVIRONMENT/TARGET.
     #[arg(long, conflicts_with_all = ["place", "environment"])]
@@ -410,6 +410,10 @@ mod tests {
             "sealift drift",
             "sealift drift prod --all",
             "sealift drift list --environment prod --severity high",
+            "sealift drift --env prod",
+            "sealift promotion list --environment prod",
+            "sealift job list --environment prod",
+            "sealift target list --environment prod",
             "sealift drift list --target prod/web-1 --all",
             "sealift drift explain x",
             "sealift drift acknowledge x --owner team-a --note seen",

@@ -22,7 +22,7 @@ use crate::{
     list,
     output::{
         self, Format, Rows,
-        text::{age, clean, leaf, one_line, short_target, time},
+        text::{age, clean, leaf, log_line, one_line, short_target, time},
     },
     progress::{Progress, failure_line},
     watch,
@@ -70,7 +70,7 @@ pub enum JobCommand {
     /// Show all, newest first.
     List {
         /// Only in this environment.
-        #[arg(long)]
+        #[arg(long, visible_alias = "environment")]
         env: Option<String>,
         /// Bounds.
         #[command(flatten)]
@@ -325,7 +325,7 @@ fn log(global: &Global, line: &LogLine) -> Result<(), CliError> {
         "{stamp} {} [{}] {}{mark}",
         short_target(&line.target),
         clean(&line.source),
-        clean(&line.text)
+        log_line(&line.text)
     ))
 }
 

@@ -1,13 +1,13 @@
 //! `sealift promote`: bring a release to an environment, and see it through.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use clap::Args;
 use sealift_proto::v1::{
     CancelPromotionRequest, CreatePromotionRequest, Decision, GetPromotionRequest, PlanPromotionRequest,
     PlanPromotionResponse, PlanTarget, Promotion, WatchPromotionRequest, WatchPromotionResponse,
     gate_answer::Verdict, plan_change::Action, promotion::State,
-    promotion_service_client::PromotionServiceClient,
+    promotion_service_client::PromotionServiceClient, task,
 };
 use tonic::transport::Channel;
 
@@ -130,7 +130,16 @@ pub async fn see_through(
     waiting: &WaitArgs,
 ) -> Result<Exit, CliError> {
     let mut heard = promotion.clone();
+    let mut failed = BTreeSet::new();
     let followed = follow(client, &promotion.name, |news| {
+        for task in &news.tasks {
+            let target = short_target(&task.target);
+            if task.state() == task::State::Failed {
+                failed.insert(target);
+            } else {
+                failed.remove(&target);
+            }
+        }
         if let Some(newer) = &news.promotion {
             heard.clone_from(newer);
         }
@@ -147,13 +156,23 @@ pub async fn see_through(
     let newest = newest_of(get(client, &promotion.name).await, heard);
     promotion::show(global, &newest)?;
     if let Some(failure) = newest.failure.as_ref().filter(|_| exit == Exit::Failed) {
-        let job = leaf(&newest.job);
         anstream::eprintln!("{}", failure_text(failure));
-        anstream::eprintln!(
-            "look:    sealift job tasks {job} --state failed; sealift job task {job} TARGET; sealift job logs {job}"
-        );
+        anstream::eprintln!("look:    {}", where_to_look(&newest, &failed));
     }
     Ok(exit)
+}
+
+/// What tells more about a promotion that failed: only what has something to say of it.
+fn where_to_look(promotion: &Promotion, failed: &BTreeSet<String>) -> String {
+    let job = leaf(&promotion.job);
+    match (failed.first(), failed.len()) {
+        // No target failed: a gate closed, or there was nothing to do.
+        (None, _) => format!("sealift promotion get {}", leaf(&promotion.name)),
+        (Some(target), 1) => format!("sealift job task {job} {target}; sealift job logs {job}"),
+        (Some(target), _) => format!(
+            "sealift job tasks {job} --state failed; sealift job task {job} {target}; sealift job logs {job}"
+        ),
+    }
 }
 
 /// What to show at the end. How it ended is known by then, so that an orchestrator which cannot be asked once more changes nothing
@@ -420,6 +439,27 @@ mod tests {
         assert!(said.ends_with(wanted), "{said}");
         waiting.lane_position = 0;
         assert!(!describe(&waiting).contains("waits"), "its turn has come");
+    }
+
+    #[test]
+    fn a_failure_names_only_commands_that_have_something_to_say_of_it() {
+        let promotion = Promotion {
+            name: "promotions/p".to_owned(),
+            job: "jobs/j".to_owned(),
+            ..Promotion::default()
+        };
+        let look = |failed: &[&str]| {
+            where_to_look(
+                &promotion,
+                &failed.iter().map(|target| (*target).to_owned()).collect(),
+            )
+        };
+        assert_eq!(look(&[]), "sealift promotion get p");
+        assert_eq!(look(&["dev/a"]), "sealift job task j dev/a; sealift job logs j");
+        assert_eq!(
+            look(&["dev/a", "dev/b"]),
+            "sealift job tasks j --state failed; sealift job task j dev/a; sealift job logs j"
+        );
     }
 
     #[test]

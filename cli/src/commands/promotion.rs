@@ -31,7 +31,7 @@ pub enum PromotionCommand {
     /// Show all, newest first.
     List {
         /// Only to this environment.
-        #[arg(long)]
+        #[arg(long, visible_alias = "environment")]
         env: Option<String>,
         /// Bounds.
         #[command(flatten)]

@@ -8,8 +8,8 @@ use std::{
 use clap::Subcommand;
 use sealift_common::{bounds, compose::agents, name::SourceRef};
 use sealift_proto::v1::{
-    CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, MarkReleaseRequest, Release, ReleaseHook,
-    Source, Variables, quality_mark::Mark, target,
+    CreateReleaseRequest, GetReleaseRequest, ListReleasesRequest, MarkReleaseRequest, QualityMark, Release,
+    ReleaseHook, Source, Variables, quality_mark::Mark, target,
 };
 
 use crate::{
@@ -281,12 +281,48 @@ fn show(global: &Global, release: &Release) -> Result<Exit, CliError> {
                 }),
             )
         })?;
+        if !release.marks.is_empty() {
+            output::line("")?;
+            output::write(global.output, release, || mark_rows(&release.marks))?;
+        }
         if !release.hooks.is_empty() {
             output::line("")?;
             output::write(global.output, release, || hook_rows(&release.hooks))?;
         }
     }
     Ok(Exit::Done)
+}
+
+/// The newest mark is the one that counts.
+fn mark_rows(marks: &[QualityMark]) -> Rows {
+    let rows = marks.iter().map(|mark| {
+        vec![
+            quality(mark.mark()).to_owned(),
+            stamp(mark.time.as_ref()),
+            clean(&mark.actor),
+            or_dash(&mark.reason),
+        ]
+    });
+    Rows::new(&["MARK", "SINCE", "BY", "WHY"]).with(rows)
+}
+
+const fn quality(mark: Mark) -> &'static str {
+    match mark {
+        Mark::Unspecified => "-",
+        Mark::Stable => "stable",
+        Mark::Unstable => "unstable",
+        Mark::Deprecated => "deprecated",
+    }
+}
+
+/// The name that `--kind` takes.
+const fn kind(kind: target::Kind) -> &'static str {
+    match kind {
+        target::Kind::Unspecified => "-",
+        target::Kind::DockerHost => "docker-host",
+        target::Kind::ComposeHost => "compose-host",
+        target::Kind::AgentHost => "agent-host",
+    }
 }
 
 fn hook_rows(hooks: &[ReleaseHook]) -> Rows {
@@ -307,21 +343,51 @@ fn hook_rows(hooks: &[ReleaseHook]) -> Rows {
 }
 
 fn rows(releases: &[Release]) -> Rows {
-    Rows::new(&["RELEASE", "COMMIT", "CONTENT", "SERVICES", "BY", "CREATED", "ID"]).with(releases.iter().map(
-        |release| {
-            let source = release.source.clone().unwrap_or_default();
-            vec![
-                clean(&format!(
-                    "{}/{}#{}",
-                    source.repository, source.project, release.number
-                )),
-                clean(&source.commit.chars().take(12).collect::<String>()),
-                short_digest(&release.content_digest),
-                release.components.len().to_string(),
-                clean(&release.created_by),
-                stamp(release.create_time.as_ref()),
-                leaf(&release.name),
-            ]
-        },
-    ))
+    let header = [
+        "RELEASE", "COMMIT", "KIND", "CONTENT", "SERVICES", "BY", "CREATED", "ID",
+    ];
+    Rows::new(&header).with(releases.iter().map(|release| {
+        let source = release.source.clone().unwrap_or_default();
+        vec![
+            clean(&format!(
+                "{}/{}#{}",
+                source.repository, source.project, release.number
+            )),
+            clean(&source.commit.chars().take(12).collect::<String>()),
+            kind(release.kind()).to_owned(),
+            short_digest(&release.content_digest),
+            release.components.len().to_string(),
+            clean(&release.created_by),
+            stamp(release.create_time.as_ref()),
+            leaf(&release.name),
+        ]
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_show_a_release_s_kind_and_its_marks_with_who_set_them_and_why() {
+        let mut release = Release {
+            marks: vec![QualityMark {
+                reason: "checkout is broken".to_owned(),
+                actor: "user/alice".to_owned(),
+                ..QualityMark::default()
+            }],
+            ..Release::default()
+        };
+        release.set_kind(target::Kind::ComposeHost);
+        release.marks[0].set_mark(Mark::Unstable);
+        assert!(
+            rows(std::slice::from_ref(&release))
+                .table()
+                .contains("compose-host")
+        );
+        let marks = mark_rows(&release.marks).table();
+        for part in ["unstable", "user/alice", "checkout is broken"] {
+            assert!(marks.contains(part), "{marks}");
+        }
+    }
 }

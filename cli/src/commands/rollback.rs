@@ -5,6 +5,7 @@ use sealift_proto::v1::{
     CreateRollbackRequest, ExplainRollbackRequest, ExplainRollbackResponse, Promotion, RollbackCandidate,
     RollbackWish, promotion::State,
 };
+use tonic_types::StatusExt as _;
 
 use crate::{
     args::{Global, RequestArgs},
@@ -64,7 +65,11 @@ pub async fn run(global: &Global, args: RollbackArgs) -> Result<Exit, CliError> 
     let wish = args.wish();
     if args.explain {
         let request = ExplainRollbackRequest { wish: Some(wish) };
-        let answer = client.explain_rollback(unary(request)).await?.into_inner();
+        let answer = client
+            .explain_rollback(unary(request))
+            .await
+            .map_err(|status| args.with_flags(status.into()))?
+            .into_inner();
         output::write(global.output, &answer, || rows(&answer))?;
         if answer.to.is_none() && global.output == Format::Table {
             anstream::eprintln!(
@@ -84,8 +89,12 @@ pub async fn run(global: &Global, args: RollbackArgs) -> Result<Exit, CliError> 
         reason: args.reason.clone().unwrap_or_default(),
     };
     let create = async || client.create_rollback(unary(request.clone())).await;
-    let promotion = repeated(create).await?.promotion.unwrap_or_default();
-    report(global, &promotion);
+    let promotion = repeated(create)
+        .await
+        .map_err(|error| args.with_flags(error))?
+        .promotion
+        .unwrap_or_default();
+    report(global, &promotion, args.waiting.wait);
     if promotion.state() == State::Rejected {
         promotion::show(global, &promotion)?;
         return Ok(Exit::Rejected);
@@ -99,6 +108,24 @@ pub async fn run(global: &Global, args: RollbackArgs) -> Result<Exit, CliError> 
 }
 
 impl RollbackArgs {
+    /// A refusal that asks for the project, in the words of this command line instead of the API's.
+    fn with_flags(&self, error: CliError) -> CliError {
+        let wanted = match &error {
+            CliError::Status(status) => status
+                .get_details_bad_request()
+                .and_then(|bad| bad.field_violations.into_iter().next())
+                .filter(|violation| violation.field == "wish.project"),
+            _ => None,
+        };
+        let (Some(violation), None) = (wanted, &self.what) else {
+            return error;
+        };
+        CliError::usage(
+            format!("which project? {}", violation.description),
+            format!("sealift rollback {} PROJECT …", self.environment),
+        )
+    }
+
     fn wish(&self) -> RollbackWish {
         let what = self.what.clone().unwrap_or_default();
         RollbackWish {
@@ -118,7 +145,7 @@ impl RollbackArgs {
     }
 }
 
-fn report(global: &Global, promotion: &Promotion) {
+fn report(global: &Global, promotion: &Promotion, waits: bool) {
     let id = leaf(&promotion.name);
     if promotion.state() == State::Rejected {
         anstream::eprintln!("the rollback was rejected:");
@@ -135,7 +162,7 @@ fn report(global: &Global, promotion: &Promotion) {
     anstream::eprintln!(
         "what ran is marked unstable, and new promotions of the project are held: sealift hold list"
     );
-    if global.output == Format::Table {
+    if global.output == Format::Table && !waits {
         anstream::eprintln!("to follow it: sealift promotion watch {id}");
     }
 }
@@ -167,5 +194,53 @@ fn why_not(rejection: &str) -> String {
         "newer" => "newer than what runs (--allow-higher)".to_owned(),
         "unstable" => "marked unstable (--to takes it all the same)".to_owned(),
         other => or_dash(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use tonic::{Code, Status};
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+    use crate::{args::Cli, output::text::clean};
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RollbackArgs,
+    }
+
+    #[test]
+    fn the_usage_tells_that_a_reason_is_required() {
+        let error = Cli::try_parse_from(["sealift", "rollback", "dev"]).unwrap_err();
+        assert!(error.to_string().contains("--reason <REASON>"), "{error}");
+        let help = Cli::try_parse_from(["sealift", "rollback", "--help"]).unwrap_err();
+        let usage = "Usage: sealift rollback <ENVIRONMENT> [WHAT] --reason <REASON> [OPTIONS]";
+        assert!(help.to_string().contains(usage), "{help}");
+    }
+
+    #[test]
+    fn a_refusal_that_asks_for_the_project_says_where_to_write_it() {
+        let refused = || {
+            let details =
+                ErrorDetails::with_bad_request_violation("wish.project", "must name one of those: a, b");
+            CliError::from(Status::with_error_details(
+                Code::InvalidArgument,
+                "field wish.project",
+                details,
+            ))
+        };
+        let line = |words: &[&str]| Line::try_parse_from(words).unwrap().args;
+        let error = line(&["x", "dev", "--explain"]).with_flags(refused());
+        assert_eq!(error.exit(), Exit::Usage);
+        let CliError::Usage { message, hint } = error else {
+            panic!("{}", clean(&error.to_string()));
+        };
+        assert!(message.contains("a, b") && !message.contains("wish"), "{message}");
+        assert!(hint.contains("sealift rollback dev PROJECT"), "{hint}");
+        let named = line(&["x", "dev", "nobody", "--explain"]).with_flags(refused());
+        assert!(matches!(named, CliError::Status(_)));
     }
 }

@@ -62,7 +62,7 @@ pub enum TargetCommand {
     /// Show all.
     List {
         /// Only of this environment.
-        #[arg(long)]
+        #[arg(long, visible_alias = "environment")]
         env: Option<String>,
         /// Bounds.
         #[command(flatten)]

@@ -12,6 +12,11 @@ pub fn clean(text: &str) -> String {
         .collect()
 }
 
+/// A line of a log. The carriage return of a network protocol's line end is none of it, and a tab is layout.
+pub fn log_line(text: &str) -> String {
+    clean(&text.trim_end_matches(['\r', '\n']).replace('\t', "    "))
+}
+
 /// Text of several lines for people: each is cleaned, and all but the first begin below the first.
 pub fn lines(text: &str, indent: usize) -> String {
     let lines: Vec<String> = text.trim_end().lines().map(clean).collect();
@@ -122,6 +127,12 @@ mod tests {
         );
         assert_eq!(clean("grüße 漢字"), "grüße 漢字");
         assert_eq!(clean(&"x".repeat(10_000)).len(), 4096);
+    }
+
+    #[test]
+    fn a_line_of_a_log_ends_without_the_marks_of_its_protocol() {
+        assert_eq!(log_line("HTTP/1.1 200 OK\r"), "HTTP/1.1 200 OK");
+        assert_eq!(log_line("a\tb\rc\u{1b}[2J\r\n"), "a    b\u{fffd}c\u{fffd}[2J");
     }
 
     #[test]
