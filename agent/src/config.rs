@@ -271,7 +271,10 @@ impl Settings {
             .state_dir
             .unwrap_or_else(|| PathBuf::from("/var/lib/sealift-agent"));
         if !state_dir.is_absolute() {
-            return Err(invalid("state_dir", "must be an absolute path"));
+            return Err(invalid(
+                "state_dir",
+                "must be an absolute path, here and as --state-dir",
+            ));
         }
         let engine_socket = self
             .engine
