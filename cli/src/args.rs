@@ -136,3 +136,45 @@ pub enum Command {
     /// Print the exit codes that CI can branch on.
     ExitCodes,
 }
+
+impl Command {
+    /// Whether it asks for something that goes on without it, or follows such a thing.
+    pub const fn requests(&self) -> bool {
+        match self {
+            Self::Status(_)
+            | Self::History(_)
+            | Self::Drift(_)
+            | Self::Whoami
+            | Self::Evidence(_)
+            | Self::Audit(_)
+            | Self::Context(_)
+            | Self::Completion { .. }
+            | Self::ExitCodes => false,
+            Self::Promote(_)
+            | Self::Rollback(_)
+            | Self::Env(_)
+            | Self::Target(_)
+            | Self::Agent(_)
+            | Self::Component(_)
+            | Self::Release(_)
+            | Self::Promotion(_)
+            | Self::Job(_)
+            | Self::Hold(_)
+            | Self::User(_)
+            | Self::Dev(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_requests_something_says_that_it_goes_on() {
+        let requests = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap().command.requests();
+        assert!(!requests("sealift status --watch"));
+        assert!(requests("sealift promote a#1 --to b --wait"));
+        assert!(requests("sealift promotion watch x"));
+    }
+}

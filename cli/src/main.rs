@@ -49,6 +49,7 @@ fn main() -> ExitCode {
     };
     // `dev` has children to stop and files to take away: it listens to Ctrl-C itself.
     let cleans_up = matches!(cli.command, args::Command::Dev(_));
+    let requests = cli.command.requests();
     let code = runtime.block_on(async {
         tokio::select! {
             result = commands::run(cli) => match result {
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
                     error.exit()
                 }
             },
-            exit = interrupted(), if !cleans_up => exit,
+            exit = interrupted(requests), if !cleans_up => exit,
         }
     });
     runtime.shutdown_background();
@@ -66,11 +67,14 @@ fn main() -> ExitCode {
 }
 
 /// Ctrl-C stops watching, never the work: the orchestrator goes on.
-async fn interrupted() -> Exit {
+async fn interrupted(requests: bool) -> Exit {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }
     anstream::eprintln!();
+    if !requests {
+        return Exit::Interrupted;
+    }
     anstream::eprintln!(
         "interrupted: what was already requested goes on; `sealift promotion list` shows it, `sealift promotion cancel` stops it"
     );

@@ -1,6 +1,6 @@
 //! `sealift context`: which orchestrator, as whom.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
@@ -65,7 +65,7 @@ pub fn run(global: &Global, command: ContextCommand) -> Result<Exit, CliError> {
 }
 
 /// Saves a context under a name and selects it.
-fn add(name: String, file: &std::path::Path) -> Result<(), CliError> {
+fn add(name: String, file: &Path) -> Result<(), CliError> {
     let context = Context::read(file)?;
     let mut contexts = Contexts::load()?;
     put(
@@ -93,6 +93,10 @@ fn put(contexts: &mut Contexts, name: &str, context: Context, hint: &str) -> Res
     Ok(())
 }
 
+/// What to do about a name that is taken. It is not said how to remove it: what runs under it would lose it.
+const TAKEN: &str =
+    "choose another name with --name: another `sealift dev` may run under this one (`sealift context list`)";
+
 /// A context that is there only while something runs.
 #[derive(Debug)]
 pub struct Lent {
@@ -104,7 +108,7 @@ pub struct Lent {
 
 impl Lent {
     /// Saves a context and selects it, unless the name is somebody else's.
-    pub fn lend(name: &str, file: &std::path::Path) -> Result<Self, CliError> {
+    pub fn lend(name: &str, file: &Path) -> Result<Self, CliError> {
         let context = Context::read(file)?;
         let mut contexts = Contexts::load()?;
         let lent = Self::of(&mut contexts, name, context)?;
@@ -112,9 +116,24 @@ impl Lent {
         Ok(lent)
     }
 
+    /// Whether a name can be lent for an identity within `folder`.
+    pub fn check(name: &str, folder: &Path) -> Result<(), CliError> {
+        Self::is_free(&Contexts::load()?, name, folder)
+    }
+
+    fn is_free(contexts: &Contexts, name: &str, folder: &Path) -> Result<(), CliError> {
+        let others = |there: &Context| !there.certificate.starts_with(folder) && there.certificate.exists();
+        if contexts.contexts.get(name).is_some_and(others) {
+            return Err(CliError::usage(
+                format!("there is a context {name:?} already"),
+                TAKEN,
+            ));
+        }
+        Ok(())
+    }
+
     fn of(contexts: &mut Contexts, name: &str, context: Context) -> Result<Self, CliError> {
-        let hint = "choose another name with --name, or remove it with `sealift context remove`";
-        put(contexts, name, context.clone(), hint)?;
+        put(contexts, name, context.clone(), TAKEN)?;
         let before = contexts.selected.replace(name.to_owned());
         Ok(Self {
             name: name.to_owned(),
@@ -180,8 +199,6 @@ fn rows<'a>(contexts: impl IntoIterator<Item = (&'a str, &'a Context, bool)>) ->
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn context(certificate: &Path) -> Context {
@@ -224,6 +241,10 @@ mod tests {
         let error = Lent::of(&mut contexts, "dev", context(Path::new("/nowhere/mine.pem"))).unwrap_err();
         assert!(error.to_string().contains("\"dev\""), "{error}");
         assert_eq!(contexts, before);
+        let error = Lent::is_free(&contexts, "dev", Path::new("/nowhere")).unwrap_err();
+        assert!(error.to_string().contains("\"dev\""), "{error}");
+        Lent::is_free(&contexts, "dev", dir.path()).unwrap();
+        Lent::is_free(&contexts, "other", Path::new("/nowhere")).unwrap();
         // What a killed process left behind leads nowhere, and one's own is one's own.
         let mut contexts = saved(Some("dev"), &[("dev", Path::new("/nowhere/old.pem"))]);
         Lent::of(&mut contexts, "dev", context(&theirs)).unwrap();

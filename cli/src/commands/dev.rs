@@ -56,9 +56,14 @@ pub struct DevArgs {
 pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     let kept = args.data.is_some();
     let data = match &args.data {
-        Some(data) => data.clone(),
+        // The agent takes no other.
+        Some(data) => {
+            std::path::absolute(data).map_err(|error| CliError::file(data, "cannot be used", error))?
+        }
         None => std::env::temp_dir().join(format!("sealift-dev-{}", request_id())),
     };
+    // Before anything is started: most likely another one runs under this name.
+    Lent::check(&args.name, &data)?;
     make_private(&data)?;
     let mut system = System {
         data: data.clone(),

@@ -2,16 +2,18 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use sealift_proto::v1::{
-    AcknowledgeDriftRequest, Drift, ExplainDriftRequest, ExplainDriftResponse, ListDriftRequest,
-    RecordedProject,
+    AcknowledgeDriftRequest, Drift, ExplainDriftRequest, ExplainDriftResponse, GetEnvironmentRequest,
+    ListDriftRequest, RecordedProject, Remediation,
     drift::{Kind, Severity},
     drift_service_client::DriftServiceClient,
+    remediation::Mode,
 };
 use tonic::transport::Channel;
 
 use crate::{
     args::{Global, ListArgs},
     client::{client, connect, named, request_id, target_name, unary},
+    commands::env::remediation::shown,
     error::{CliError, Exit},
     list,
     output::{
@@ -117,7 +119,8 @@ impl DriftListArgs {
 }
 
 pub async fn run(global: &Global, args: DriftArgs) -> Result<Exit, CliError> {
-    let mut client = client!(drift_service_client, DriftServiceClient, connect(global).await?);
+    let channel = connect(global).await?;
+    let mut client = client!(drift_service_client, DriftServiceClient, channel.clone());
     match args.command {
         None => list(global, client, args.list).await,
         Some(DriftCommand::List(list_args)) => list(global, client, list_args).await,
@@ -126,7 +129,15 @@ pub async fn run(global: &Global, args: DriftArgs) -> Result<Exit, CliError> {
                 name: named("drift", &id),
             };
             let answer = client.explain_drift(unary(request)).await?.into_inner();
-            explain(global, &answer)
+            explain(global, &answer)?;
+            let drift = answer.drift.unwrap_or_default();
+            if global.output == Format::Table && drift.resolve_time.is_none() {
+                let policy = remediation(channel, &drift.target).await?;
+                if let Some(note) = by_itself(&drift, policy.as_ref()) {
+                    output::line(&format!("\n{note}"))?;
+                }
+            }
+            Ok(Exit::Done)
         }
         Some(DriftCommand::Acknowledge { id, owner, note }) => {
             let request = AcknowledgeDriftRequest {
@@ -190,10 +201,36 @@ pub fn rows(drift: &[Drift]) -> Rows {
     }))
 }
 
-fn explain(global: &Global, answer: &ExplainDriftResponse) -> Result<Exit, CliError> {
+/// What the environment of a target does about drift.
+async fn remediation(channel: Channel, target: &str) -> Result<Option<Remediation>, CliError> {
+    let environment = target.split("/targets/").next().unwrap_or_default();
+    let request = GetEnvironmentRequest {
+        name: environment.to_owned(),
+    };
+    let mut client = client!(environment_service_client, EnvironmentServiceClient, channel);
+    let found = client
+        .get_environment(unary(request))
+        .await?
+        .into_inner()
+        .environment;
+    Ok(found.and_then(|environment| environment.remediation))
+}
+
+/// Says that the orchestrator puts a drift right by itself, so that nobody does it by hand beside it.
+fn by_itself(drift: &Drift, policy: Option<&Remediation>) -> Option<String> {
+    let policy = policy.filter(|policy| policy.mode() == Mode::Reconcile)?;
+    if drift.give_up_time.is_some() || drift.severity() < policy.min_severity() {
+        return None;
+    }
+    Some(format!(
+        "the environment's remediation is {}: unless something is in its way (docs/drift.md), it is put right without you",
+        shown(Some(policy))
+    ))
+}
+
+fn explain(global: &Global, answer: &ExplainDriftResponse) -> Result<(), CliError> {
     if global.output != Format::Table {
-        output::write_message(global.output, answer)?;
-        return Ok(Exit::Done);
+        return output::write_message(global.output, answer);
     }
     for (name, text) in paragraphs(answer) {
         output::line(&format!("{name:<13} {text}"))?;
@@ -208,7 +245,7 @@ fn explain(global: &Global, answer: &ExplainDriftResponse) -> Result<Exit, CliEr
             clean(&step.purpose)
         ))?;
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 fn paragraphs(answer: &ExplainDriftResponse) -> Vec<(&'static str, String)> {
@@ -400,7 +437,7 @@ pub fn severity(severity: Severity) -> &'static str {
 mod tests {
     use clap::Parser as _;
 
-    use sealift_proto::v1::Drift;
+    use sealift_proto::v1::{Drift, Remediation, drift::Severity, remediation::Mode};
 
     use crate::args::Cli;
 
@@ -424,6 +461,23 @@ mod tests {
         }
         let two = "sealift drift list prod --target prod/web-1";
         assert!(Cli::try_parse_from(two.split(' ')).is_err());
+    }
+
+    #[test]
+    fn where_drift_is_put_right_by_itself_it_is_told_so_until_that_is_given_up() {
+        let mut policy = Remediation::default();
+        policy.set_mode(Mode::Reconcile);
+        policy.set_min_severity(Severity::Medium);
+        let mut drift = Drift::default();
+        drift.set_severity(Severity::High);
+        let note = super::by_itself(&drift, Some(&policy)).unwrap();
+        assert!(note.contains("put right without you"), "{note}");
+        assert_eq!(super::by_itself(&drift, None), None);
+        drift.set_severity(Severity::Low);
+        assert_eq!(super::by_itself(&drift, Some(&policy)), None);
+        drift.set_severity(Severity::High);
+        drift.give_up_time = Some(pbjson_types::Timestamp::default());
+        assert_eq!(super::by_itself(&drift, Some(&policy)), None);
     }
 
     #[test]

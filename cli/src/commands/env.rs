@@ -1,7 +1,7 @@
 //! `sealift env`: where releases run.
 
 mod lane;
-mod remediation;
+pub mod remediation;
 
 use std::collections::BTreeMap;
 
