@@ -132,7 +132,7 @@ pub async fn run(global: &Global, args: DriftArgs) -> Result<Exit, CliError> {
             explain(global, &answer)?;
             let drift = answer.drift.unwrap_or_default();
             if global.output == Format::Table && drift.resolve_time.is_none() {
-                let policy = remediation(channel, &drift.target).await?;
+                let policy = remediation(channel, &drift.target).await;
                 if let Some(note) = by_itself(&drift, policy.as_ref()) {
                     output::line(&format!("\n{note}"))?;
                 }
@@ -201,19 +201,15 @@ pub fn rows(drift: &[Drift]) -> Rows {
     }))
 }
 
-/// What the environment of a target does about drift.
-async fn remediation(channel: Channel, target: &str) -> Result<Option<Remediation>, CliError> {
+/// What the environment of a target does about drift. The explanation is whole without it: what cannot be asked is not told.
+async fn remediation(channel: Channel, target: &str) -> Option<Remediation> {
     let environment = target.split("/targets/").next().unwrap_or_default();
     let request = GetEnvironmentRequest {
         name: environment.to_owned(),
     };
     let mut client = client!(environment_service_client, EnvironmentServiceClient, channel);
-    let found = client
-        .get_environment(unary(request))
-        .await?
-        .into_inner()
-        .environment;
-    Ok(found.and_then(|environment| environment.remediation))
+    let found = client.get_environment(unary(request)).await.ok()?.into_inner();
+    found.environment?.remediation
 }
 
 /// Says that the orchestrator puts a drift right by itself, so that nobody does it by hand beside it.
