@@ -52,6 +52,9 @@ fn main() -> ExitCode {
     let requests = cli.command.requests();
     let code = runtime.block_on(async {
         tokio::select! {
+            // Listening comes first: Ctrl-C has its exit code from the first call on.
+            biased;
+            exit = interrupted(requests), if !cleans_up => exit,
             result = commands::run(cli) => match result {
                 Ok(exit) => exit,
                 Err(error) => {
@@ -59,7 +62,6 @@ fn main() -> ExitCode {
                     error.exit()
                 }
             },
-            exit = interrupted(requests), if !cleans_up => exit,
         }
     });
     runtime.shutdown_background();

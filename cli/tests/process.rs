@@ -82,6 +82,40 @@ fn failures_of_this_machine_end_with_1_and_say_what_to_do() {
 }
 
 #[test]
+fn evidence_that_is_not_there_is_told_apart_from_evidence_that_does_not_verify() {
+    let home = TempDir::new().unwrap();
+    let nowhere = home.path().join("nowhere");
+    let nowhere = nowhere.to_str().unwrap();
+    let arguments = ["evidence", "verify", nowhere, "--trust", nowhere];
+    let said = text(&run(home.path(), &arguments, 64).stderr);
+    assert!(said.contains("nowhere") && said.contains("hint: "), "{said}");
+}
+
+#[test]
+fn a_message_of_several_lines_is_printed_as_such_and_called_an_error_once() {
+    let home = TempDir::new().unwrap();
+    let file = context(home.path(), "https://127.0.0.1:1");
+    let recipe = home.path().join("recipe.yaml");
+    fs::write(&recipe, "limits:\n  nonsense: [1\n").unwrap();
+    for command in [
+        &["promote", "a#1", "--to", "b"][..],
+        &["rollback", "b", "--reason", "slow"],
+    ] {
+        let mut arguments = command.to_vec();
+        arguments.extend(["--recipe", recipe.to_str().unwrap()]);
+        arguments.extend(["--context-file", file.to_str().unwrap()]);
+        let output = Command::new(cargo_bin!("sealift"))
+            .env("XDG_CONFIG_HOME", home.path())
+            .args(arguments)
+            .output()
+            .unwrap();
+        let said = text(&output.stderr);
+        assert!(!said.contains('\u{fffd}'), "{said}");
+        assert!(said.matches("error:").count() == 1, "{said}");
+    }
+}
+
+#[test]
 fn a_key_that_others_can_read_is_not_used() {
     let home = TempDir::new().unwrap();
     let file = context(home.path(), "https://127.0.0.1:1");
@@ -139,14 +173,15 @@ fn a_request_id_is_a_uuid_on_every_command_that_ci_repeats() {
     }
 }
 
-#[test]
-fn ctrl_c_ends_with_130_and_says_that_the_work_goes_on() {
+/// What a command says that is told to end by Ctrl-C while it waits for an orchestrator.
+fn interrupted(arguments: &[&str]) -> String {
     let home = TempDir::new().unwrap();
     // It is connected to, and then never answers.
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let file = context(home.path(), &format!("https://{}", silent.local_addr().unwrap()));
     let child = Process::new(cargo_bin!("sealift"))
-        .args(["whoami", "--context-file"])
+        .args(arguments)
+        .arg("--context-file")
         .arg(file)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -160,8 +195,14 @@ fn ctrl_c_ends_with_130_and_says_that_the_work_goes_on() {
     assert!(killed.success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
-    assert!(text(&output.stderr).contains("goes on"));
     assert!(output.stdout.is_empty());
+    text(&output.stderr)
+}
+
+#[test]
+fn ctrl_c_ends_with_130_and_says_that_the_work_goes_on_where_there_is_some() {
+    assert!(interrupted(&["promotion", "watch", "x"]).contains("goes on"));
+    assert_eq!(interrupted(&["status", "--watch"]).trim(), "");
 }
 
 #[test]

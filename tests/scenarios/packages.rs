@@ -290,6 +290,22 @@ fn the_installer_believes_only_a_signature_that_fits() {
 }
 
 #[test]
+fn the_installer_tells_its_options_when_asked() {
+    let output = install(&["--help"]);
+    assert!(output.status.success(), "{}", text(&output));
+    for option in [
+        "--orchestrator",
+        "--token-file",
+        "--base-url",
+        "--deb",
+        "--sha256",
+        "--dry-run",
+    ] {
+        assert!(text(&output).contains(option), "{option}");
+    }
+}
+
+#[test]
 fn a_download_of_the_installer_that_broke_off_does_nothing() {
     let script = fs::read_to_string(root().join("deploy/install-agent")).unwrap();
     let last = script.trim_end().lines().last().unwrap();
