@@ -92,13 +92,14 @@ impl ServeFlags {
 
     /// How to administer the same orchestrator again. A database's URL is left out: it may hold a password.
     fn admin(&self) -> String {
-        let mut command = "sealift-orchestrator admin".to_owned();
-        for (flag, path) in [("--config", &self.config), ("--data-dir", &self.data_dir)] {
-            if let Some(path) = path {
-                command += &format!(" {flag} {}", path.display());
-            }
-        }
-        command
+        let flags = [("--config", &self.config), ("--data-dir", &self.data_dir)];
+        let mut words = vec!["sealift-orchestrator admin".to_owned()];
+        words.extend(
+            flags
+                .into_iter()
+                .filter_map(|(flag, path)| Some(format!("{flag} {}", path.as_ref()?.display()))),
+        );
+        words.join(" ")
     }
 
     fn read(&self) -> Result<Config, ConfigError> {

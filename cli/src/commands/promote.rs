@@ -354,10 +354,11 @@ fn estimate(promotion: &Promotion) -> String {
 /// What it waits for beside its place in the lane, as the gates saw it at the request.
 fn awaited(promotion: &Promotion) -> String {
     let gates = promotion.decision.iter().flat_map(|decision| &decision.gates);
-    gates
-        .filter(|gate| gate.verdict() == Verdict::Wait && gate.gate != "lane")
+    let waiting = gates.filter(|gate| gate.verdict() == Verdict::Wait && gate.gate != "lane");
+    let reasons: Vec<_> = waiting
         .map(|gate| format!("; waits: {} {}", clean(&gate.reason), clean(&gate.message)))
-        .collect()
+        .collect();
+    reasons.concat()
 }
 
 fn ended(promotion: &Promotion) -> Option<Exit> {
