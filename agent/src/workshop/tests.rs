@@ -423,6 +423,21 @@ async fn f4_an_engine_that_is_away_for_a_moment_is_waited_for() {
     agent.down().await;
 }
 
+/// Looks again and again until something is so.
+async fn within(limit: Duration, is_so: impl Fn() -> bool) {
+    let looks = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(limit, looks).await.unwrap();
+}
+
+/// The same where time is only told, and an hour of it passes in an instant.
+async fn until(is_so: impl Fn() -> bool) {
+    within(Duration::from_hours(1), is_so).await;
+}
+
 /// Whether a step of `order` was reported.
 fn stepped(agent: &Agent, order: &Order<Manifest>, wanted: &str) -> bool {
     agent.reports().iter().any(|report| {
@@ -441,14 +456,10 @@ async fn r10_a_call_that_failed_and_took_effect_later_is_noticed_by_the_restore(
     host.fail("stop", 10_000, hangs);
     let order = samples::order(2, &[("web", "v2")]);
     agent.offer(&order).await;
-    while !stepped(&agent, &order, "switching") {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| stepped(&agent, &order, "switching")).await;
     let away = HostError::new(FailureCode::EngineUnavailable, "no answer");
     host.fail("list", 60, away);
-    while !stepped(&agent, &order, "restoring") {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| stepped(&agent, &order, "restoring")).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     host.tamper(&old, |container| container.running = false);
     agent.idle().await;
@@ -468,9 +479,7 @@ async fn r10_an_old_set_that_falls_over_after_the_look_is_started_again() {
     host.fail("stop", 10_000, hangs);
     let order = samples::order(2, &[("web", "v2")]);
     agent.offer(&order).await;
-    while !stepped(&agent, &order, "restoring") {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| stepped(&agent, &order, "restoring")).await;
     // The look of the restore saw it running; now the stop takes effect.
     while ours(&host)
         .iter()

@@ -426,15 +426,24 @@ fn texts(lines: &[LogLine]) -> Vec<&str> {
     lines.iter().map(|line| line.text.as_str()).collect()
 }
 
+/// A promotion to both hosts, of which the first has said `pulling` and `starting`.
+async fn says_two_lines(
+    ada: &Channel,
+    hosts: &[Host<'_>; 2],
+) -> (Release, Promotion, [sealift_store::Task; 2]) {
+    let release = hosts[0].release("one").await;
+    let made = promote(ada, &release, Recipe::default()).await;
+    let task_of = [hosts[0].take().await, hosts[1].take().await];
+    says(&hosts[0], &task_of[0], &[(1, "pulling"), (2, "starting")]).await;
+    (release, made, task_of)
+}
+
 #[tokio::test]
 async fn logs_are_read_as_they_are_and_followed_to_the_end_of_the_job() {
     let world = World::start().await;
     let ada = world.user("default", "ada", Role::Admin).await;
     let hosts = two_hosts(&world, &ada).await;
-    let release = hosts[0].release("one").await;
-    let made = promote(&ada, &release, Recipe::default()).await;
-    let task_of = [hosts[0].take().await, hosts[1].take().await];
-    says(&hosts[0], &task_of[0], &[(1, "pulling"), (2, "starting")]).await;
+    let (release, made, task_of) = says_two_lines(&ada, &hosts).await;
 
     let mut now = logs(&ada, &made.job, false).await;
     let lines = next_lines(&mut now).await.unwrap();
@@ -483,10 +492,7 @@ async fn a_log_that_broke_off_is_taken_up_behind_its_last_line_and_no_line_comes
     let world = World::start().await;
     let ada = world.user("default", "ada", Role::Admin).await;
     let hosts = two_hosts(&world, &ada).await;
-    let release = hosts[0].release("one").await;
-    let made = promote(&ada, &release, Recipe::default()).await;
-    let task_of = [hosts[0].take().await, hosts[1].take().await];
-    says(&hosts[0], &task_of[0], &[(1, "pulling"), (2, "starting")]).await;
+    let (release, made, task_of) = says_two_lines(&ada, &hosts).await;
 
     let mut broken = logs(&ada, &made.job, true).await;
     let seen = next_message(&mut broken).await.unwrap();

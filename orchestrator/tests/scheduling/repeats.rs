@@ -22,7 +22,7 @@ use sealift_orchestrator::{
 
 use crate::{
     rollbacks::{half_way, hold, rollback_of},
-    rollouts::start,
+    rollouts::{start, succeeds_without_the_first},
     world::{Act, World},
 };
 
@@ -183,19 +183,15 @@ async fn r15_a_job_that_left_every_target_alone_has_failed_and_activates_nothing
 #[tokio::test]
 async fn who_goes_away_while_it_catches_up_is_not_forgotten() {
     let world = World::new(2).await;
-    let away = world.targets[0].agent_id.unwrap();
-    world.offline.lock().unwrap().insert(away);
-    let release = world.release("v1").await;
-    let skip = Recipe {
-        offline: OfflinePolicy::Skip {},
-        ..Recipe::default()
-    };
-    let job = start(&world, &release, skip).await;
-    assert_eq!(world.finish(job).await, JobPhase::Succeeded);
+    succeeds_without_the_first(&world).await;
     let mut catch_up = CatchUp::new(world.core.clone(), ReplicaId::new(world.clock.now()));
     world.offline.lock().unwrap().clear();
     catch_up.activate().await.unwrap();
-    world.offline.lock().unwrap().insert(away);
+    world
+        .offline
+        .lock()
+        .unwrap()
+        .insert(world.targets[0].agent_id.unwrap());
     world.settle().await;
     assert_eq!(world.live().await.len(), 0);
     world.offline.lock().unwrap().clear();

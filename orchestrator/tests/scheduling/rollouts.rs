@@ -33,6 +33,20 @@ pub async fn start(world: &World, release: &Release, recipe: Recipe) -> JobId {
     job
 }
 
+/// A release that came to all targets but the first, whose agent is away and was not waited for.
+pub async fn succeeds_without_the_first(world: &World) -> Release {
+    let away = world.targets[0].agent_id.unwrap();
+    world.offline.lock().unwrap().insert(away);
+    let release = world.release("v1").await;
+    let skip = Recipe {
+        offline: OfflinePolicy::Skip {},
+        ..Recipe::default()
+    };
+    let job = start(world, &release, skip).await;
+    assert_eq!(world.finish(job).await, JobPhase::Succeeded);
+    release
+}
+
 pub fn canary(promote: CanaryPromotion) -> Recipe {
     Recipe {
         strategy: Strategy::Canary {
@@ -370,15 +384,7 @@ async fn a_target_that_returns_late_has_the_whole_progress_deadline() {
 #[tokio::test]
 async fn who_returns_while_the_project_is_held_catches_up_when_the_hold_is_lifted() {
     let world = World::new(2).await;
-    let away = world.targets[0].agent_id.unwrap();
-    world.offline.lock().unwrap().insert(away);
-    let release = world.release("v1").await;
-    let skip = Recipe {
-        offline: OfflinePolicy::Skip {},
-        ..Recipe::default()
-    };
-    let job = start(&world, &release, skip).await;
-    assert_eq!(world.finish(job).await, JobPhase::Succeeded);
+    let release = succeeds_without_the_first(&world).await;
     let now = world.clock.now();
     let hold = Hold {
         id: HoldId::new(now),

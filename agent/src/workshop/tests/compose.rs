@@ -66,16 +66,6 @@ async fn going_back(dir: &Path, files: &ProjectFiles, order: &Order<ComposeManif
         .unwrap();
 }
 
-/// Waits for what other processes do.
-async fn until(what: impl Fn() -> bool) {
-    let looks = async {
-        while !what() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), looks).await.unwrap();
-}
-
 /// What a client of the engine says differs with the instant in which the engine goes away, so that it is away counts whatever is said.
 #[tokio::test]
 async fn r10_f3_an_engine_that_goes_away_on_the_way_back_is_waited_for() {
@@ -93,7 +83,7 @@ async fn r10_f3_an_engine_that_goes_away_on_the_way_back_is_waited_for() {
         std::fs::write(&away, "").unwrap();
         let policy = HostPolicy::default();
         let agent = Agent::start_on(&host, dir.path(), &samples::clock(), policy, Some(compose)).await;
-        until(|| asked.exists()).await;
+        within(Duration::from_mins(1), || asked.exists()).await;
         let gone = HostError::new(FailureCode::EngineUnavailable, "no engine");
         host.fail("list", 6, gone);
         host.record_calls();
@@ -105,7 +95,10 @@ async fn r10_f3_an_engine_that_goes_away_on_the_way_back_is_waited_for() {
             calls.set(calls.get() + lists.into_iter().filter(|call| *call == "list").count());
             calls.get() > 3
         };
-        until(|| is_waiting() || !agent.workshop.is_busy()).await;
+        within(Duration::from_mins(1), || {
+            is_waiting() || !agent.workshop.is_busy()
+        })
+        .await;
         std::fs::remove_file(&away).unwrap();
         agent.idle().await;
         let finished = agent.finished(&order).unwrap();

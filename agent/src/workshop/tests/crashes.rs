@@ -36,9 +36,7 @@ fn killed(dir: &Path, host: &FakeHost, order: &Order<Manifest>, at: u64, after: 
             host_in.hang_at(at, after);
             let agent = Agent::start(&host_in, &runtime_dir, &samples::clock()).await;
             agent.offer(&order).await;
-            while agent.workshop.is_busy() && !host_in.is_hung() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            until(|| !agent.workshop.is_busy() || host_in.is_hung()).await;
         });
     })
     .join()

@@ -34,18 +34,6 @@ fn hooks_of(host: &FakeHost) -> Vec<FakeContainer> {
     all
 }
 
-/// Time is paused: the look costs none, and the deadline is only for what never comes.
-async fn until(what: impl Fn() -> bool) {
-    let looks = async {
-        while !what() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_hours(1), looks)
-        .await
-        .unwrap();
-}
-
 #[tokio::test(start_paused = true)]
 async fn r3_hooks_run_in_their_turn_and_each_is_proven() {
     let (host, dir) = (engine(), tempfile::tempdir().unwrap());

@@ -62,9 +62,7 @@ async fn r14_an_attempt_under_way_that_is_offered_again_tells_its_step_again() {
     let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
     let order = samples::order(1, &[("web", "slow")]);
     agent.offer(&order).await;
-    while !stepped(&agent, &order, "health_wait") {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| stepped(&agent, &order, "health_wait")).await;
     let before = agent.reports().len();
     agent.offer(&order).await;
     let reports = agent.reports();
@@ -161,9 +159,7 @@ async fn r14_a_session_does_not_wait_for_what_an_order_needs_to_be_looked_at() {
     let stopped = Work::stop(workshop, order.task_id).now_or_never();
     assert!(offered.is_some() && stopped.is_some());
     drop(looking);
-    while agent.finished(&order).is_none() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| agent.finished(&order).is_some()).await;
     let finished = agent.finished(&order).unwrap();
     assert_eq!(
         finished.result(),
@@ -319,9 +315,7 @@ async fn what_a_new_container_says_is_in_the_log_also_after_a_restart_of_the_age
     let order = samples::order(1, &[("web", "slow")]);
     let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
     agent.offer(&order).await;
-    while !stepped(&agent, &order, "health_wait") {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| stepped(&agent, &order, "health_wait")).await;
     agent.down().await;
     let id = ours(&host)[0].id.clone();
     let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
@@ -359,9 +353,7 @@ async fn r10_one_slow_answer_does_not_undo_what_was_healthy() {
     agent.deploy(&samples::order(1, &[("web", "v1")])).await;
     let order = samples::order(2, &[("web", "v2")]);
     agent.offer(&order).await;
-    while !stepped(&agent, &order, "health_wait") {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| stepped(&agent, &order, "health_wait")).await;
     // What is next asked for in this way is what the old set does, beside the record that the new one is healthy.
     host.fail("list", 2, HostError::new(FailureCode::EngineTimeout, "slow"));
     agent.idle().await;

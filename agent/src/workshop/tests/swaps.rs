@@ -40,12 +40,6 @@ pub(super) fn start_first(order: Order<Manifest>) -> Order<Manifest> {
     samples::with_manifest(order.fence.0, manifest)
 }
 
-async fn until(what: impl Fn() -> bool) {
-    while !what() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
 /// The container of `web` with this version.
 fn of_version(host: &FakeHost, version: &str) -> Option<FakeContainer> {
     let digest = samples::image(version).digest;
