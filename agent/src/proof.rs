@@ -177,7 +177,6 @@ pub fn packet<M: Described>(identity: &AgentIdentity, end: &End<'_, M>) -> Resul
             previous,
             sticker_digest: end.sticker,
             compose_lock: end.compose_lock,
-            log_digest: None,
             log_truncated: end.log_truncated,
             order_digest: end.order_digest,
             started_at: end.state.began_at.unwrap_or(end.at),

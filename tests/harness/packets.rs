@@ -97,7 +97,6 @@ fn packet(
         previous: std::collections::BTreeMap::new(),
         sticker_digest,
         compose_lock: None,
-        log_digest: None,
         log_truncated: false,
         order_digest: Digest::of(order_bytes),
         started_at: now,

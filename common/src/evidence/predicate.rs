@@ -250,9 +250,6 @@ pub struct Predicate {
     /// Digest of the compose file as the host's Compose resolved and locked it; only on compose hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compose_lock: Option<Digest>,
-    /// Digest of the attempt's log.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_digest: Option<Digest>,
     /// Whether something is missing in the log that the agent sent since it was last started: it was too long or too
     /// fast, or may be lost with a connection that broke.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -294,8 +291,6 @@ pub struct Attempt {
     pub sticker_digest: Option<Digest>,
     /// Digest of the locked compose file.
     pub compose_lock: Option<Digest>,
-    /// Digest of the attempt's log.
-    pub log_digest: Option<Digest>,
     /// Whether something is missing in the log.
     pub log_truncated: bool,
     /// Digest of the exact bytes of the order's envelope.
@@ -342,7 +337,6 @@ impl Predicate {
             sticker_digest: attempt.sticker_digest,
             inputs: order.inputs,
             compose_lock: attempt.compose_lock,
-            log_digest: attempt.log_digest,
             log_truncated: attempt.log_truncated,
             order_digest: attempt.order_digest,
             started_at: attempt.started_at,

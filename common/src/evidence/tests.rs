@@ -80,7 +80,6 @@ pub(crate) fn predicate() -> Predicate {
         inputs: Digest::of(b"inputs"),
         compose_lock: None,
         sticker_digest: Some(Digest::of(b"sticker")),
-        log_digest: None,
         log_truncated: false,
         order_digest: Digest::of(b"order"),
         started_at: at(0),
@@ -142,7 +141,7 @@ fn statement_json_is_that_of_in_toto() {
         image("api").digest.to_string()
     );
     assert_eq!(predicate["services"][0]["observed"]["containerId"], "c0ffee");
-    assert!(predicate.get("logDigest").is_none());
+    assert!(predicate.get("composeLock").is_none());
 }
 
 #[test]
