@@ -24,12 +24,15 @@ COMMAND_WITHIN_S = 120
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description="Seconds to update a compose project: docker-compose by hand, Sealift.")
+    about = "Seconds to update a compose project: docker-compose by hand, Sealift."
+    parser = argparse.ArgumentParser(description=about, prog="tests/bench/compose/run", allow_abbrev=False)
+    parser.add_argument("--compose", choices=["v1", "v2"], default="v1", help="whose Compose both sides use (default v1)")
     parser.add_argument("--services", default="1,3", metavar="N,N", help="services of the project (default 1,3)")
     parser.add_argument("--min-healthy", type=float, default=2, metavar="W", help="seconds a container must stay healthy (default 2)")
     parser.add_argument("--repeat", type=int, default=7, metavar="R", help="repetitions, the table shows medians (default 7)")
     parser.add_argument("--smoke", action="store_true", help="one service, once, to see that it works")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--program", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--image1", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--image2", required=True, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -48,14 +51,13 @@ def by_digest(reference):
 class ByHand:
     """A project that somebody updates with Compose."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, program):
         self.file = folder / "compose.yaml"
+        self.program = program
         self.project = f"sealift-bench-{secrets.token_hex(4)}"
-        v1 = shutil.which("docker-compose")
-        self.command = [v1] if v1 else ["docker", "compose"]
 
     def compose(self, *arguments):
-        command = [*self.command, "-p", self.project, "-f", str(self.file), *arguments]
+        command = [self.program, "-p", self.project, "-f", str(self.file), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_WITHIN_S, check=False)
         if done.returncode:
             raise RuntimeError(f"compose {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
@@ -82,7 +84,7 @@ def measure(options, services):
     """Both ways take turns; each update changes the image of every service."""
     files = [compose_file(by_digest(image), services) for image in (options.image1, options.image2)]
     folder = Path(tempfile.mkdtemp(prefix="sealift-bench-"))
-    system, hand = System(folder, 1, "compose-host"), ByHand(folder)
+    system, hand = System(folder, 1, "compose-host", options.program), ByHand(folder, options.program)
     by_hand, by_sealift, resolving = [], [], []
     try:
         system.start()
@@ -115,10 +117,10 @@ def report(options, rows):
     print()
     for row in rows:
         met = "met" if row["ratio"] <= GOAL else "missed"
-        print(f"P2 {row['services']} services: {row['ratio']:.2f} x docker-compose up -d, goal <= {GOAL:.2f}: {met}")
+        print(f"P2 {row['services']} services: {row['ratio']:.2f} x Compose {options.compose}'s up -d, goal <= {GOAL:.2f}: {met}")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"min_healthy_s": options.min_healthy, "repetitions": options.repeat, "goal": GOAL, "rows": rows}, file, indent=2)
+            json.dump({"compose": options.compose, "min_healthy_s": options.min_healthy, "repetitions": options.repeat, "goal": GOAL, "rows": rows}, file, indent=2)
 
 
 def main():

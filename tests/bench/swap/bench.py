@@ -86,7 +86,7 @@ def measure(options):
         samples.setdefault((way, mode), []).append(seconds)
         print(f"  {way:<16} {mode:<12} {seconds:7.2f} s", file=sys.stderr)
 
-    network = Network(f"sealift-bench-{run_id}")
+    network = Network(f"bench-{run_id}")
     raw, swarm = RawFleet(count, run_id, network.name), None
     try:
         fleets.append(network)

@@ -1,4 +1,4 @@
-"""Sealift doing the swaps: one orchestrator on SQLite and N agents, one target each, all on this one engine.
+"""Sealift doing the swaps: one orchestrator on SQLite and N targets of one agent, as on any host with one engine.
 
 A command for `--sealift-cmd` of the benchmark; README.md beside this file says how it is called. The seconds on standard
 output run from just before `sealift promote` is started to the finish time of the promotion; the details, from the
@@ -80,10 +80,17 @@ def compose_file(image, services, network=None):
 class System:
     """Everything that is started and made; `end` takes all of it away."""
 
-    def __init__(self, folder, count, kind="docker-host"):
+    def __init__(self, folder, count, kind="docker-host", compose=None, agents=1):
+        """Targets of so many agents, which use the program `compose` for compose hosts, or what they find."""
         self.folder, self.bin, self.kind = folder, binaries(), kind
+        self.agent_environment = {"SEALIFT_AGENT_LOG_LEVEL": log_level(), **engine_socket()}
+        if compose:
+            settings = folder / "agent.toml"
+            settings.write_text(f'[compose]\nprogram = "{compose}"\n', encoding="utf-8")
+            self.agent_environment["SEALIFT_AGENT_CONFIG"] = str(settings)
         self.endpoint = f"https://127.0.0.1:{free_port()}"
         self.targets = [f"{ENVIRONMENT}/web-{number:03}" for number in range(1, count + 1)]
+        self.agents = [self.targets[number::agents] for number in range(agents)]
         self.processes = []
 
     def run(self, program, *arguments, text=None):
@@ -131,26 +138,31 @@ class System:
         )  # fmt: skip
         self.sealift("env", "create", ENVIRONMENT, "--position", 10)
         with ThreadPoolExecutor(max_workers=JOINS_AT_ONCE) as pool:
-            list(pool.map(self._target, self.targets))
+            list(pool.map(self._agent, self.agents))
         until("all agents are online", self._all_online)
 
-    def state(self, target):
-        return self.folder / "agents" / target
+    def state(self, targets):
+        """The folder of the agent of these targets."""
+        return self.folder / "agents" / targets[0]
 
-    def _target(self, target):
-        self.run("sealift", "target", "create", target, "--kind", self.kind)
-        token = self.run("sealift", "target", "token", target)
-        state = self.state(target)
+    def _agent(self, targets):
+        state = self.state(targets)
         state.mkdir(parents=True, mode=0o700)
-        self.run("sealift-agent", "join", "--state-dir", state, "--orchestrator", self.endpoint, "--token-stdin", text=token)
+        for number, target in enumerate(targets):
+            self.run("sealift", "target", "create", target, "--kind", self.kind)
+            token = self.run("sealift", "target", "token", target)
+            more = ["--add-target"] if number else []
+            self.run(
+                "sealift-agent", "join", "--state-dir", state, "--orchestrator", self.endpoint, "--token-stdin", *more, text=token
+            )  # fmt: skip
         self.spawn(
-            f"agent-{target.rpartition('/')[2]}", "sealift-agent", "run", "--state-dir", state,
-            "--orchestrator", self.endpoint, environment={"SEALIFT_AGENT_LOG_LEVEL": log_level(), **engine_socket()},
+            f"agent-{targets[0].rpartition('/')[2]}", "sealift-agent", "run", "--state-dir", state,
+            "--orchestrator", self.endpoint, environment=self.agent_environment,
         )  # fmt: skip
 
     def _all_online(self):
         found = self.run("sealift", "agent", "list", "-o", "json")
-        return found.count('"STATUS_ONLINE"') >= len(self.targets)
+        return found.count('"STATUS_ONLINE"') >= len(self.agents)
 
     def release(self, image, number):
         text = compose_file(image, ["web"], os.environ.get("SEALIFT_BENCH_NETWORK"))
@@ -185,9 +197,9 @@ class System:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        joined = [target for target in self.targets if self.state(target).exists()]
+        joined = [state for state in map(self.state, self.agents) if state.exists()]
         with ThreadPoolExecutor(max_workers=JOINS_AT_ONCE) as pool:
-            list(pool.map(lambda target: self.run("sealift-agent", "purge", "--yes", "--state-dir", self.state(target)), joined))
+            list(pool.map(lambda state: self.run("sealift-agent", "purge", "--yes", "--state-dir", state), joined))
 
 
 def interrupted(number, _):
@@ -200,7 +212,7 @@ def main():
     min_healthy = float(os.environ["SEALIFT_BENCH_MIN_HEALTHY"])
     signal.signal(signal.SIGTERM, interrupted)
     folder = Path(tempfile.mkdtemp(prefix="sealift-bench-"))
-    system = System(folder, count)
+    system = System(folder, count, agents=int(os.environ.get("SEALIFT_BENCH_AGENTS", "1")))
     try:
         system.start()
         before = system.release(os.environ["SEALIFT_BENCH_FROM"], 1)
