@@ -88,11 +88,11 @@ impl ApiError {
         .field(path, description)
     }
 
-    /// There is no `what` of that name in the caller's tenant. `list` names the way to see what there is.
+    /// Nothing of that name exists in the caller's tenant. `list` names the way to see what there is.
     pub fn not_found(resource: impl fmt::Display, list: &str) -> Self {
         Self::new(
             Reason::NotFound,
-            format!("there is no {resource}"),
+            format!("{resource} does not exist"),
             format!("check the name; {list} shows what there is"),
         )
         .meta("resource", resource.to_string())

@@ -482,16 +482,19 @@ impl System {
 
     /// Makes a release of a compose file for a kind of target and gives its number.
     pub async fn release_for(&self, kind: &str, compose: &str, commit_number: u32) -> Result<u64> {
+        number(&self.register(kind, compose, commit_number).await?["number"])
+    }
+
+    /// Makes a release, or finds the one of that commit and content, as the command line shows it.
+    pub async fn register(&self, kind: &str, compose: &str, commit_number: u32) -> Result<Value> {
         let file = self.folder.path().join(format!("compose-{commit_number}.yaml"));
         fs::write(&file, compose)?;
         let source = format!("{PROJECT}@{}", commit(commit_number));
         let file = file.to_string_lossy().into_owned();
-        let release = self
-            .json(&[
-                "release", "create", "-f", &file, "--source", &source, "--kind", kind,
-            ])
-            .await?;
-        number(&release["number"])
+        self.json(&[
+            "release", "create", "-f", &file, "--source", &source, "--kind", kind,
+        ])
+        .await
     }
 
     /// Promotes and waits; gives the exit code and everything that was said.

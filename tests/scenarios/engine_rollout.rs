@@ -69,6 +69,9 @@ async fn r10_r15_a_failed_rollout_goes_back_and_a_rollback_stays() -> Result<()>
         "{job}"
     );
 
+    let known = system.register("docker-host", &bad, 2).await?;
+    ensure!(known["marks"][0]["mark"] == "MARK_UNSTABLE", "{known}");
+
     // It stays: nothing of the project goes there until a person lifts the hold.
     let plan = [
         "promote",
@@ -123,6 +126,12 @@ async fn r10_r15_a_failed_rollout_goes_back_and_a_rollback_stays() -> Result<()>
             .is_some_and(|name| name.ends_with("#1")),
         "{explained}"
     );
+    let others = explained["rejected"].as_array().context("no others")?;
+    let only_three = others.len() == 1
+        && others[0]["releaseDisplay"]
+            .as_str()
+            .is_some_and(|name| name.ends_with("#3"));
+    ensure!(only_three, "{explained}");
     let back = [
         "rollback",
         ENVIRONMENT,

@@ -344,7 +344,7 @@ fn hook_rows(hooks: &[ReleaseHook]) -> Rows {
 
 fn rows(releases: &[Release]) -> Rows {
     let header = [
-        "RELEASE", "COMMIT", "KIND", "CONTENT", "SERVICES", "BY", "CREATED", "ID",
+        "RELEASE", "COMMIT", "KIND", "CONTENT", "SERVICES", "MARK", "BY", "CREATED", "ID",
     ];
     Rows::new(&header).with(releases.iter().map(|release| {
         let source = release.source.clone().unwrap_or_default();
@@ -357,6 +357,7 @@ fn rows(releases: &[Release]) -> Rows {
             kind(release.kind()).to_owned(),
             short_digest(&release.content_digest),
             release.components.len().to_string(),
+            quality(release.marks.first().map_or(Mark::Unspecified, QualityMark::mark)).to_owned(),
             clean(&release.created_by),
             stamp(release.create_time.as_ref()),
             leaf(&release.name),
@@ -380,10 +381,10 @@ mod tests {
         };
         release.set_kind(target::Kind::ComposeHost);
         release.marks[0].set_mark(Mark::Unstable);
+        let list = rows(std::slice::from_ref(&release)).table();
         assert!(
-            rows(std::slice::from_ref(&release))
-                .table()
-                .contains("compose-host")
+            list.contains("compose-host") && list.contains("unstable"),
+            "{list}"
         );
         let marks = mark_rows(&release.marks).table();
         for part in ["unstable", "user/alice", "checkout is broken"] {

@@ -13,6 +13,9 @@ use crate::status::ApiError;
 /// Most candidates that an error names.
 const CANDIDATES_SHOWN: usize = 10;
 
+/// How much of a project's name that nothing is called by is said again, in characters.
+const PROJECT_SHOWN: usize = 100;
+
 /// The release that `alias` names in the tenant.
 pub async fn resolve_release(
     tx: &mut Tx,
@@ -48,7 +51,7 @@ pub async fn release_of(tx: &mut Tx, tenant: TenantId, id: ReleaseId) -> Result<
 }
 
 /// The one project whose last segments are `wanted`.
-pub async fn resolve_project(
+async fn resolve_project(
     tx: &mut Tx,
     tenant: TenantId,
     wanted: &str,
@@ -59,6 +62,17 @@ pub async fn resolve_project(
         return Err(ambiguous(&wanted, names));
     }
     Ok(fitting.pop())
+}
+
+/// The same; it is an error when there is none.
+pub async fn find_project(
+    tx: &mut Tx,
+    tenant: TenantId,
+    wanted: &str,
+) -> Result<(ProjectId, ProjectRef), ApiError> {
+    let found = resolve_project(tx, tenant, wanted).await?;
+    let shown = wanted.chars().take(PROJECT_SHOWN).collect::<String>();
+    found.ok_or_else(|| ApiError::not_found(format!("project {shown}"), "sealift release list"))
 }
 
 /// Projects that `wanted` fits; the one that it names in full alone when there is such a one.

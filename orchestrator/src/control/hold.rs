@@ -9,7 +9,7 @@ use sealift_store::{Hold, Tx};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    app::resolve_release::resolve_project,
+    app::resolve_release::find_project,
     caller::Caller,
     control::{find_environment, reason},
     convert::time,
@@ -64,10 +64,7 @@ impl Holds {
                 Box::pin(async {
                     let tx = tx;
                     let found = find_environment(tx, tenant, &environment).await?;
-                    let project = resolve_project(tx, tenant, &request.project).await?;
-                    let (project_id, project) = project.ok_or_else(|| {
-                        ApiError::not_found("a project of that name", "sealift release list")
-                    })?;
+                    let (project_id, project) = find_project(tx, tenant, &request.project).await?;
                     let now = self.app.clock.now();
                     let wanted = Hold {
                         id: HoldId::new(now),

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     app::{
         create_release::{Reading, create_release, prepare, preview_release},
-        resolve_release::{resolve_project, resolve_release},
+        resolve_release::{find_project, resolve_release},
     },
     caller::Caller,
     control::reason,
@@ -70,7 +70,7 @@ impl Releases {
         if request.validate_only {
             let mut tx = self.app.db.read().await?;
             let preview = preview_release(&mut tx, tenant, draft, &actor, now).await?;
-            return created(&preview);
+            return created(&mut tx, &preview).await;
         }
         let resource = format!("releases/{}", draft.source);
         mutate(
@@ -83,7 +83,8 @@ impl Releases {
             |tx, _| {
                 Box::pin(async {
                     let tx = tx;
-                    created(&create_release(tx, tenant, draft.clone(), &actor, now).await?)
+                    let made = create_release(tx, tenant, draft.clone(), &actor, now).await?;
+                    created(tx, &made).await
                 })
             },
         )
@@ -164,11 +165,7 @@ impl Releases {
                 let rule = "wanted the last segments of a project's name, for example shop/api";
                 return Err(ApiError::invalid("project", rule));
             }
-            let found = resolve_project(&mut tx, tenant, &request.project).await?;
-            let (id, _) = found.ok_or_else(|| {
-                ApiError::not_found(format!("project {}", request.project), "sealift release list")
-            })?;
-            Some(id)
+            Some(find_project(&mut tx, tenant, &request.project).await?.0)
         };
         let mut rest = page;
         let mut releases = Vec::new();
@@ -178,8 +175,12 @@ impl Releases {
                 after: rest.after.take(),
             };
             let found = tx.list_releases(tenant, project, &few).await?;
+            let ids: Vec<_> = found.items.iter().map(|item| item.id).collect();
+            let marks = tx.newest_marks(&ids).await?;
             for item in &found.items {
-                releases.push(release(item, false).map_err(ApiError::internal)?);
+                let mut shown = release(item, false).map_err(ApiError::internal)?;
+                shown.marks = marks.get(&item.id).map(mark).into_iter().collect();
+                releases.push(shown);
             }
             rest.size = rest.size.saturating_sub(few.size);
             rest.after = found.next;
@@ -202,9 +203,10 @@ async fn with_marks(tx: &mut Tx, found: &Release) -> Result<pb::Release, ApiErro
     Ok(message)
 }
 
-fn created(made: &Release) -> Result<CreateReleaseResponse, ApiError> {
+/// The release of that commit, which may have been there, and have marks.
+async fn created(tx: &mut Tx, made: &Release) -> Result<CreateReleaseResponse, ApiError> {
     Ok(CreateReleaseResponse {
-        release: Some(release(made, true).map_err(ApiError::internal)?),
+        release: Some(with_marks(tx, made).await?),
     })
 }
 

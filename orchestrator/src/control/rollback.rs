@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     app::{
         Core,
-        resolve_release::{release_of, resolve_project, resolve_release},
+        resolve_release::{find_project, release_of, resolve_release},
         roll_back::{Explained, explain_rollback, roll_back},
     },
     caller::Caller,
@@ -152,9 +152,10 @@ async fn look(
 }
 
 fn nothing_active(environment: &Environment) -> ApiError {
-    ApiError::not_found(
-        format!("anything of that project that is active in {}", environment.name),
-        &format!("sealift status {}", environment.name),
+    ApiError::new(
+        Reason::NotFound,
+        format!("nothing of that project is active in {}", environment.name),
+        format!("sealift status {} shows what is", environment.name),
     )
 }
 
@@ -170,10 +171,7 @@ async fn project(
         None => None,
     };
     if component.is_none() && !text.is_empty() {
-        let found = resolve_project(tx, tenant, text).await?;
-        return found
-            .map(|(id, _)| id)
-            .ok_or_else(|| ApiError::not_found("a project of that name", "sealift release list"));
+        return Ok(find_project(tx, tenant, text).await?.0);
     }
     let mut projects = BTreeMap::new();
     for active in tx.active(environment.id).await? {

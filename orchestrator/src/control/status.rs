@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 
 use super::{find_environment, int32, target, timestamp};
 use crate::{
-    app::resolve_release::resolve_project,
+    app::resolve_release::find_project,
     caller::Caller,
     convert::{
         job::{closed_gate, pause_reason},
@@ -283,15 +283,8 @@ async fn scope(
     match only {
         None => Ok(HistoryScope::All),
         Some(Only::Project(text)) => {
-            let found = resolve_project(tx, tenant, text).await?;
-            let shown: String = text.chars().take(100).collect();
-            found.map_or_else(
-                || {
-                    let what = format!("project {shown}");
-                    Err(ApiError::not_found(what, "sealift release list"))
-                },
-                |(id, _)| Ok(HistoryScope::Project(id)),
-            )
+            let (id, _) = find_project(tx, tenant, text).await?;
+            Ok(HistoryScope::Project(id))
         }
         Some(Only::Component(name)) => {
             let name = names::component("component", name)?;

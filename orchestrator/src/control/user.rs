@@ -248,12 +248,7 @@ impl UserService for Users {
             |tx, _| {
                 Box::pin(async {
                     let tx = tx;
-                    let missing = || {
-                        ApiError::not_found(
-                            names::of_user(&name),
-                            "check the name; users are made by sealift-orchestrator admin issue",
-                        )
-                    };
+                    let missing = || ApiError::not_found(names::of_user(&name), "sealift user list");
                     let user = tx.user_by_name(tenant, &name).await?.ok_or_else(missing)?;
                     tx.revoke_user(user.id, &reason, app.clock.now()).await?;
                     let user = tx.user(user.id).await?.ok_or_else(missing)?;

@@ -235,14 +235,14 @@ pub async fn environment_filter(
 /// The job of that identifier in the tenant.
 pub async fn find_job(tx: &mut Tx, tenant: TenantId, id: JobId) -> Result<Job, ApiError> {
     let found = tx.job(tenant, id).await?;
-    found.ok_or_else(|| ApiError::not_found(names::of_job(id), "sealift promotion list"))
+    found.ok_or_else(|| ApiError::not_found(names::of_job(id), "sealift job list"))
 }
 
 /// The task of that identifier in a job of the tenant.
 pub async fn find_task(tx: &mut Tx, tenant: TenantId, job: JobId, id: TaskId) -> Result<Task, ApiError> {
     find_job(tx, tenant, job).await?;
     let found = tx.task(id).await?.filter(|task| task.job_id == job);
-    found.ok_or_else(|| ApiError::not_found(names::of_task(job, id), "sealift job tasks"))
+    found.ok_or_else(|| ApiError::not_found(names::of_task(job, id), &format!("sealift job tasks {job}")))
 }
 
 #[cfg(test)]

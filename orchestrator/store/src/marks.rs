@@ -7,7 +7,7 @@ use sealift_common::{
     id::{EnvironmentId, ProjectId, ReleaseId},
     rollback::Candidate,
 };
-use sqlx::FromRow;
+use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
@@ -36,6 +36,11 @@ statements! {
         "FROM releases r WHERE r.id = $1"
     };
 }
+
+const NEWEST_OF: &str = concat!(
+    "SELECT m.release_id, m.mark, m.reason, m.actor, m.at FROM releases r JOIN quality_marks m ",
+    "ON m.id = (SELECT MAX(n.id) FROM quality_marks n WHERE n.release_id = r.id) WHERE r.id IN ("
+);
 
 #[derive(FromRow)]
 struct MarkRow {
@@ -108,6 +113,24 @@ impl Tx {
             .fetch_all(conn)
             .await)?;
         all(rows)
+    }
+
+    /// The newest mark of each of the releases that has one. At most a page of releases.
+    pub async fn newest_marks(&mut self, releases: &[ReleaseId]) -> Result<BTreeMap<ReleaseId, Mark>> {
+        if releases.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let rows: Vec<MarkRow> = on!(self, |conn| {
+            let mut query = QueryBuilder::new(NEWEST_OF);
+            let mut ids = query.separated(", ");
+            for release in releases {
+                ids.push_bind(release.uuid());
+            }
+            ids.push_unseparated(")");
+            query.build_query_as().fetch_all(conn).await
+        })?;
+        let marks: Vec<Mark> = all(rows)?;
+        Ok(marks.into_iter().map(|mark| (mark.release_id, mark)).collect())
     }
 
     /// The releases of a project that were active in an environment, each with the last time that it became so.

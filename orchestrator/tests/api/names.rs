@@ -1,6 +1,7 @@
-//! Nomad: names were matched by prefix where only the whole one may count. Here for every kind of name, and every prefix of it.
+//! A name means one thing that is there, or nothing. Nomad: names were matched by prefix where only the whole one may count. Here for
+//! every kind of name, and every prefix of it.
 
-use sealift_common::{inventory::EnvironmentClass, role::Role};
+use sealift_common::{id::ReleaseId, inventory::EnvironmentClass, role::Role};
 use sealift_proto::v1::{
     self, GetEnvironmentRequest, GetPromotionRequest, GetReleaseRequest, GetTargetRequest,
     ListPromotionsRequest, RevokeUserRequest, promotion_service_client::PromotionServiceClient,
@@ -122,6 +123,35 @@ async fn no_name_of_any_kind_is_matched_by_prefix() {
         .get_promotion(request)
         .await
         .unwrap();
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_commit_without_a_registered_release_is_not_promoted() {
+    let world = World::start().await;
+    let ada = world.user("default", "ada", Role::Admin).await;
+    let class = EnvironmentClass::NonProduction;
+    let host = Host::new(&world, "default", &ada, "prod", "web", class).await;
+    let registered = host.release("registered").await;
+    let mut promotions = PromotionServiceClient::new(ada);
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    for release in [
+        "shop/api#2".to_owned(),
+        format!("{PROJECT}@{commit}"),
+        format!("releases/{}", ReleaseId::new(registered.created_at)),
+    ] {
+        let request = v1::CreatePromotionRequest {
+            release: release.clone(),
+            environment: "environments/prod".to_owned(),
+            ..v1::CreatePromotionRequest::default()
+        };
+        let refused = promotions.create_promotion(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::NotFound, "{release}: {refused:?}");
+        let name = release.trim_start_matches("releases/");
+        assert!(refused.message().contains(name), "{release}: {refused:?}");
+    }
+    let made = promotions.list_promotions(ListPromotionsRequest::default()).await;
+    assert!(made.unwrap().into_inner().promotions.is_empty());
     world.stop().await;
 }
 

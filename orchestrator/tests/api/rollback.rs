@@ -3,7 +3,7 @@
 use sealift_common::{error::Reason, inventory::EnvironmentClass, role::Role};
 use sealift_proto::v1::{
     CreateRollbackRequest, ExplainRollbackRequest, ExplainRollbackResponse, GetReleaseRequest,
-    MarkReleaseRequest, RollbackWish,
+    ListReleasesRequest, MarkReleaseRequest, RollbackWish,
     promotion::{Kind, State},
     quality_mark::Mark,
     release_service_client::ReleaseServiceClient,
@@ -78,6 +78,21 @@ async fn an_explanation_names_every_candidate_and_a_rollback_goes_where_it_says(
         .release;
     assert_eq!(marked.release, found);
     let marks = found.unwrap().marks;
+    let listed = client
+        .list_releases(ListReleasesRequest::default())
+        .await
+        .unwrap();
+    let listed: Vec<_> = listed
+        .into_inner()
+        .releases
+        .into_iter()
+        .map(|one| one.marks)
+        .collect();
+    assert_eq!(
+        listed,
+        [vec![], marks.clone(), vec![]],
+        "the newest mark, in lists too"
+    );
     assert_eq!(marks[0].mark(), Mark::Unstable);
     assert_eq!(
         (marks[0].reason.as_str(), marks[0].actor.as_str()),

@@ -1,6 +1,6 @@
 //! Quality marks, and which releases an environment could go back to.
 
-use sealift_common::rollback::QualityMark;
+use sealift_common::{id::ReleaseId, rollback::QualityMark};
 use sealift_store::Mark;
 
 use crate::{
@@ -11,7 +11,18 @@ use crate::{
 conformance![
     the_newest_mark_of_a_candidate_counts,
     only_what_was_active_there_is_a_candidate,
+    of_each_release_of_a_page_the_newest_mark_is_told,
 ];
+
+fn seen(release_id: ReleaseId, mark: QualityMark, seconds: i64) -> Mark {
+    Mark {
+        release_id,
+        mark,
+        reason: "seen".to_owned(),
+        actor: "user/alice".to_owned(),
+        at: at(seconds),
+    }
+}
 
 async fn the_newest_mark_of_a_candidate_counts(world: World) {
     let seed = Seed::sow(&world.db, "acme", 1).await;
@@ -24,14 +35,7 @@ async fn the_newest_mark_of_a_candidate_counts(world: World) {
             .unwrap();
     }
     for (mark, seconds) in [(QualityMark::Stable, 3), (QualityMark::Unstable, 4)] {
-        let mark = Mark {
-            release_id: release.id,
-            mark,
-            reason: "seen".to_owned(),
-            actor: "user/alice".to_owned(),
-            at: at(seconds),
-        };
-        tx.insert_mark(&mark).await.unwrap();
+        tx.insert_mark(&seen(release.id, mark, seconds)).await.unwrap();
     }
     let found = tx
         .rollback_candidates(seed.environment.id, release.project_id)
@@ -80,4 +84,30 @@ async fn only_what_was_active_there_is_a_candidate(world: World) {
         let found: Vec<_> = found.iter().map(|candidate| candidate.release).collect();
         assert_eq!(found, [wanted]);
     }
+}
+
+async fn of_each_release_of_a_page_the_newest_mark_is_told(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let mut tx = world.db.write().await.unwrap();
+    let mut releases = Vec::new();
+    for _ in 0..3 {
+        let release = seed.release(&mut tx, "github.com/acme/shop/api", at(1)).await;
+        releases.push(release.unwrap().id);
+    }
+    let (first, without, second) = (releases[0], releases[1], releases[2]);
+    for (release, mark, seconds) in [
+        (first, QualityMark::Stable, 2),
+        (second, QualityMark::Unstable, 3),
+        (first, QualityMark::Deprecated, 4),
+        (second, QualityMark::Stable, 5),
+    ] {
+        tx.insert_mark(&seen(release, mark, seconds)).await.unwrap();
+    }
+    let found = tx.newest_marks(&releases).await.unwrap();
+    assert_eq!(found[&first], seen(first, QualityMark::Deprecated, 4));
+    assert_eq!(found[&second], seen(second, QualityMark::Stable, 5));
+    assert!(!found.contains_key(&without));
+    let of_one = tx.newest_marks(&[second]).await.unwrap();
+    assert_eq!(of_one.into_keys().collect::<Vec<_>>(), [second]);
+    assert_eq!(tx.newest_marks(&[]).await.unwrap().len(), 0);
 }
