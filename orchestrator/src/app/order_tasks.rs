@@ -8,7 +8,7 @@ use sealift_store::{Job, Task, Tx};
 use crate::{
     app::{
         Core,
-        advance_job::{Advance, BATCH, is_unchanged},
+        advance_job::{Advance, BATCH},
         ask_again::closed_gate,
         assign_tasks::{Orders, Patience, assign_tasks, would_assign},
         turn::Turn,
@@ -129,7 +129,7 @@ async fn order_page(
 ) -> Result<bool, ApiError> {
     let mut tx = turn.write().await?;
     // Whoever steered the job meanwhile is heard before the next page.
-    if !is_unchanged(&mut tx, job).await? {
+    if !tx.lock_job(job).await? {
         return Ok(false);
     }
     // So is a gate that has closed since the look: the next one pauses the job.

@@ -12,7 +12,7 @@ use sealift_common::{
     recipe::{OfflinePolicy, Recipe},
     release::Release,
     rollback::{Choice, QualityMark, Rejection, Wish, choose, undo},
-    task::TaskPhase,
+    task::TaskState,
 };
 use sealift_store::{Active, Hold, Job, Mark, Tx};
 
@@ -84,6 +84,8 @@ pub async fn roll_back(
     let bad = release_of(tx, environment.tenant_id, explained.active.release).await?;
     let good = release_of(tx, environment.tenant_id, to.release).await?;
     let actor = requester.actor.clone();
+    // What waits must not start between this look and the hold.
+    tx.lock_lane(environment.id).await?;
     let under_way = tx.promotion_under_way(environment.id, bad.project_id).await?;
     if let Some(job) = under_way
         .as_ref()
@@ -142,8 +144,8 @@ async fn must_say_which(
     .precondition("ROLLOUT_UNDER_WAY", format!("jobs/{}", job.id), job.state.phase().as_str()))
 }
 
-/// Undoes what a job changed whose tasks have all ended: its targets that succeeded go back to the release that is active. When
-/// that cannot even begin, the job ends with the failure and says so.
+/// Undoes what a job changed whose tasks have all ended: its targets that succeeded, and those that could not be restored, go back to
+/// the release that is active. When that cannot even begin, the job ends with the failure and says so.
 pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) -> Result<(), ApiError> {
     let now = core.clock.now();
     let environment = tx
@@ -173,7 +175,7 @@ pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) ->
         .tasks_of_job(job.id)
         .await?
         .into_iter()
-        .filter(|task| task.state.phase() == TaskPhase::Succeeded)
+        .filter(|task| is_changed(&task.state))
         .map(|task| task.target_id);
     let request = NewPromotion {
         release: release_of(tx, environment.tenant_id, to).await?,
@@ -198,6 +200,15 @@ pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) ->
         end_job(core, tx, &undone, &event).await?;
     }
     Ok(())
+}
+
+/// Whether a target that a job is done with runs another set than before.
+fn is_changed(task: &TaskState) -> bool {
+    match task {
+        TaskState::Succeeded => true,
+        TaskState::Failed { failure } => failure.code == FailureCode::RestoreFailed,
+        _ => false,
+    }
 }
 
 /// What the targets go back to that a job brought `bad`, with the record of that; or why there is nothing to go back to.

@@ -61,6 +61,8 @@ async fn promotion_of(tx: &mut Tx, job: &Job) -> Result<Promotion, ApiError> {
 /// Starts the head of the lane if it may.
 pub async fn start_job(core: &Core, tx: &mut Tx, lane: EnvironmentId) -> Result<Started, ApiError> {
     let now = core.clock.now();
+    // A rollback that comes at the same time must see it under way, or go first.
+    tx.lock_lane(lane).await?;
     let Some(job) = tx.lane_head(lane).await? else {
         return Ok(Started::Nothing);
     };

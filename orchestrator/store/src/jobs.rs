@@ -59,6 +59,7 @@ statements! {
         "UPDATE jobs SET accepted_failures = $3, version = version + 1 ",
         "WHERE id = $1 AND version = $2 RETURNING ", columns!()
     };
+    LOCK = { "UPDATE jobs SET version = version WHERE id = $1 AND version = $2" };
     IN_MOTION = {
         "SELECT ", columns!(), " FROM jobs WHERE state IN ('running', 'paused') ",
         "ORDER BY environment_id, state, ticket LIMIT $1"
@@ -361,6 +362,19 @@ impl Tx {
             .await)?;
         self.noted_job_change(row, "stop_requested", &stop.failure.summary, actor, now)
             .await
+    }
+
+    /// Whether the job is as it was read. Locks its row: until this transaction ends nobody steers it, so that no order is
+    /// committed after a stop or a pause that was acknowledged.
+    pub async fn lock_job(&mut self, job: &Job) -> Result<bool> {
+        let version = int(job.version)?;
+        let locked = on!(self, |conn| sqlx::query(LOCK)
+            .bind(job.id.uuid())
+            .bind(version)
+            .execute(conn)
+            .await
+            .map(|done| done.rows_affected()))?;
+        Ok(locked == 1)
     }
 
     /// Notes that a person has accepted so many failures of a job; the history gets a row `failures_accepted`.

@@ -143,8 +143,8 @@ impl Tx {
         At::new("lanes", environment).number("last_ticket", ticket)
     }
 
-    /// Makes all others who would come into the lane wait until this transaction ends: what [`Tx::lane_view`] tells stays true of
-    /// those that wait. (They start and end all the same.)
+    /// Makes all others who would come into the lane, or start in it, wait until this transaction ends: what [`Tx::lane_view`] tells
+    /// stays true of those that wait. (They end all the same.)
     pub async fn lock_lane(&mut self, environment: EnvironmentId) -> Result<()> {
         on!(self, |conn| sqlx::query(LOCK)
             .bind(environment.uuid())

@@ -52,13 +52,18 @@ pub async fn half_way(world: &World) -> (Release, Release, JobId) {
 
 /// A release that succeeds on the first target and fails on the second one.
 async fn breaks_half_way(world: &World, bad: &Release) -> JobId {
+    ends_half_way(world, bad, FailureCode::Unhealthy).await
+}
+
+/// The same, failing with that.
+async fn ends_half_way(world: &World, bad: &Release, failure: FailureCode) -> JobId {
     let mut wish = world.wish(bad, World::rolling(1));
     wish.recipe = recipe();
     let job = world.request(&wish).await.job.unwrap().id;
     world.settle().await;
     world.act(Act::Succeed).await;
     world.settle().await;
-    world.act(Act::Fail(FailureCode::Unhealthy)).await;
+    world.act(Act::Fail(failure)).await;
     world.settle().await;
     job
 }
@@ -133,6 +138,31 @@ async fn what_succeeded_goes_back_and_nothing_else_is_touched() {
     let digest = good.manifest.images().values().next().unwrap().digest;
     assert_eq!(world.active().await.values().collect::<Vec<_>>(), [&digest]);
     assert_eq!(mark(&world, &bad).await, Some(QualityMark::Unstable));
+}
+
+#[tokio::test]
+async fn r10_a_target_that_could_not_be_restored_goes_back_with_those_that_succeeded() {
+    for (act, end) in [
+        (Act::Succeed, JobPhase::RolledBack),
+        (Act::Fail(FailureCode::RestoreFailed), JobPhase::RollbackFailed),
+    ] {
+        let world = World::new(3).await;
+        let (good, bad) = (world.release("v1").await, world.release("v2").await);
+        let first = world.promote(&good).await;
+        world.finish(first).await;
+        let job = ends_half_way(&world, &bad, FailureCode::RestoreFailed).await;
+        let rollback = rollback_of(&world, job).await;
+        let back: Vec<_> = world
+            .tasks(rollback)
+            .await
+            .iter()
+            .map(|task| task.target_id)
+            .collect();
+        assert_eq!(back, [world.targets[0].id, world.targets[1].id]);
+        world.act(act).await;
+        world.settle().await;
+        assert_eq!(world.phase(job).await, end);
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Promotions, decisions, jobs, lanes.
 
+use std::time::Duration;
+
 use sealift_common::{
     failure::{Failure, FailureCode},
     id::{DecisionId, HoldId, PromotionId, ReleaseId},
@@ -33,6 +35,7 @@ conformance![
     a_hold_keeps_a_project_out_of_the_lane_but_no_rollback,
     waves_are_written_once_and_keep_their_first_times,
     a_stronger_wish_to_stop_takes_the_place_of_a_weaker_one,
+    r14_nobody_steers_a_job_whose_orders_are_being_made,
 ];
 
 async fn promotions_move_with_their_history(world: World) {
@@ -562,4 +565,30 @@ async fn a_promotion_has_one_job(world: World) {
         ),
         "{refused:?}"
     );
+}
+
+async fn r14_nobody_steers_a_job_whose_orders_are_being_made(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 1).await;
+    let job = seed.deployment(&world.db, at(0)).await.job;
+    let mut orders = world.db.write().await.unwrap();
+    assert!(orders.lock_job(&job).await.unwrap());
+    let stop = Stop {
+        wish: StopWish::Cancel,
+        failure: failure(),
+    };
+    let steer = async {
+        let mut tx = world.db.write().await.unwrap();
+        tx.request_job_stop(&job, &stop, "user/ada", at(1)).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let mut steer = std::pin::pin!(steer);
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut steer).await;
+    assert!(
+        early.is_err(),
+        "a stop is acknowledged while orders are being made"
+    );
+    orders.commit().await.unwrap();
+    steer.await;
+    let mut late = world.db.write().await.unwrap();
+    assert!(!late.lock_job(&job).await.unwrap(), "orders after the stop");
 }
