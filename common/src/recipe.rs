@@ -1,11 +1,13 @@
 //! Recipe: the way in which a release is brought to its targets. Strategy, limits, what to do when targets fail, what to do about
 //! agents that are away.
 
+use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     phases,
     strategy::{DAY_MS, InvalidLimit, Limits, Share, Strategy, wrong},
+    swap::Swap,
 };
 
 phases! {
@@ -85,6 +87,16 @@ impl Recipe {
         Ok(())
     }
 
+    /// How long a wave may go without one target more that is healthy. Where each target bakes as a part of its task, a success is
+    /// later by that much, and the deadline with it.
+    pub fn progress_deadline(&self) -> TimeDelta {
+        let bakes = match self.strategy.swap() {
+            Swap::BlueGreen { bake_ms } => bake_ms,
+            Swap::InPlace => 0,
+        };
+        TimeDelta::milliseconds(i64::from(self.limits.progress_deadline_ms) + i64::from(bakes))
+    }
+
     /// How a rollback goes about: all at once, without ado, and with the same limits on health. It never starts another one.
     #[must_use]
     pub fn for_rollback(&self) -> Self {
@@ -104,6 +116,22 @@ impl Recipe {
 mod tests {
     use super::*;
     use crate::strategy::CanaryPromotion;
+
+    #[test]
+    fn a_blue_green_bake_does_not_eat_up_the_progress_deadline() {
+        let deadline = |strategy| {
+            let recipe = Recipe {
+                strategy,
+                ..Recipe::default()
+            };
+            recipe.check().unwrap();
+            recipe.progress_deadline()
+        };
+        let plain = deadline(Strategy::AllAtOnce {});
+        let baked = deadline(Strategy::BlueGreen { bake_ms: DAY_MS });
+        assert_eq!(plain, TimeDelta::minutes(30));
+        assert_eq!(baked, plain + TimeDelta::hours(24));
+    }
 
     #[test]
     fn a_rollback_takes_the_fast_way_whatever_the_strategy_within_the_same_limits() {

@@ -99,12 +99,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// When the next target must be healthy: `deadline_ms` after the newest of these moments. `None` while no wave is worked on.
-    pub fn due(&self, deadline_ms: u32) -> Option<DateTime<Utc>> {
+    /// When the next target must be healthy: `deadline` after the newest of these moments. `None` while no wave is worked on.
+    pub fn due(&self, deadline: TimeDelta) -> Option<DateTime<Utc>> {
         let opened = self.opened_at?;
         let later = [self.last_begun, self.last_success, self.resumed_at];
         let since = later.into_iter().flatten().fold(opened, DateTime::max);
-        Some(since + TimeDelta::milliseconds(deadline_ms.into()))
+        Some(since + deadline)
     }
 }
 
@@ -150,8 +150,8 @@ pub enum Next {
     Pause(Pause),
     /// The gate is open again.
     Resume,
-    /// No target became healthy for too long: whatever is under way is to stop.
-    Halt,
+    /// No target became healthy for too long: whatever is under way is to stop, for this reason.
+    Halt(Failure),
     /// All has ended: undo what succeeded.
     RollBack(Failure),
     /// All has ended: this is how.
@@ -161,20 +161,20 @@ pub enum Next {
 /// What a running or paused job needs next.
 pub fn next(job: &Situation<'_>) -> Next {
     let tasks = &job.tasks;
-    let too_many = tasks.missed() > tolerated(job);
+    let too_many = too_many(job);
     let closing = job.stop.is_some()
         || (too_many && matches!(job.failures.on_failure, OnFailure::Stop | OnFailure::RollBack));
-    // A stop is a deadline of its own for agents; what may finish still has that of the job. Nobody lets that go on later, so no
-    // pause holds the deadline up.
+    // A stop is a deadline of its own for agents; what may finish, or nobody has told to stop, still has that of the job. Nobody lets
+    // go on later what may finish, so no pause holds its deadline up.
     let finishing = job.stop.is_some_and(|stop| stop.wish == StopWish::Finish);
     let counts = finishing || job.paused.is_none();
     let late = tasks.live > 0 && counts && job.progress_due.is_some_and(|due| due <= job.now);
     if closing {
         return match (tasks.pending, tasks.live) {
             (0, 0) => conclude(job),
-            (0, _) if finishing && late => Next::Halt,
-            (0, _) if finishing => Next::Wait(job.progress_due),
-            (0, _) => Next::Wait(None),
+            (0, _) if job.stop.is_some() && !finishing => Next::Wait(None),
+            (0, _) if late => Next::Halt(hung(job)),
+            (0, _) => Next::Wait(job.progress_due.filter(|_| counts)),
             _ => Next::CloseRest,
         };
     }
@@ -191,7 +191,7 @@ pub fn next(job: &Situation<'_>) -> Next {
         None => {}
     }
     if late {
-        return Next::Halt;
+        return Next::Halt(hung(job));
     }
     if let Some(wave) = job.waves.iter().find(|wave| !wave.tasks.is_empty()) {
         // A wave opens whole: members that are still pending wait for their target or their agent. No gate stops what has begun.
@@ -232,10 +232,36 @@ fn pass(job: &Situation<'_>, wave: &WaveSummary) -> Next {
         return Next::Wait(Some(due));
     }
     match wave.then {
-        // Nothing to prove where nothing was changed.
-        Then::Approve { .. } if wave.tasks.succeeded > 0 && !wave.approved => Next::Pause(Pause::Canary),
+        // Nothing to prove where nothing was changed; what failed there is for a person to see, however much is tolerated.
+        Then::Approve { .. } if !wave.approved && wave.tasks.succeeded as usize + wave.tasks.missed() > 0 => {
+            Next::Pause(Pause::Canary)
+        }
         _ => Next::PassWave(wave.ordinal),
     }
+}
+
+/// Why a job hangs. A wish or a failure that came before is the reason why it ends; what hangs only adds to that.
+fn hung(job: &Situation<'_>) -> Failure {
+    let what = "no further target became healthy in time";
+    match (job.stop, job.first_failure) {
+        (Some(stop), _) => stop.failure.clone().with_detail(what),
+        (None, Some(failure)) if too_many(job) => failure.clone(),
+        (None, _) => Failure::new(FailureCode::ProgressDeadline, what),
+    }
+}
+
+/// Whether more failed than may. A canary of which nothing succeeded has proven nothing but that the release fails: that is too much
+/// whatever is tolerated, unless a person has seen it and let the job go on.
+fn too_many(job: &Situation<'_>) -> bool {
+    let missed = job.tasks.missed();
+    let failed_canary = |wave: &WaveSummary| {
+        matches!(wave.then, Then::Bake { .. } | Then::Approve { .. })
+            && (wave.tasks.pending, wave.tasks.live, wave.tasks.succeeded) == (0, 0, 0)
+            && wave.tasks.missed() > job.accepted_failures as usize
+            && !wave.approved
+    };
+    let ahead = job.waves.iter().find(|wave| !wave.tasks.is_empty());
+    missed > tolerated(job) || ahead.is_some_and(failed_canary)
 }
 
 fn tolerated(job: &Situation<'_>) -> usize {
@@ -248,7 +274,7 @@ fn tolerated(job: &Situation<'_>) -> usize {
 /// How a job ends all of whose tasks have ended.
 fn conclude(job: &Situation<'_>) -> Next {
     let tasks = &job.tasks;
-    let too_many = tasks.missed() > tolerated(job);
+    let too_many = too_many(job);
     let undo = tasks.succeeded > 0;
     match (job.stop, job.failures.on_failure) {
         // All that hung came to a good end after all.

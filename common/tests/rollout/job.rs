@@ -197,7 +197,7 @@ impl Job {
                 .max(),
             resumed_at: self.resumed_at,
         };
-        progress.due(PROGRESS.num_milliseconds() as u32)
+        progress.due(PROGRESS)
     }
 
     fn next(&self) -> Next {
@@ -312,7 +312,7 @@ impl Job {
         }
     }
 
-    fn halt(&mut self) {
+    fn halt(&mut self, failure: Failure) {
         assert_eq!(
             self.paused, None,
             "the progress deadline never passes while paused"
@@ -330,7 +330,7 @@ impl Job {
             None if self.failures.on_failure == OnFailure::RollBack => StopWish::RollBack,
             None => StopWish::Fail,
         };
-        self.stop = Some(stop(wish, FailureCode::ProgressDeadline));
+        self.stop = Some(Stop { wish, failure });
     }
 
     /// Follows until it waits or has ended.
@@ -361,7 +361,7 @@ impl Job {
                     );
                     self.go_on();
                 }
-                Next::Halt => self.halt(),
+                Next::Halt(failure) => self.halt(failure.clone()),
                 Next::RollBack(_) | Next::End(_) => {
                     self.end = Some(step.clone());
                     return step;

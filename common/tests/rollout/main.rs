@@ -82,6 +82,86 @@ fn a_canary_that_fails_leaves_all_others_untouched() {
 }
 
 #[test]
+fn a_canary_of_which_nothing_succeeds_fails_the_job_whatever_is_tolerated() {
+    for promote in [CanaryPromotion::Automatic, CanaryPromotion::Manual] {
+        for on_failure in [OnFailure::Stop, OnFailure::RollBack, OnFailure::Pause] {
+            let tolerated = Share::Percent(50);
+            let failures = FailurePolicy {
+                tolerated,
+                on_failure,
+            };
+            let mut job = Job::new(&plan(&canary(promote), &fleet(6)), failures);
+            job.settle();
+            job.set(0, TaskPhase::Failed);
+            job.settle();
+            job.pass(TimeDelta::minutes(1));
+            let step = job.settle();
+            assert_eq!(job.opened, [0], "{promote} {on_failure}: {step:?}");
+            if on_failure == OnFailure::Pause {
+                assert_eq!(job.paused, Some(Pause::Failures));
+            } else {
+                assert!(matches!(step, Next::End(JobEvent::Failed { .. })), "{step:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_person_who_lets_a_canary_pass_is_asked_also_when_a_part_of_it_failed() {
+    let way = Way::Canary {
+        first: Share::Count(2),
+        bake_ms: 60_000,
+        promote: CanaryPromotion::Manual,
+        max_parallel: Share::ALL,
+    };
+    // Tolerated, and where the recipe goes on whatever fails also when all of it did.
+    for (on_failure, second) in [
+        (OnFailure::Stop, TaskPhase::Succeeded),
+        (OnFailure::Continue, TaskPhase::Failed),
+    ] {
+        let tolerated = Share::Percent(50);
+        let failures = FailurePolicy {
+            tolerated,
+            on_failure,
+        };
+        let mut job = Job::new(&plan(&way, &fleet(6)), failures);
+        job.settle();
+        job.set(0, TaskPhase::Failed);
+        job.set(1, second);
+        job.settle();
+        job.pass(TimeDelta::minutes(1));
+        job.settle();
+        assert_eq!((&job.paused, job.live().len()), (&Some(Pause::Canary), 0));
+        job.resume();
+        job.settle();
+        assert_eq!(job.live().len(), 4);
+    }
+}
+
+#[test]
+fn r14_the_progress_deadline_still_counts_when_too_many_failed_already() {
+    for (on_failure, wish) in [
+        (OnFailure::Stop, StopWish::Fail),
+        (OnFailure::RollBack, StopWish::RollBack),
+    ] {
+        let mut job = Job::of(&Way::AllAtOnce {}, 3, on_failure);
+        job.settle();
+        job.set(0, TaskPhase::Succeeded);
+        job.set(1, TaskPhase::Failed);
+        assert_eq!(job.settle(), Next::Wait(Some(job.now + PROGRESS)));
+        job.pass(PROGRESS);
+        job.settle();
+        assert_eq!(job.stop.as_ref().map(|stop| stop.wish), Some(wish));
+        job.set(2, TaskPhase::Cancelled);
+        // What failed first is the reason, not what hung afterwards.
+        let (Next::RollBack(failure) | Next::End(JobEvent::Failed { failure })) = job.settle() else {
+            panic!("{job:?}");
+        };
+        assert_eq!(failure.code, FailureCode::Unhealthy);
+    }
+}
+
+#[test]
 fn the_progress_deadline_stands_still_while_paused_and_begins_anew_on_resume() {
     let mut job = Job::of(&Way::AllAtOnce {}, 2, OnFailure::Stop);
     job.settle();

@@ -6,7 +6,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     decision::GateAnswer,
-    failure::{Failure, FailureCode},
+    failure::Failure,
     id::JobId,
     job::{JobEvent, Pause, PauseReason, Stop, StopWish},
     recipe::{OnFailure, Recipe},
@@ -25,7 +25,7 @@ use crate::{
         end_job::end_job,
         order_tasks::{Waiting, order_tasks},
         roll_back::undo_job,
-        spoiled::spoiled,
+        spoiled::{Proof, proof, unproven},
         turn::Turn,
     },
     status::ApiError,
@@ -133,23 +133,20 @@ async fn act(
             tx.commit().await?;
             Ok(Advance::Worked)
         }
-        Next::PassWave(wave) => pass_wave(turn, known, wave, now).await,
+        Next::PassWave(wave) => match judge(core, turn, known, now).await? {
+            Judgement::Passes => pass_wave(turn, job, wave, now).await,
+            Judgement::Later => Ok(Advance::Idle),
+            Judgement::Fails(failure) => halt(turn, known, failure, now).await,
+        },
         // Nobody is asked to let a canary pass that does not run any more.
-        Next::Pause(why @ Pause::Canary) => match spoiled_wave(turn, known).await? {
-            Some(failure) => halt(turn, known, failure, now).await,
-            None => happened(turn, job, &JobEvent::Paused { why }, now).await,
+        Next::Pause(why @ Pause::Canary) => match judge(core, turn, known, now).await? {
+            Judgement::Passes => happened(turn, job, &JobEvent::Paused { why }, now).await,
+            Judgement::Later => Ok(Advance::Idle),
+            Judgement::Fails(failure) => halt(turn, known, failure, now).await,
         },
         Next::Pause(why) => happened(turn, job, &JobEvent::Paused { why }, now).await,
         Next::Resume => happened(turn, job, &JobEvent::Resumed, now).await,
-        Next::Halt => {
-            let summary = "no further target became healthy in time";
-            let failure = match &job.stop {
-                // Somebody has cancelled it, and what could have finished did not in time.
-                Some(stop) => stop.failure.clone().with_detail(summary),
-                None => Failure::new(FailureCode::ProgressDeadline, summary),
-            };
-            halt(turn, known, failure, now).await
-        }
+        Next::Halt(failure) => halt(turn, known, failure, now).await,
         Next::RollBack(failure) => {
             let mut tx = turn.write().await?;
             undo_job(core, &mut tx, job, &failure).await?;
@@ -202,7 +199,7 @@ fn progress_due(known: &Known) -> Option<DateTime<Utc>> {
         last_success: known.tasks.last_success,
         resumed_at: known.job.resumed_at,
     };
-    progress.due(known.recipe.limits.progress_deadline_ms)
+    progress.due(known.recipe.progress_deadline())
 }
 
 /// After failures or a stop: what has not begun never begins.
@@ -242,34 +239,47 @@ async fn halt(turn: &Turn, known: &Known, failure: Failure, now: DateTime<Utc>) 
     Ok(Advance::Worked)
 }
 
-/// What is wrong with the wave ahead after its bake, where it has one.
-async fn spoiled_wave(turn: &Turn, known: &Known) -> Result<Option<Failure>, ApiError> {
-    let baked = |wave: &JobWave| matches!(wave.then, Then::Bake { .. } | Then::Approve { .. });
-    let Some(wave) = known.wave.filter(baked) else {
-        return Ok(None);
-    };
-    let mut tx = turn.read().await?;
-    spoiled(&mut tx, &known.job, wave.ordinal).await
+/// What is to become of the wave ahead, which is over.
+enum Judgement {
+    Passes,
+    /// A host of it is away that may come back.
+    Later,
+    Fails(Failure),
 }
 
-/// Lets the next wave begin, unless what this one proved does not hold any more. Where a person had to let it pass that may have
-/// been long after the bake.
-async fn pass_wave(turn: &Turn, known: &Known, wave: u32, now: DateTime<Utc>) -> Result<Advance, ApiError> {
-    if let Some(failure) = spoiled_wave(turn, known).await? {
-        return halt(turn, known, failure, now).await;
-    }
+/// Judges the wave ahead after its bake, where it has one. Where a person had to let it pass that may have been long after the bake.
+/// A silent host has the progress deadline to come back.
+async fn judge(core: &Core, turn: &Turn, known: &Known, now: DateTime<Utc>) -> Result<Judgement, ApiError> {
+    let baked = |wave: &JobWave| matches!(wave.then, Then::Bake { .. } | Then::Approve { .. });
+    let Some(wave) = known.wave.filter(baked) else {
+        return Ok(Judgement::Passes);
+    };
+    let mut tx = turn.read().await?;
+    Ok(match proof(core, &mut tx, &known.job, wave.ordinal).await? {
+        Proof::Holds => Judgement::Passes,
+        Proof::Spoiled(failure) => Judgement::Fails(failure),
+        Proof::Silent(target) => {
+            let settled = wave.settled_at.unwrap_or(now);
+            let baked = settled + TimeDelta::milliseconds(wave.then.ms().into());
+            let since = known.job.resumed_at.map_or(baked, |resumed| resumed.max(baked));
+            let in_time = now < since + known.recipe.progress_deadline();
+            if in_time || core.reconnect_until().is_some() {
+                Judgement::Later
+            } else {
+                Judgement::Fails(unproven(&target))
+            }
+        }
+    })
+}
+
+async fn pass_wave(turn: &Turn, job: &Job, wave: u32, now: DateTime<Utc>) -> Result<Advance, ApiError> {
     let mut tx = turn.write().await?;
-    if is_unchanged(&mut tx, &known.job).await? {
-        tx.pass_wave(known.job.id, wave, now).await?;
+    // Whoever has steered the job since it was looked at is heard first.
+    if tx.lock_job(job).await? {
+        tx.pass_wave(job.id, wave, now).await?;
         tx.commit().await?;
     }
     Ok(Advance::Worked)
-}
-
-/// Whether nobody has steered the job since it was looked at: what was decided from that look still counts.
-pub(super) async fn is_unchanged(tx: &mut Tx, job: &Job) -> Result<bool, ApiError> {
-    let now = tx.job_by_id(job.id).await?;
-    Ok(now.is_some_and(|now| now.version == job.version))
 }
 
 /// What tasks need: a stop passed on, the time of the next attempt, or an order; orders for pending tasks only of `wave`.

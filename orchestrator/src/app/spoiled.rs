@@ -1,23 +1,54 @@
-//! Whether a wave that was watched still runs what it proved.
+//! Whether a wave that was watched still runs what it proved, and whether anybody knows.
 
 use sealift_common::{
     drift,
     drift::Recorded,
     failure::{Failure, FailureCode},
+    inventory::AgentStatus,
     name::{Name, ProjectRef},
     observation::{ContainerHealth, ProjectObservation, TargetObservation},
 };
-use sealift_store::{Job, Tx};
+use sealift_store::{Job, Task, Tx};
 
-use crate::{app::resolve_release::release_of, status::ApiError};
+use crate::{
+    app::{Core, resolve_release::release_of},
+    status::ApiError,
+};
 
 /// Targets that are looked at with one pair of statements.
 const PAGE: u32 = 100;
 
-/// What is wrong with a wave that was healthy, as its hosts have told since; hosts that told nothing since, or nothing but what they
-/// saw while a task was under way, are not held against it. Only the project of the job counts: what others do on these hosts says
-/// nothing of it. The whole wave is looked at, so that this is for a transaction that only reads.
-pub async fn spoiled(tx: &mut Tx, job: &Job, wave: u32) -> Result<Option<Failure>, ApiError> {
+/// What a wave that was watched has proven.
+#[derive(Debug)]
+pub enum Proof {
+    /// Its targets still run what they should, as far as their hosts have told.
+    Holds,
+    /// The agent of this target is not there, so that nobody knows.
+    Silent(Name),
+    /// One of them does not.
+    Spoiled(Failure),
+}
+
+/// What a wave has proven, as its hosts have told since their tasks ended; what they saw while a task was under way is not held
+/// against them. Only the project of the job counts: what others do on these hosts says nothing of it. The whole wave is looked at,
+/// so that this is for a transaction that only reads.
+pub async fn proof(core: &Core, tx: &mut Tx, job: &Job, wave: u32) -> Result<Proof, ApiError> {
+    Ok(match spoiled(tx, job, wave).await? {
+        Some(failure) => Proof::Spoiled(failure),
+        None => silent(core, tx, job, wave)
+            .await?
+            .map_or(Proof::Holds, Proof::Silent),
+    })
+}
+
+/// The failure of a wave about which nobody has told in time.
+pub fn unproven(target: &Name) -> Failure {
+    let summary =
+        format!("{target} was healthy, and its agent is silent since: whether it still runs is not known");
+    Failure::new(FailureCode::CanaryFailed, summary)
+}
+
+async fn spoiled(tx: &mut Tx, job: &Job, wave: u32) -> Result<Option<Failure>, ApiError> {
     let release = release_of(tx, job.tenant_id, job.release_id).await?;
     let project = &release.source.project;
     let mut after = None;
@@ -35,6 +66,30 @@ pub async fn spoiled(tx: &mut Tx, job: &Job, wave: u32) -> Result<Option<Failure
         let is_last = page.len() < PAGE as usize;
         match page.pop() {
             Some((target, _)) if !is_last => after = Some(target),
+            _ => return Ok(None),
+        }
+    }
+}
+
+/// The first target whose agent is offline. One that was revoked is gone for good, and waiting for it would be in vain.
+async fn silent(core: &Core, tx: &mut Tx, job: &Job, wave: u32) -> Result<Option<Name>, ApiError> {
+    let mut after = None;
+    loop {
+        let mut page = tx.succeeded_tasks(job.id, wave, after.as_ref(), PAGE).await?;
+        let ids: Vec<_> = page.iter().filter_map(|task| task.agent_id).collect();
+        let agents = tx.agents_by_ids(&ids).await?;
+        let is_silent = |task: &Task| {
+            let agent = task.agent_id.and_then(|id| agents.get(&id));
+            agent.is_some_and(|agent| {
+                agent.intent.is_live() && (core.status_of)(agent) == AgentStatus::Offline
+            })
+        };
+        if let Some(task) = page.iter().find(|task| is_silent(task)) {
+            return Ok(Some(task.target.clone()));
+        }
+        let is_last = page.len() < PAGE as usize;
+        match page.pop() {
+            Some(task) if !is_last => after = Some(task.target),
             _ => return Ok(None),
         }
     }

@@ -34,6 +34,10 @@ statements! {
         "AND t.target > $3 AND NOT EXISTS (SELECT 1 FROM tasks o WHERE o.target_id = t.target_id AND o.", live!(), ") ",
         "ORDER BY t.target LIMIT $4"
     };
+    SUCCEEDED_OF_WAVE = {
+        "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 AND state = 'succeeded' AND wave = $2 AND target > $3 ",
+        "ORDER BY target LIMIT $4"
+    };
     PENDING = {
         "SELECT ", columns!(""), " FROM tasks WHERE job_id = $1 AND state = 'pending' ORDER BY wave, target LIMIT $2"
     };
@@ -116,14 +120,19 @@ impl Tx {
         after: Option<&Name>,
         limit: u32,
     ) -> Result<Vec<Task>> {
-        let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(FREE_OF_WAVE)
-            .bind(job.uuid())
-            .bind(i64::from(wave))
-            .bind(after.map_or("", Name::as_str))
-            .bind(i64::from(limit))
-            .fetch_all(conn)
-            .await)?;
-        all(rows)
+        self.page_of_wave(FREE_OF_WAVE, job, wave, after, limit).await
+    }
+
+    /// The next tasks of a wave that succeeded, by target, without orders; those after the target `after`.
+    pub async fn succeeded_tasks(
+        &mut self,
+        job: JobId,
+        wave: u32,
+        after: Option<&Name>,
+        limit: u32,
+    ) -> Result<Vec<Task>> {
+        self.page_of_wave(SUCCEEDED_OF_WAVE, job, wave, after, limit)
+            .await
     }
 
     /// The first pending tasks of a job, by wave and target, without orders; they come in the order of [`Tx::in_order`].
@@ -170,6 +179,24 @@ impl Tx {
     pub fn in_order(mut tasks: Vec<Task>) -> Vec<Task> {
         tasks.sort_unstable_by_key(|task| task.id);
         tasks
+    }
+
+    async fn page_of_wave(
+        &mut self,
+        statement: &'static str,
+        job: JobId,
+        wave: u32,
+        after: Option<&Name>,
+        limit: u32,
+    ) -> Result<Vec<Task>> {
+        let rows: Vec<TaskRow> = on!(self, |conn| sqlx::query_as(statement)
+            .bind(job.uuid())
+            .bind(i64::from(wave))
+            .bind(after.map_or("", Name::as_str))
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)?;
+        all(rows)
     }
 
     async fn first_tasks(&mut self, statement: &'static str, job: JobId, limit: u32) -> Result<Vec<Task>> {

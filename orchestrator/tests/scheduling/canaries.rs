@@ -166,3 +166,35 @@ async fn a_canary_that_a_person_lets_pass_is_looked_at_once_more() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_canary_whose_host_is_silent_is_waited_for_and_never_passes_unseen() {
+    for promote in CanaryPromotion::ALL {
+        for returns in [true, false] {
+            let world = World::new(3).await;
+            let job = canary_of_an_update(&world, canary(*promote)).await;
+            let task = world.live().await.pop().unwrap();
+            world.act(Act::Succeed).await;
+            world.settle().await;
+            world.offline.lock().unwrap().extend(task.agent_id);
+            for wait in [61, 60, 1_700] {
+                world.clock.advance(TimeDelta::seconds(wait));
+                world.settle().await;
+                assert_eq!(world.job(job).await.state, JobState::Running);
+                assert!(world.live().await.is_empty(), "it is waited for");
+            }
+            if returns {
+                world.offline.lock().unwrap().clear();
+                world.settle().await;
+                if *promote == CanaryPromotion::Manual {
+                    resume(&world, job).await;
+                }
+                assert_eq!(world.live().await.len(), 2, "the rest follows");
+            } else {
+                world.clock.advance(TimeDelta::seconds(61));
+                world.settle().await;
+                has_failed(&world, job).await;
+            }
+        }
+    }
+}
