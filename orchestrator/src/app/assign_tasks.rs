@@ -217,9 +217,9 @@ enum Server<'a> {
     None(Failure),
 }
 
-/// The agent that is to do it, or why there is none. Where the recipe does not say otherwise, one that is offline is still the
-/// one: it finds the order when it is back, and refuses it when that is too late; one that is paused is waited for as long as an
-/// order would be good for.
+/// The agent that is to do it, or why there is none. Where the recipe does not say otherwise, one that is offline or paused is waited
+/// for as long as an order would be good for. It gets none meanwhile: of a task without an order everybody knows that nothing of it
+/// is on a host, so that it can be ended, while one that is lost keeps its job from ending until the host is back.
 fn server_of<'a>(
     core: &Core,
     patience: Patience,
@@ -248,9 +248,21 @@ fn server_of<'a>(
         let later = late || patience.until.is_some_and(|until| now < until);
         return if later { Server::Later } else { Server::Away };
     }
+    let in_time = |since| now - since < core.rules.order_life;
     match agent.intent {
+        AgentIntent::Active if offline => {
+            let silent = agent.last_seen_at.unwrap_or(agent.created_at);
+            if in_time(silent) || core.reconnect_until().is_some() {
+                Server::Later
+            } else {
+                none(
+                    FailureCode::AgentLost,
+                    format!("the agent of {} was not there to take the order", target.name),
+                )
+            }
+        }
         AgentIntent::Active => Server::Ready(target, agent.id),
-        AgentIntent::Paused if now - agent.intent_note.at < core.rules.order_life => Server::Later,
+        AgentIntent::Paused if in_time(agent.intent_note.at) => Server::Later,
         AgentIntent::Paused => none(
             FailureCode::AgentPaused,
             format!("the agent of {} is paused for too long", target.name),

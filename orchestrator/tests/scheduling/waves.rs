@@ -13,6 +13,7 @@ use sealift_common::{
     strategy::{Limits, Strategy},
     task::{SkipReason, TaskPhase, TaskState, TaskStep},
 };
+use sealift_store::Task;
 
 use crate::{
     intents::want,
@@ -250,6 +251,49 @@ async fn a_lost_task_keeps_its_target_until_the_host_tells() {
     world.settle().await;
     assert_eq!(world.phase(job).await, JobPhase::Succeeded);
     assert_eq!(world.phase(next).await, JobPhase::Running);
+}
+
+#[tokio::test]
+async fn r14_an_agent_that_is_away_gets_no_order_and_is_waited_for_within_a_bound() {
+    for between_attempts in [false, true] {
+        for returns in [true, false] {
+            let mut world = World::new(2).await;
+            world.limits.max_attempts = 2;
+            let release = world.release("v1").await;
+            let wish = world.wish(&release, World::rolling(1));
+            let job = world.request(&wish).await.job.unwrap().id;
+            world.settle().await;
+            let (tried, away) = if between_attempts {
+                world.act(Act::Fail(FailureCode::EngineUnavailable)).await;
+                (1, &world.targets[0])
+            } else {
+                world.act(Act::Succeed).await;
+                (0, &world.targets[1])
+            };
+            world.offline.lock().unwrap().extend(away.agent_id);
+            world.clock.advance(TimeDelta::minutes(14));
+            world.settle().await;
+            let task = |tasks: Vec<Task>| tasks.into_iter().find(|task| task.target_id == away.id).unwrap();
+            assert_eq!(task(world.tasks(job).await).attempt, tried, "no order for nobody");
+            if returns {
+                world.offline.lock().unwrap().clear();
+                world.settle().await;
+                assert_eq!(world.finish(job).await, JobPhase::Succeeded);
+            } else {
+                world.clock.advance(TimeDelta::minutes(1));
+                world.settle().await;
+                let TaskState::Failed { failure } = task(world.tasks(job).await).state else {
+                    panic!("it waits for ever");
+                };
+                assert_eq!(failure.code, FailureCode::AgentLost);
+                assert_eq!(
+                    world.phase(job).await,
+                    JobPhase::Failed,
+                    "nothing is lost, so it ends"
+                );
+            }
+        }
+    }
 }
 
 #[tokio::test]
