@@ -45,6 +45,8 @@ pub struct Watched {
     pub probe: Option<Probe>,
     /// The network on which the agent reaches it.
     pub network: String,
+    /// How often the engine had restarted it before the attempt: engines count for as long as a container is there.
+    pub restarts_before: u64,
 }
 
 struct Track<'a> {
@@ -211,7 +213,7 @@ impl<'a> Track<'a> {
         }
         let before = self.seen.as_ref();
         let other_run = before.is_some_and(|before| before.started_at != seen.started_at);
-        if other_run || seen.restart_count > 0 {
+        if other_run || seen.restart_count > self.watched.restarts_before {
             return ended(format!("service {service} ended and was started again{memory}"));
         }
         Ok(())
@@ -312,9 +314,16 @@ fn is_success(line: &[u8; 12]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::{
+        host::{NewContainer, fake::FakeHost},
+        labels::Labels,
+        samples,
+    };
 
     #[test]
     fn only_200_to_399_is_success() {
@@ -328,6 +337,44 @@ mod tests {
         ] {
             assert_eq!(is_success(line), well);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r15_restarts_from_before_the_attempt_are_no_failure_and_later_ones_are() {
+        let (host, id) = running_container().await;
+        host.tamper(&id, |container| container.restarts = 1);
+        let watched = |restarts_before| Watched {
+            service: "db".parse().unwrap(),
+            id: id.clone(),
+            lifetime: Lifetime::Lasting,
+            probe: None,
+            network: String::new(),
+            restarts_before,
+        };
+        let time = Duration::from_millis(500);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let known = await_healthy(&host, &[watched(1)], time, deadline).await;
+        assert!(known.is_ok(), "{known:?}");
+        let made_in_the_attempt = await_healthy(&host, &[watched(0)], time, deadline).await;
+        assert_eq!(made_in_the_attempt.unwrap_err().code, FailureCode::WorkloadExited);
+        host.tamper(&id, |container| container.restarts = 2);
+        let again = await_healthy(&host, &[watched(1)], time, deadline).await;
+        assert_eq!(again.unwrap_err().code, FailureCode::WorkloadExited);
+    }
+
+    async fn running_container() -> (FakeHost, String) {
+        let host = FakeHost::default();
+        let container = NewContainer {
+            name: "db".to_owned(),
+            service: "db".parse().unwrap(),
+            spec: samples::service(samples::image("v1")),
+            labels: Labels::new(),
+            networks: Vec::new(),
+            volumes: BTreeMap::new(),
+        };
+        let id = host.create(&container).await.unwrap();
+        host.start(&id).await.unwrap();
+        (host, id)
     }
 
     #[tokio::test]

@@ -59,6 +59,8 @@ pub struct FakeContainer {
     pub running: bool,
     /// Whether it ever ran.
     pub started: u32,
+    /// How often the engine restarted it by itself.
+    pub restarts: u64,
     /// Networks with the aliases on each.
     pub networks: BTreeMap<String, Vec<String>>,
     /// Grace period in milliseconds.
@@ -214,6 +216,7 @@ impl FakeHost {
             restart: RestartPolicy::Always,
             running: true,
             started: 1,
+            restarts: 0,
             networks: BTreeMap::new(),
             grace_ms: 0,
         };
@@ -456,7 +459,7 @@ impl Host for FakeHost {
                 exit_code,
                 oom_killed: false,
                 started_at: container.started.to_string(),
-                restart_count: 0,
+                restart_count: container.restarts,
                 restart: container.restart,
                 grace: Duration::from_millis(container.grace_ms.into()),
                 aliases: container.networks.clone(),
@@ -489,6 +492,7 @@ impl Host for FakeHost {
                 restart: container.spec.restart,
                 running: false,
                 started: 0,
+                restarts: 0,
                 networks: container.networks.iter().cloned().collect(),
                 grace_ms: container.spec.stop_grace_period_ms,
             };

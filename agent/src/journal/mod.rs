@@ -36,7 +36,7 @@ use crate::{causes::chain, files::sync_folder, prune::PulledImage};
 
 pub use record::{
     AttemptState, Cause, Ending, HookOutcome, HookRef, HookRun, LockRef, Locked, MOST_RESTORE_STARTS,
-    MOST_STARTS, OldContainer, Phase, Record, steps,
+    MOST_STARTS, OldContainer, OldOfCompose, Phase, Record, steps,
 };
 
 /// Name of the file in the state directory.

@@ -32,6 +32,17 @@ pub struct OldContainer {
     /// Its aliases on the networks on which the new set takes its place; nothing when the sets are swapped in place.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub aliases: BTreeMap<String, Vec<String>>,
+    /// What else is known of it on a compose host, where it may stay as a part of the new set.
+    #[serde(default)]
+    pub compose: OldOfCompose,
+}
+
+/// More of an [`OldContainer`] on a compose host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OldOfCompose {
+    /// How often the engine had restarted it.
+    pub restarts: u64,
 }
 
 /// A hook, and which way it leads.

@@ -13,7 +13,7 @@ use sealift_common::{
 use super::{Done, Runner, Trouble, borrowed, hooks, is_up, patiently, pull::bring};
 use crate::{
     host::{Host, NewContainer, NewNetwork},
-    journal::{OldContainer, Record},
+    journal::{OldContainer, OldOfCompose, Record},
     kill, labels,
     policy::Borrowed,
     proof,
@@ -348,6 +348,7 @@ impl<H: Host> Runner<H> {
                 service: ours.service,
                 id: inspected.id,
                 digest,
+                compose: OldOfCompose::default(),
             };
             found.push((rank(&old.id), ours.fence, old));
         }

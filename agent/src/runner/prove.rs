@@ -30,6 +30,8 @@ impl<H: Host> Runner<H> {
             lifetime: Lifetime::Lasting,
             probe: spec.probe.clone(),
             network: network.map(|(name, _)| name).unwrap_or_default(),
+            // It is made in this attempt.
+            restarts_before: 0,
         })
     }
 

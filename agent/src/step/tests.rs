@@ -4,7 +4,7 @@ mod model;
 
 use super::*;
 use crate::{
-    journal::{OldContainer, Record},
+    journal::{OldContainer, OldOfCompose, Record},
     samples,
 };
 
@@ -17,6 +17,7 @@ fn old(running: bool) -> OldContainer {
         grace_ms: 1_000,
         digest: None,
         aliases: BTreeMap::new(),
+        compose: OldOfCompose::default(),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     hanging::Hangs,
     health::{self, Watched},
     host::Host,
-    journal::{Cause, LockRef, Locked, OldContainer, Record},
+    journal::{Cause, LockRef, Locked, OldContainer, OldOfCompose, Record},
     kill, labels, proof,
     runner::{
         Done, borrowed, hooks, internal, is_up,
@@ -161,11 +161,11 @@ impl<H: Host> ComposeRunner<H> {
     async fn prepare(&mut self) -> Done {
         let mut old = Vec::new();
         for (service, listed) in self.listed().await? {
-            let host = &self.attempt.shared.host;
-            let digests = patiently(self.attempt.patience(), || {
-                proof::digests_of(host, &listed.image_id)
-            })
-            .await?;
+            let (host, patience) = (&self.attempt.shared.host, self.attempt.patience());
+            let Some(inspected) = patiently(patience, || host.inspect(&listed.id)).await? else {
+                continue;
+            };
+            let digests = patiently(patience, || proof::digests_of(host, &listed.image_id)).await?;
             let labelled = labels::read(&listed.labels).and_then(|ours| ours.digest);
             old.push(OldContainer {
                 id: listed.id,
@@ -175,6 +175,9 @@ impl<H: Host> ComposeRunner<H> {
                 grace_ms: 0,
                 digest: proof::choose(&digests, labelled),
                 aliases: BTreeMap::new(),
+                compose: OldOfCompose {
+                    restarts: inspected.restart_count,
+                },
             });
         }
         kill::at("old_saved");
@@ -266,6 +269,12 @@ impl<H: Host> ComposeRunner<H> {
         Err(refusal(&messages).into())
     }
 
+    /// How often the engine had restarted a container before this attempt touched anything.
+    fn restarts_before(&self, id: &str) -> u64 {
+        let mut old = self.attempt.state.old.iter().flatten();
+        old.find(|old| old.id == id).map_or(0, |old| old.compose.restarts)
+    }
+
     fn watched(&self, found: &BTreeMap<ServiceName, crate::host::Listed>) -> Result<Vec<Watched>, Failure> {
         let services = self.attempt.order.manifest.services.iter();
         let watched = services.map(|(service, pin)| {
@@ -279,6 +288,7 @@ impl<H: Host> ComposeRunner<H> {
                 lifetime: pin.lifetime,
                 probe: pin.probe.clone(),
                 network: String::new(),
+                restarts_before: self.restarts_before(&listed.id),
             })
         });
         watched.collect()

@@ -20,7 +20,7 @@ use crate::{
     causes::chain,
     facts,
     host::{Host, contents::CopyOut},
-    journal::{Cause, OldContainer, Phase, Record},
+    journal::{Cause, OldContainer, OldOfCompose, Phase, Record},
     kill, labels,
     program::{
         Program,
@@ -236,6 +236,7 @@ impl<H: Host> ProgramRunner<H> {
             grace_ms: 0,
             digest: known.map(|known| known.image.digest),
             aliases: std::collections::BTreeMap::new(),
+            compose: OldOfCompose::default(),
         };
         let at = self.attempt.now();
         kill::at("switch_journalled.before");

@@ -9,7 +9,7 @@ use semver::Version;
 
 use super::*;
 use crate::{
-    journal::{AttemptKey, Ending, MOST_STARTS, OldContainer, Record},
+    journal::{AttemptKey, Ending, MOST_STARTS, OldContainer, OldOfCompose, Record},
     program::marker::{Choice, Installed, MOST_BOOTS, Marker, is_superseded},
     samples::{self, at},
 };
@@ -262,6 +262,7 @@ impl Model {
                     grace_ms: 0,
                     digest: None,
                     aliases: std::collections::BTreeMap::new(),
+                    compose: OldOfCompose::default(),
                 }],
             }),
             Step::Switch if self.new == self.world.running => {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::*;
 
 mod hooks;
+mod kept;
 
 const DIGEST: &str = "registry digest";
 
