@@ -116,6 +116,14 @@ pub struct Baseline {
     pub program: Option<Digest>,
 }
 
+impl Baseline {
+    /// Whether this container is one of the set and still as it was.
+    pub fn knows(&self, container: &str, fingerprint: Digest) -> bool {
+        let mut services = self.services.iter();
+        services.any(|known| known.container == container && known.fingerprint == fingerprint)
+    }
+}
+
 /// One service of a [`Baseline`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaselineService {

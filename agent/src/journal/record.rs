@@ -43,6 +43,8 @@ pub struct OldContainer {
 pub struct OldOfCompose {
     /// How often the engine had restarted it.
     pub restarts: u64,
+    /// Whether it was not as it was deployed: changed on the host since, or made by somebody else.
+    pub altered: bool,
 }
 
 /// A hook, and which way it leads.

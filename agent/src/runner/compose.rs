@@ -3,6 +3,7 @@
 mod effects;
 mod finish;
 mod hooks;
+mod old;
 
 use std::{collections::BTreeMap, sync::Arc};
 

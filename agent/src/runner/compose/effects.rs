@@ -6,11 +6,10 @@ use sealift_common::{
     digest::Digest,
     failure::{Failure, FailureCode},
     hook,
-    manifest::{PinnedImage, RestartPolicy},
+    manifest::PinnedImage,
     name::ServiceName,
-    observation::ContainerState,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::{ComposeRunner, patiently};
 use crate::{
@@ -22,10 +21,10 @@ use crate::{
     hanging::Hangs,
     health::{self, Watched},
     host::Host,
-    journal::{Cause, LockRef, Locked, OldContainer, OldOfCompose, Record},
-    kill, labels, proof,
+    journal::{Cause, Locked, Record},
+    kill, labels,
     runner::{
-        Done, borrowed, hooks, internal, is_up,
+        Done, borrowed, hooks, internal,
         prove::{LOCKS, aside},
         pull::bring,
     },
@@ -35,13 +34,8 @@ use crate::{
 
 /// How long resolving the file may take. Compose has less than that by its own deadline; the rest is for looking at paths.
 const RENDER: Duration = Duration::from_secs(90);
-/// How long bringing the old set up again, or taking the new one away, may take.
-const RETURN_DEADLINE: Duration = Duration::from_mins(10);
 /// How long removing what hooks left may take.
 const TIDY: Duration = Duration::from_secs(30);
-/// How long an old set must stay up after it was brought up again.
-const OLD_STEADY: Duration = Duration::from_millis(300);
-
 impl<H: Host> ComposeRunner<H> {
     /// Does one step and updates what is known.
     pub(super) async fn perform(&mut self, step: &Step) -> Done {
@@ -99,31 +93,6 @@ impl<H: Host> ComposeRunner<H> {
         Ok(())
     }
 
-    /// The lock that runs now. Without it there would be no way back, so nothing is begun then.
-    async fn previous_lock(&self) -> Result<Option<LockRef>, Failure> {
-        let baseline = self
-            .attempt
-            .shared
-            .journal
-            .baseline(self.attempt.order.target_id, &self.attempt.order.release.project)
-            .map_err(internal)?;
-        let Some(lock) = baseline.and_then(|baseline| baseline.lock) else {
-            return Ok(None);
-        };
-        let (files, digest) = (self.compose.files(&self.attempt.order), lock.digest);
-        if aside(LOCKS, move || files.has(digest)).await? {
-            return Ok(Some(lock));
-        }
-        if self.world.running.is_empty() {
-            return Ok(None);
-        }
-        let summary = format!(
-            "lock {digest} of the set that runs is gone or was changed, so there would be no way back"
-        );
-        Err(Failure::new(FailureCode::AgentState, summary)
-            .with_detail("take the project's containers away by hand, then promote again"))
-    }
-
     async fn pull(&mut self) -> Done {
         let shared = &self.attempt.shared;
         let engine = patiently(self.attempt.patience(), || shared.engine()).await?;
@@ -157,39 +126,6 @@ impl<H: Host> ComposeRunner<H> {
         Ok(self.attempt.note_pulled(pulled).await?)
     }
 
-    /// Looks at the old set; it is what a restore is compared with.
-    async fn prepare(&mut self) -> Done {
-        let mut old = Vec::new();
-        for (service, listed) in self.listed().await? {
-            let (host, patience) = (&self.attempt.shared.host, self.attempt.patience());
-            let Some(inspected) = patiently(patience, || host.inspect(&listed.id)).await? else {
-                continue;
-            };
-            let digests = patiently(patience, || proof::digests_of(host, &listed.image_id)).await?;
-            let labelled = labels::read(&listed.labels).and_then(|ours| ours.digest);
-            old.push(OldContainer {
-                id: listed.id,
-                service,
-                running: is_up(listed.state),
-                restart: RestartPolicy::No,
-                grace_ms: 0,
-                digest: proof::choose(&digests, labelled),
-                aliases: BTreeMap::new(),
-                compose: OldOfCompose {
-                    restarts: inspected.restart_count,
-                },
-            });
-        }
-        kill::at("old_saved");
-        let at = self.attempt.now();
-        kill::at("switch_journalled.before");
-        self.attempt
-            .write(Record::Prepared { at, old }, Vec::new())
-            .await?;
-        kill::at("switch_journalled");
-        Ok(())
-    }
-
     async fn up(&mut self) -> Done {
         let lock = self.locked()?.lock;
         let policy = self.attempt.shared.policy.of(&self.attempt.order.environment);
@@ -198,10 +134,8 @@ impl<H: Host> ComposeRunner<H> {
         let files = self.compose.files(&self.attempt.order);
         aside(LOCKS, move || files.show(Some(lock))).await?;
         kill::at("lock_shown");
-        let deadline = self
-            .attempt
-            .health_deadline()
-            .saturating_duration_since(Instant::now());
+        let until = self.attempt.health_deadline();
+        let deadline = until.saturating_duration_since(Instant::now());
         let starting_at = self.attempt.now();
         kill::at("up.before");
         let profiles = self.attempt.order.manifest.profiles.clone();
@@ -211,6 +145,7 @@ impl<H: Host> ComposeRunner<H> {
             self.follow(&found);
         }
         result?;
+        self.renew(lock, &profiles, until).await?;
         kill::at("up");
         let at = self.attempt.now();
         self.attempt
@@ -222,7 +157,7 @@ impl<H: Host> ComposeRunner<H> {
     }
 
     /// Has Compose do something with a kept lock, whose digest is checked before.
-    async fn call(
+    pub(super) async fn call(
         &self,
         lock: Digest,
         profiles: &BTreeSet<String>,
@@ -267,12 +202,6 @@ impl<H: Host> ComposeRunner<H> {
             return Ok(());
         }
         Err(refusal(&messages).into())
-    }
-
-    /// How often the engine had restarted a container before this attempt touched anything.
-    fn restarts_before(&self, id: &str) -> u64 {
-        let mut old = self.attempt.state.old.iter().flatten();
-        old.find(|old| old.id == id).map_or(0, |old| old.compose.restarts)
     }
 
     fn watched(&self, found: &BTreeMap<ServiceName, crate::host::Listed>) -> Result<Vec<Watched>, Failure> {
@@ -329,55 +258,6 @@ impl<H: Host> ComposeRunner<H> {
         Ok(())
     }
 
-    /// Brings the old lock up again, or takes the new set away without its volumes.
-    async fn go_back(&mut self) -> Done {
-        let Locked { lock, previous } = self.locked()?.clone();
-        kill::at("return.before");
-        if let Some(old) = &previous {
-            self.call(old.digest, &old.profiles, &up(), RETURN_DEADLINE)
-                .await?;
-        } else {
-            let profiles = self.attempt.order.manifest.profiles.clone();
-            self.call(lock, &profiles, &["down", "--remove-orphans"], RETURN_DEADLINE)
-                .await?;
-        }
-        let files = self.compose.files(&self.attempt.order);
-        aside(LOCKS, move || files.show(previous.map(|old| old.digest))).await?;
-        kill::at("return");
-        self.world.restored = true;
-        Ok(())
-    }
-
-    /// An old set that falls over at once is no restored set.
-    async fn check_old(&mut self) -> Done {
-        let steady = Instant::now() + OLD_STEADY;
-        loop {
-            let found = self.listed().await?;
-            for old in self.attempt.state.old.iter().flatten().filter(|old| old.running) {
-                let Some(listed) = found.get(&old.service) else {
-                    return Err(lost(&old.service));
-                };
-                let (host, id) = (&self.attempt.shared.host, listed.id.as_str());
-                let seen = patiently(self.attempt.patience(), || host.inspect(id)).await?;
-                // One that only had work to do may have done it.
-                let well = seen.is_some_and(|seen| match seen.state {
-                    ContainerState::Running => true,
-                    ContainerState::Exited => seen.exit_code == 0,
-                    _ => false,
-                });
-                if !well {
-                    return Err(lost(&old.service));
-                }
-            }
-            if Instant::now() >= steady {
-                break;
-            }
-            sleep(OLD_STEADY / 3).await;
-        }
-        self.world.checked = true;
-        Ok(())
-    }
-
     /// Drops locks that nothing needs any more.
     async fn clean(&mut self) -> Done {
         let baseline = self
@@ -406,13 +286,8 @@ impl<H: Host> ComposeRunner<H> {
     }
 }
 
-const fn up() -> [&'static str; 5] {
+pub(super) const fn up() -> [&'static str; 5] {
     ["up", "-d", "--remove-orphans", "--no-build", "--quiet-pull"]
-}
-
-fn lost(service: &ServiceName) -> super::Trouble {
-    let summary = format!("service {service} of the old set does not run");
-    Failure::new(FailureCode::RestoreFailed, summary).into()
 }
 
 /// What a refusal of Compose or of the engine behind it means.

@@ -6,7 +6,7 @@ use super::*;
 const FILE: &str = "
 services:
   web: {image: NEXT, stop_grace_period: 1s}
-  db: {image: STEADY, restart: always, stop_grace_period: 1s}
+  db: {image: STEADY, restart: always, stop_grace_period: 1s, volumes: [/data]}
 ";
 
 /// One field of `docker inspect` of a service's container.
@@ -36,5 +36,34 @@ async fn r15_an_old_crash_on_engine_of_a_service_that_stays_fails_no_later_relea
     let next = place.compose(manifest(FILE, &ok_1, &ok_2)).await;
     assert_eq!(next.result(), Wire::Succeeded, "{:?}", next.failure);
     assert_eq!(field(&place, "db", "/Id"), db, "it stayed");
+    place.down().await;
+}
+
+#[tokio::test]
+async fn config_drift_on_engine_is_mended_by_making_anew_what_was_changed_and_nothing_else() {
+    images!(ok_1 = "OK_1", ok_2 = "OK_2");
+    let (mut place, _files) = place().await;
+    let first = place.compose(manifest(FILE, &ok_1, &ok_1)).await;
+    assert_eq!(first.result(), Wire::Succeeded, "{:?}", first.failure);
+    let other = format!("other-{}", place.bindings[0].target_id);
+    docker(&["network", "create", &other]);
+
+    // The recorded release once more, then one that changes only the other service.
+    for (next, stays) in [(&ok_1, true), (&ok_2, false)] {
+        let before = place.inspected();
+        let id = |service: &str| before[service]["Id"].as_str().unwrap();
+        docker(&["update", "--memory", "64m", "--memory-swap", "64m", id("db")]);
+        docker(&["network", "connect", &other, id("db")]);
+        let finished = place.compose(manifest(FILE, &ok_1, next)).await;
+        assert_eq!(finished.result(), Wire::Succeeded, "{:?}", finished.failure);
+        let now = place.inspected();
+        assert_eq!(now["db"]["HostConfig"]["Memory"], 0);
+        let networks = now["db"]["NetworkSettings"]["Networks"].as_object().unwrap();
+        assert_eq!(networks.len(), 1, "{networks:?}");
+        let data = |of: &BTreeMap<String, Value>| of["db"]["Mounts"][0]["Name"].clone();
+        assert_eq!(data(&now), data(&before), "its data is kept");
+        assert_eq!(now["web"]["Id"] == before["web"]["Id"], stays);
+    }
+    docker(&["network", "rm", &other]);
     place.down().await;
 }
