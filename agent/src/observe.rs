@@ -331,29 +331,24 @@ impl Memory {
         ours: Ours,
         baseline: Option<&Baseline>,
     ) -> Result<Option<ContainerObservation>, HostError> {
-        let fingerprint = if let Some(known) = self.fingerprints.get(&listed.id) {
-            *known
-        } else {
-            let Some(inspected) = shared.host.inspect(&listed.id).await? else {
-                return Ok(None);
-            };
-            self.fingerprints.insert(listed.id.clone(), inspected.fingerprint);
-            inspected.fingerprint
+        let details = match self.details(shared, &listed).await {
+            Ok(None) => return Ok(None),
+            Ok(details) => details,
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => {
+                tracing::warn!(container = listed.id, %error, "a container cannot be looked at");
+                None
+            }
         };
-        if !self.digests.contains_key(&listed.image_id) {
-            let image = shared.host.image(&listed.image_id).await?;
-            let digests = image.map(|image| image.digests).unwrap_or_default();
-            self.digests.insert(listed.image_id.clone(), digests);
-        }
-        let digests = self.digests.get(&listed.image_id).cloned().unwrap_or_default();
+        // Of what the engine cannot describe nothing is known, neither that it runs nor that it was changed.
+        let state = details.as_ref().map_or(ContainerState::Unknown, |_| listed.state);
+        let (fingerprint, digests) = details.unzip();
+        let digests = digests.unwrap_or_default();
         let labelled = ours.digest.filter(|digest| digests.contains(digest));
         // Without a baseline (the agent was enrolled anew) nothing contradicts what is there.
-        let unchanged = baseline.is_none_or(|baseline| {
-            baseline
-                .services
-                .iter()
-                .any(|known| known.container == listed.id && known.fingerprint == fingerprint)
-        });
+        let compared = baseline.zip(fingerprint);
+        let unchanged =
+            compared.is_none_or(|(baseline, fingerprint)| baseline.knows(&listed.id, fingerprint));
         // What Compose made says nothing of orders, so that it stays when only others change: the baseline knows.
         let made_for = baseline
             .filter(|baseline| baseline.lock.is_some())
@@ -373,9 +368,33 @@ impl Memory {
             digest: labelled.or_else(|| digests.first().copied()),
             config,
             unchanged,
-            state: listed.state,
+            state,
             health: listed.health,
         }))
+    }
+
+    /// The fingerprint of a container and the digests of its image; `None` when it is gone.
+    async fn details<H: Host>(
+        &mut self,
+        shared: &Shared<H>,
+        listed: &Listed,
+    ) -> Result<Option<(Digest, Vec<Digest>)>, HostError> {
+        let fingerprint = if let Some(known) = self.fingerprints.get(&listed.id) {
+            *known
+        } else {
+            let Some(inspected) = shared.host.inspect(&listed.id).await? else {
+                return Ok(None);
+            };
+            self.fingerprints.insert(listed.id.clone(), inspected.fingerprint);
+            inspected.fingerprint
+        };
+        if !self.digests.contains_key(&listed.image_id) {
+            let image = shared.host.image(&listed.image_id).await?;
+            let digests = image.map(|image| image.digests).unwrap_or_default();
+            self.digests.insert(listed.image_id.clone(), digests);
+        }
+        let digests = self.digests.get(&listed.image_id).cloned().unwrap_or_default();
+        Ok(Some((fingerprint, digests)))
     }
 }
 

@@ -32,6 +32,7 @@ mod costs;
 mod crashes;
 mod hooks;
 mod images;
+mod observed;
 mod offers;
 mod program;
 mod swaps;

@@ -1,0 +1,51 @@
+//! What the observer tells of a host on which not everything is in order.
+
+use sealift_common::observation::{ContainerObservation, ContainerState, TargetObservation};
+
+use super::*;
+
+/// What is seen of the project of [`samples::order`], by service.
+fn seen(observation: &TargetObservation) -> Vec<ContainerObservation> {
+    let project = samples::order(1, &[]).release.project;
+    let seen = observation.project(&project);
+    seen.map(|project| project.containers.clone()).unwrap_or_default()
+}
+
+/// The next observation of a target at rest for which this holds.
+async fn next(
+    feed: &mut mpsc::Receiver<TargetObservation>,
+    holds: impl Fn(&[ContainerObservation]) -> bool,
+) -> Vec<ContainerObservation> {
+    loop {
+        let observation = feed.recv().await.unwrap();
+        let containers = seen(&observation);
+        if !observation.busy && holds(&containers) {
+            return containers;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_container_that_cannot_be_looked_at_hides_no_other() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let mut feed = agent.workshop.take_observations().unwrap();
+    agent
+        .deploy(&samples::order(1, &[("db", "v1"), ("web", "v1")]))
+        .await;
+    let before = next(&mut feed, |seen| seen.len() == 2).await;
+    let broken = HostError::new(FailureCode::EngineError, "look at a container: no such layer");
+    host.fail("inspect", 1, broken);
+    host.tamper(&before[1].id, |_| {});
+    let now = next(&mut feed, |_| true).await;
+    assert_eq!(now[0], before[0]);
+    let unknown = &now[1];
+    assert_eq!((unknown.state, unknown.digest), (ContainerState::Unknown, None));
+    assert!(unknown.unchanged, "nobody knows that it was changed");
+    let conditions = agent.workshop.shared.facts.borrow().degraded.clone();
+    assert_eq!(conditions, [], "the engine answers");
+
+    host.tamper(&before[1].id, |_| {});
+    assert_eq!(next(&mut feed, |_| true).await, before);
+    agent.down().await;
+}
