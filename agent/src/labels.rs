@@ -53,6 +53,9 @@ pub const DIRECTION: &str = "dev.sealift.hook-direction";
 /// each time.
 pub const COMPOSE: &str = "dev.sealift.compose";
 
+/// Compose's own label for containers of `compose run`: they carry the labels of a service and are none.
+const COMPOSE_ONE_OFF: &str = "com.docker.compose.oneoff";
+
 /// What the names of everything that the agent makes at the engine begin with.
 pub const NAME_PREFIX: &str = "sealift-";
 
@@ -280,9 +283,13 @@ pub struct Ours {
     pub config: Option<Digest>,
 }
 
-/// Reads our labels. `None` when they are not all there or not ours: such a container is never touched.
+/// Reads our labels. `None` when they are not all there or not ours, and for what somebody runs beside the services with
+/// `compose run`: such a container is never touched and is no part of a set.
 pub fn read(labels: &Labels) -> Option<Ours> {
     let text = |key: &str| labels.get(key).map(String::as_str);
+    if text(COMPOSE_ONE_OFF) == Some("True") {
+        return None;
+    }
     let fence = match (text(FENCE), text(COMPOSE)) {
         (Some(fence), _) => fence.parse().ok()?,
         (None, Some(_)) => 0,
@@ -357,6 +364,17 @@ mod tests {
         assert_eq!(read_hook(&labels), Some((back, order.fence)));
         let (service, spec) = order.manifest.services.iter().next().unwrap();
         assert_eq!(read_hook(&of_container(&order, service, spec).unwrap()), None);
+    }
+
+    #[test]
+    fn what_somebody_runs_with_compose_run_is_no_part_of_a_set() {
+        let order = samples::compose_order(1, &[("web", "v1")]);
+        let (service, pin) = order.manifest.services.iter().next().unwrap();
+        let mut labels = of_compose_container(&order, service, &pin.image);
+        labels.insert(COMPOSE_ONE_OFF.to_owned(), "False".to_owned());
+        assert_eq!(read(&labels).unwrap().service, *service);
+        labels.insert(COMPOSE_ONE_OFF.to_owned(), "True".to_owned());
+        assert_eq!(read(&labels), None);
     }
 
     #[test]

@@ -28,9 +28,6 @@ use crate::{
     workshop::Shared,
 };
 
-/// Compose's own label for containers of `compose run`, which are no services.
-const ONE_OFF: &str = "com.docker.compose.oneoff";
-
 /// One attempt under way.
 pub(crate) struct ComposeRunner<H: Host> {
     attempt: Attempt<H, ComposeManifest>,
@@ -222,10 +219,8 @@ impl<H: Host> ComposeRunner<H> {
 }
 
 fn by_service(listed: Vec<Listed>) -> BTreeMap<ServiceName, Listed> {
-    let named = listed.into_iter().filter_map(|container| {
-        let is_one_off = container.labels.get(ONE_OFF).is_some_and(|value| value == "True");
-        let ours = labels::read(&container.labels).filter(|_| !is_one_off)?;
-        Some((ours.service, container))
-    });
+    let named = listed
+        .into_iter()
+        .filter_map(|container| Some((labels::read(&container.labels)?.service, container)));
     named.collect()
 }

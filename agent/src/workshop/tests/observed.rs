@@ -3,6 +3,7 @@
 use sealift_common::observation::{ContainerObservation, ContainerState, TargetObservation};
 
 use super::*;
+use crate::host::NewContainer;
 
 /// What is seen of the project of [`samples::order`], by service.
 fn seen(observation: &TargetObservation) -> Vec<ContainerObservation> {
@@ -46,6 +47,31 @@ async fn one_container_that_cannot_be_looked_at_hides_no_other() {
     assert_eq!(conditions, [], "the engine answers");
 
     host.tamper(&before[1].id, |_| {});
+    assert_eq!(next(&mut feed, |_| true).await, before);
+    agent.down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_runs_with_compose_run_is_not_observed() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let mut feed = agent.workshop.take_observations().unwrap();
+    agent.deploy(&samples::order(1, &[("web", "v1")])).await;
+    let before = next(&mut feed, |seen| seen.len() == 1).await;
+    let service = ours(&host).remove(0);
+    let mut labels = service.labels.clone();
+    labels.insert("com.docker.compose.oneoff".to_owned(), "True".to_owned());
+    let one_off = NewContainer {
+        name: "web_run_1".to_owned(),
+        service: "web".parse().unwrap(),
+        spec: samples::service(samples::image("v1")),
+        labels,
+        networks: Vec::new(),
+        volumes: BTreeMap::new(),
+    };
+    let id = host.create(&one_off).await.unwrap();
+    host.start(&id).await.unwrap();
+    agent.workshop.shared.observer.request_all();
     assert_eq!(next(&mut feed, |_| true).await, before);
     agent.down().await;
 }
