@@ -53,6 +53,8 @@ pub struct FakeContainer {
     pub labels: Labels,
     /// Image.
     pub image: PinnedImage,
+    /// Environment.
+    pub environment: BTreeMap<String, String>,
     /// Restart policy.
     pub restart: RestartPolicy,
     /// Whether it runs.
@@ -213,6 +215,7 @@ impl FakeHost {
             name: name.to_owned(),
             labels: Labels::new(),
             image,
+            environment: BTreeMap::new(),
             restart: RestartPolicy::Always,
             running: true,
             started: 1,
@@ -489,6 +492,7 @@ impl Host for FakeHost {
                 name: container.name.clone(),
                 labels: container.labels.clone(),
                 image: container.spec.image.clone(),
+                environment: container.spec.environment.clone(),
                 restart: container.spec.restart,
                 running: false,
                 started: 0,

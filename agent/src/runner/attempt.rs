@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Done, FORWARD_PATIENCE, RESTORE_PATIENCE, RESTORE_TRIES, Trouble, internal, pause_after,
+    Done, FORWARD_PATIENCE, RESTORE_PATIENCE, RESTORE_TRIES, Trouble, internal, patiently, pause_after,
     prove::{STICKER, aside},
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
         AttemptKey, AttemptState, Baseline, Cause, Ending, Journal, JournalError, MOST_RESTORE_STARTS, Phase,
         Record, ReportDraft, Write, steps,
     },
-    kill,
+    kill, labels,
     logs::AttemptLog,
     proof::{self, End, Running},
     stickers::Stickers,
@@ -157,6 +157,33 @@ impl<H: Host, M: Described> Attempt<H, M> {
         }
         let at = self.now();
         self.write(Record::Pulled { at }, Vec::new()).await
+    }
+
+    /// Whether nothing says that the project was deployed here before: neither the journal, nor a sticker, nor a container.
+    pub(super) async fn is_first(&self) -> Result<bool, Failure> {
+        let (target, project) = (self.order.target_id, &self.order.release.project);
+        if self
+            .journal()
+            .baseline(target, project)
+            .map_err(internal)?
+            .is_some()
+        {
+            return Ok(false);
+        }
+        let sticker = match &self.state.sticker_before {
+            Some(before) => before.clone(),
+            None => self.read_sticker().await?,
+        };
+        if sticker.is_some() {
+            return Ok(false);
+        }
+        if let Some(old) = &self.state.old {
+            return Ok(old.is_empty());
+        }
+        let own = labels::of_project(target, project);
+        let there = patiently(self.patience(), || self.host().list(&own)).await?;
+        let others = there.iter().filter_map(|listed| labels::read(&listed.labels));
+        Ok(others.filter(|ours| ours.fence != self.order.fence).count() == 0)
     }
 
     /// From here on the new set is the one that stays.

@@ -154,6 +154,7 @@ impl<H: Host> ComposeRunner<H> {
         answer.is_err_and(|error| error.is_transient())
     }
 
+    /// The labels by which the project's containers are found.
     fn project(&self) -> Labels {
         labels::of_project(self.attempt.order.target_id, &self.attempt.order.release.project)
     }

@@ -10,7 +10,6 @@ use super::{
     Runner,
     attempt::Attempt,
     hooks::{HookAttempt, Sets, called, confined, environment},
-    internal,
 };
 use crate::{
     host::{Host, HostError, NewContainer},
@@ -50,11 +49,7 @@ impl<H: Host> HookAttempt<H> for Runner<H> {
 
     async fn container(&self, spec: &HookSpec, hook: &HookRef) -> Result<NewContainer, Failure> {
         let order = &self.attempt.order;
-        let known = self
-            .attempt
-            .journal()
-            .baseline(order.target_id, &order.release.project);
-        let is_first = known.map_err(internal)?.is_none();
+        let is_first = self.attempt.is_first().await?;
         let environment = environment(order, spec, hook, is_first, &self.sets(hook.direction));
         let networks = spec.network_names().into_iter();
         let volumes = self.volumes().into_iter();

@@ -158,7 +158,7 @@ impl<H: Host> HookAttempt<H> for ComposeRunner<H> {
     async fn container(&self, spec: &HookSpec, hook: &HookRef) -> Result<NewContainer, Failure> {
         let order = &self.attempt.order;
         let model = self.model().await?;
-        let is_first = self.locked()?.previous.is_none();
+        let is_first = self.attempt.is_first().await?;
         let sets = self.sets(spec, hook.direction).await?;
         let mut variables = self.hook_variables(spec).await?;
         variables.extend(environment(order, spec, hook, is_first, &sets));

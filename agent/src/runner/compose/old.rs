@@ -37,20 +37,31 @@ impl<H: Host> ComposeRunner<H> {
             .baseline(self.attempt.order.target_id, &self.attempt.order.release.project)
             .map_err(internal)?;
         let Some(lock) = baseline.and_then(|baseline| baseline.lock) else {
-            return Ok(None);
+            return self.nothing_before("the project has containers here that this agent did not deploy");
         };
         let (files, digest) = (self.compose.files(&self.attempt.order), lock.digest);
         if aside(LOCKS, move || files.has(digest)).await? {
             return Ok(Some(lock));
         }
+        self.nothing_before(&format!(
+            "lock {digest} of the set that runs is gone or was changed"
+        ))
+    }
+
+    /// There is no lock to go back to, which is well only when nothing is there.
+    fn nothing_before(&self, why: &str) -> Result<Option<LockRef>, Failure> {
         if self.world.running.is_empty() {
             return Ok(None);
         }
-        let summary = format!(
-            "lock {digest} of the set that runs is gone or was changed, so there would be no way back"
-        );
-        Err(Failure::new(FailureCode::AgentState, summary)
-            .with_detail("take the project's containers away by hand, then promote again"))
+        let filters = self.project().into_iter();
+        let filters: Vec<String> = filters
+            .map(|(label, value)| format!("--filter label={label}={value}"))
+            .collect();
+        let summary = format!("{why}, so there would be no way back");
+        Err(Failure::new(FailureCode::AgentState, summary).with_detail(format!(
+            "take the containers away by hand, then promote again (volumes stay): docker rm -f $(docker ps -aq {})",
+            filters.join(" ")
+        )))
     }
 
     /// Looks at the old set; it is what a restore is compared with.

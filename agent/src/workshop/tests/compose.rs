@@ -7,6 +7,7 @@ use sealift_common::compose_manifest::ComposeManifest;
 use super::*;
 use crate::{
     compose::{ComposeConfig, files::ProjectFiles},
+    host::NewContainer,
     journal::{Cause, LockRef},
 };
 
@@ -107,4 +108,40 @@ async fn r10_f3_an_engine_that_goes_away_on_the_way_back_is_waited_for() {
         assert_eq!(tries, 2, "{said}: it is not asked while the engine is away");
         agent.down().await;
     }
+}
+
+/// An agent that was enrolled anew has no lock of what runs, and taking that down would be no way back.
+#[tokio::test]
+async fn r10_a_set_that_the_agent_knows_nothing_of_is_not_touched() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let asked = dir.path().join("asked");
+    let compose = compose(dir.path(), &format!("echo >> {}", asked.display())).await;
+    let order = samples::compose_order(1, &[("web", "v1")]);
+    let service = "web".parse().unwrap();
+    let image = samples::image("v1");
+    let there = NewContainer {
+        name: "web".to_owned(),
+        labels: crate::labels::of_compose_container(&order, &service, &image),
+        service,
+        spec: samples::service(image),
+        networks: Vec::new(),
+        volumes: BTreeMap::new(),
+    };
+    let id = host.create(&there).await.unwrap();
+    host.start(&id).await.unwrap();
+    let policy = HostPolicy::default();
+    let agent = Agent::start_on(&host, dir.path(), &samples::clock(), policy, Some(compose)).await;
+    let bytes = sign_order(&order, &samples::order_key()).unwrap();
+    agent.workshop.offer(order.task_id, order.attempt, bytes).await;
+    agent.idle().await;
+    let finished = agent.finished(&order).unwrap();
+    assert_eq!(
+        (finished.result(), code(&finished)),
+        (Wire::Failed, "AGENT_STATE")
+    );
+    let detail = finished.failure.unwrap().detail;
+    assert!(detail.contains("docker rm -f"), "{detail}");
+    assert_eq!(running(&host), set(&[("web", "v1")]));
+    assert!(!asked.exists(), "Compose was asked for nothing");
+    agent.down().await;
 }

@@ -95,6 +95,54 @@ async fn r10_a_hook_that_fails_or_takes_too_long_ends_with_the_old_set() {
     agent.down().await;
 }
 
+/// A seed that runs again is data lost: an agent that was enrolled anew knows nothing, but the host does.
+#[tokio::test(start_paused = true)]
+async fn a_hook_is_told_of_a_first_deployment_only_where_nothing_says_that_there_was_another() {
+    let lost = || tempfile::tempdir().unwrap();
+    let seed = |fence| {
+        with(
+            &samples::order(fence, &[("web", "v1")]),
+            &[hook(HookWhen::PreDeploy, "v2")],
+        )
+    };
+    let told_first = async |host: &FakeHost, dir: &Path, fence| {
+        let agent = Agent::start(host, dir, &samples::clock()).await;
+        agent.offer(&seed(fence)).await;
+        until(|| hooks_of(host).iter().any(|hook| hook.running)).await;
+        let told = hooks_of(host)[0].environment["SEALIFT_FIRST"].clone();
+        agent.workshop.stop(seed(fence).task_id).await;
+        agent.idle().await;
+        agent.down().await;
+        told
+    };
+    let (host, dir) = (engine(), lost());
+    assert_eq!(told_first(&host, dir.path(), 1).await, "true");
+    assert_eq!(
+        told_first(&host, dir.path(), 2).await,
+        "true",
+        "nothing came of it"
+    );
+    let agent = Agent::start(&host, dir.path(), &samples::clock()).await;
+    let deployed = agent.deploy(&samples::order(3, &[("web", "v1")])).await;
+    assert_eq!(deployed.result(), Wire::Succeeded, "{deployed:?}");
+    agent.down().await;
+    assert_eq!(told_first(&host, dir.path(), 4).await, "false");
+    let anew = lost();
+    assert_eq!(told_first(&host, anew.path(), 5).await, "false", "a container");
+    let (other_host, anew) = (engine(), lost());
+    let stickers = "stickers/web-1.staging";
+    std::fs::create_dir_all(anew.path().join(stickers)).unwrap();
+    for entry in std::fs::read_dir(dir.path().join(stickers)).unwrap() {
+        let from = entry.unwrap();
+        std::fs::copy(from.path(), anew.path().join(stickers).join(from.file_name())).unwrap();
+    }
+    assert_eq!(
+        told_first(&other_host, anew.path(), 6).await,
+        "false",
+        "a sticker"
+    );
+}
+
 /// An agent goes down while the hook of its order runs; gives the order.
 async fn goes_down_over_a_hook(host: &FakeHost, dir: &Path) -> Order<Manifest> {
     let order = with(
