@@ -20,6 +20,7 @@ use chrono::{DateTime, Utc};
 use prost::Message as _;
 use redb::{Database, Durability, ReadableDatabase};
 use sealift_common::{
+    compose_manifest::Lifetime,
     digest::Digest,
     id::{TargetId, TaskId},
     name::{ProjectRef, ServiceName},
@@ -136,6 +137,9 @@ pub struct BaselineService {
     /// Digest of the service's description, on a compose host: its containers carry no label that changes with every order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Digest>,
+    /// Whether it is meant to run for ever, on a compose host; not known of sets from before this was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Lifetime>,
 }
 
 /// An attempt as the journal has it.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
+    compose_manifest::Lifetime,
     digest::Digest,
     evidence::{Allowance, EvidenceStep},
     failure::Failure,
@@ -45,6 +46,8 @@ pub struct OldOfCompose {
     pub restarts: u64,
     /// Whether it was not as it was deployed: changed on the host since, or made by somebody else.
     pub altered: bool,
+    /// Whether it was meant to run for ever, if that is known.
+    pub lifetime: Option<Lifetime>,
 }
 
 /// A hook, and which way it leads.

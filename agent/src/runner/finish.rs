@@ -58,6 +58,7 @@ impl<H: Host> Runner<H> {
                     container: running.inspected.id.clone(),
                     fingerprint: running.inspected.fingerprint,
                     config: None,
+                    lifetime: None,
                 })
             });
         Baseline {

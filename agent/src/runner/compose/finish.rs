@@ -75,6 +75,7 @@ impl<H: Host> ComposeRunner<H> {
                 container: one.inspected.id.clone(),
                 fingerprint: one.inspected.fingerprint,
                 config: self.attempt.order.manifest.config_of(service).map_err(internal)?,
+                lifetime: Some(self.attempt.order.manifest.lifetime_of(service)),
             })
         });
         Ok(Baseline {

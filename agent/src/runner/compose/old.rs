@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, collections::BTreeSet, time::Duration};
 
 use sealift_common::{
+    compose_manifest::Lifetime,
     digest::Digest,
     failure::{Failure, FailureCode},
     manifest::RestartPolicy,
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{ComposeRunner, effects::up, patiently};
 use crate::{
-    host::Host,
+    host::{Host, Inspected},
     journal::{LockRef, Locked, OldContainer, OldOfCompose, Record},
     kill, labels, proof,
     runner::{
@@ -79,6 +80,9 @@ impl<H: Host> ComposeRunner<H> {
             let altered = baseline
                 .as_ref()
                 .is_some_and(|baseline| !baseline.knows(&listed.id, inspected.fingerprint));
+            let services = baseline.iter().flat_map(|baseline| &baseline.services);
+            let mut known = services.filter(|known| known.service == service);
+            let lifetime = known.next().and_then(|known| known.lifetime);
             old.push(OldContainer {
                 id: listed.id,
                 service,
@@ -90,6 +94,7 @@ impl<H: Host> ComposeRunner<H> {
                 compose: OldOfCompose {
                     restarts: inspected.restart_count,
                     altered,
+                    lifetime,
                 },
             });
         }
@@ -163,12 +168,7 @@ impl<H: Host> ComposeRunner<H> {
                 };
                 let (host, id) = (&self.attempt.shared.host, listed.id.as_str());
                 let seen = patiently(self.attempt.patience(), || host.inspect(id)).await?;
-                // One that only had work to do may have done it.
-                let well = seen.is_some_and(|seen| match seen.state {
-                    ContainerState::Running => true,
-                    ContainerState::Exited => seen.exit_code == 0,
-                    _ => false,
-                });
+                let well = seen.is_some_and(|seen| is_back(old.compose.lifetime, &seen));
                 if !well {
                     return Err(lost(&old.service));
                 }
@@ -194,7 +194,59 @@ const fn up_anew() -> [&'static str; 6] {
     ]
 }
 
+/// Whether a container that ran before is well again. One that only had work to do may have done it.
+fn is_back(lifetime: Option<Lifetime>, seen: &Inspected) -> bool {
+    match seen.state {
+        ContainerState::Running => true,
+        ContainerState::Exited => lifetime != Some(Lifetime::Lasting) && seen.exit_code == 0,
+        _ => false,
+    }
+}
+
 fn lost(service: &ServiceName) -> Trouble {
     let summary = format!("service {service} of the old set does not run");
     Failure::new(FailureCode::RestoreFailed, summary).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        host::{
+            NewContainer,
+            fake::{Behaviour, FakeHost},
+        },
+        samples,
+    };
+
+    /// A container whose workload does this once it is started.
+    async fn started(behaviour: Behaviour) -> Inspected {
+        let host = FakeHost::default();
+        let image = samples::image("v1");
+        host.publish(image.digest, behaviour);
+        let container = NewContainer {
+            name: "web".to_owned(),
+            service: "web".parse().unwrap(),
+            spec: samples::service(image),
+            labels: labels::Labels::new(),
+            networks: Vec::new(),
+            volumes: BTreeMap::new(),
+        };
+        let id = host.create(&container).await.unwrap();
+        host.start(&id).await.unwrap();
+        host.inspect(&id).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn r10_only_what_may_end_counts_as_back_when_it_has_ended_well() {
+        let (lasting, once) = (Some(Lifetime::Lasting), Some(Lifetime::MustEnd));
+        let runs = started(Behaviour::Runs).await;
+        let ended = started(Behaviour::Exits(0)).await;
+        let failed = started(Behaviour::Exits(1)).await;
+        assert!(is_back(lasting, &runs) && is_back(once, &runs) && is_back(None, &runs));
+        assert!(!is_back(lasting, &ended), "a service that ends does not run");
+        assert!(is_back(once, &ended) && is_back(Some(Lifetime::MayEnd), &ended));
+        assert!(is_back(None, &ended), "an older journal does not know");
+        assert!(!is_back(lasting, &failed) && !is_back(once, &failed) && !is_back(None, &failed));
+    }
 }

@@ -76,6 +76,7 @@ impl<H: Host> ProgramRunner<H> {
                 container: one.inspected.id.clone(),
                 fingerprint: one.inspected.fingerprint,
                 config: self.attempt.order.manifest.config_of(service).map_err(internal)?,
+                lifetime: None,
             })
         });
         Ok(Baseline {
