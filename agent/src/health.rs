@@ -213,7 +213,7 @@ impl<'a> Track<'a> {
         }
         let before = self.seen.as_ref();
         let other_run = before.is_some_and(|before| before.started_at != seen.started_at);
-        if other_run || seen.restart_count > self.watched.restarts_before {
+        if other_run || restarts_since(self.watched.restarts_before, seen.restart_count) > 0 {
             return ended(format!("service {service} ended and was started again{memory}"));
         }
         Ok(())
@@ -271,6 +271,11 @@ impl<'a> Track<'a> {
     }
 }
 
+/// How often the engine restarted a container since it had done so `before` times. It counts from 0 again when somebody starts it.
+const fn restarts_since(before: u64, now: u64) -> u64 {
+    if now < before { now } else { now - before }
+}
+
 async fn connect(address: IpAddr, port: u16) -> Option<TcpStream> {
     timeout(PROBE_DEADLINE, TcpStream::connect((address, port)))
         .await
@@ -324,6 +329,13 @@ mod tests {
         labels::Labels,
         samples,
     };
+
+    #[test]
+    fn restarts_are_counted_from_the_attempt_on() {
+        for (before, now, since) in [(0, 0, 0), (0, 1, 1), (2, 2, 0), (2, 3, 1), (2, 0, 0), (2, 1, 1)] {
+            assert_eq!(restarts_since(before, now), since, "{before} {now}");
+        }
+    }
 
     #[test]
     fn only_200_to_399_is_success() {

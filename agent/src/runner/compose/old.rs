@@ -108,9 +108,10 @@ impl<H: Host> ComposeRunner<H> {
         Ok(())
     }
 
-    /// How often the engine had restarted a container before this attempt touched anything.
+    /// How often the engine had restarted a container before this attempt touched anything. It counts from 0 again for one that
+    /// did not run and is started.
     pub(super) fn restarts_before(&self, id: &str) -> u64 {
-        let mut old = self.attempt.state.old.iter().flatten();
+        let mut old = self.attempt.state.old.iter().flatten().filter(|old| old.running);
         old.find(|old| old.id == id).map_or(0, |old| old.compose.restarts)
     }
 
