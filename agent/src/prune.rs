@@ -9,16 +9,18 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sealift_common::{condition::ConditionCode, inventory::PruneFacts};
+use sealift_common::{
+    any_manifest::Described as _, condition::ConditionCode, digest::Digest, inventory::PruneFacts,
+};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval};
 
 use crate::{
     facts,
     host::{Host, HostError, upkeep::ImageNames},
-    journal::{JournalError, Write},
+    journal::{AttemptState, JournalError, Phase, StoredAttempt, Write},
     labels::Labels,
-    workshop::Shared,
+    workshop::{Shared, trusted},
 };
 
 /// How often it is looked whether images should go.
@@ -87,6 +89,47 @@ pub fn spare<'a>(
     }
     going.sort_by_key(|(_, used_at)| *used_at);
     going.into_iter().map(|(reference, _)| reference).collect()
+}
+
+/// What attempts that are not over may need once more, whether a container uses it now or not: Compose removes the old containers
+/// long before it is known whether the new set stays.
+#[derive(Debug, Default)]
+struct Open {
+    /// Repositories that an order names.
+    repositories: BTreeSet<String>,
+    /// Images of the sets that ran before.
+    old: BTreeSet<Digest>,
+}
+
+impl Open {
+    fn of(attempts: &[StoredAttempt]) -> Self {
+        let mut open = Self::default();
+        for attempt in attempts {
+            let state = AttemptState::fold(&attempt.records);
+            // An order that cannot be read is carried out by nobody.
+            let Some(order) = trusted(&attempt.order)
+                .ok()
+                .filter(|_| state.phase != Phase::Done)
+            else {
+                continue;
+            };
+            let services = order.manifest.images().into_values();
+            let images = services.chain(order.manifest.hooks().iter().map(|hook| &hook.image));
+            open.repositories
+                .extend(images.map(|image| image.repository.clone()));
+            open.old
+                .extend(state.old.iter().flatten().filter_map(|old| old.digest));
+        }
+        open
+    }
+
+    fn needs(&self, reference: &str) -> bool {
+        let digest = reference
+            .rsplit_once('@')
+            .and_then(|(_, digest)| digest.parse().ok());
+        self.repositories.contains(repository(reference))
+            || digest.is_some_and(|digest| self.old.contains(&digest))
+    }
 }
 
 /// The repository of `repository@digest`.
@@ -192,6 +235,12 @@ pub(crate) async fn sweep<H: Host>(shared: &Shared<H>, is_pressed: bool) -> Resu
     let mut known = shared.journal.images()?;
     let containers = shared.host.list(&Labels::new()).await?;
     let running: BTreeSet<String> = containers.into_iter().map(|listed| listed.image_id).collect();
+    // Asked after the engine was: a set that is gone by then has been written down before.
+    let journal = shared.journal.clone();
+    let attempts = tokio::task::spawn_blocking(move || journal.attempts())
+        .await
+        .unwrap_or_else(|panic| Err(JournalError::Damaged(panic.to_string())))?;
+    let open = Open::of(&attempts);
     let mut needed = BTreeSet::new();
     let mut sizes = BTreeMap::new();
     let mut gone = Vec::new();
@@ -202,7 +251,7 @@ pub(crate) async fn sweep<H: Host>(shared: &Shared<H>, is_pressed: bool) -> Resu
                 reference: reference.clone(),
             }),
             Some(found) => {
-                if running.contains(&found.id) || !is_ours(&found, &known) {
+                if running.contains(&found.id) || open.needs(reference) || !is_ours(&found, &known) {
                     needed.insert(reference.clone());
                 }
                 sizes.insert(reference.clone(), found.bytes);

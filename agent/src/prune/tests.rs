@@ -1,6 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    journal::{AttemptKey, Record},
+    samples,
+};
 
 fn at(hours: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).unwrap() + TimeDelta::hours(hours)
@@ -74,4 +78,25 @@ fn a_name_that_somebody_else_gave_protects_an_image() {
     assert!(ours(&["r.test/a@sha256:2"]));
     assert!(!ours(&["r.test/a@sha256:2", "r.test/a:latest"]));
     assert!(!ours(&["r.test/a@sha256:2", "mirror.test/a@sha256:2"]));
+}
+
+#[test]
+fn r10_an_open_attempt_needs_its_repositories_and_the_images_of_the_old_set() {
+    let order = samples::order(1, &[("web", "v1")]);
+    let attempt = |records: &[Record]| StoredAttempt {
+        key: AttemptKey {
+            task: order.task_id,
+            attempt: order.attempt,
+        },
+        order: samples::signed(&order),
+        records: records.to_vec(),
+    };
+    let image = samples::image("v1");
+    let other_version = format!("{}@{}", image.repository, samples::image("v0").digest);
+    let begun = samples::accepted(at(0));
+    let open = Open::of(&[attempt(std::slice::from_ref(&begun))]);
+    assert!(open.needs(&image.pull_reference()) && open.needs(&other_version));
+    assert!(!open.needs(&format!("r.test/other@{}", image.digest)));
+    let over = Open::of(&[attempt(&[begun, Record::Cleaned])]);
+    assert!(!over.needs(&image.pull_reference()));
 }
