@@ -15,8 +15,9 @@ use super::{
 };
 use crate::labels;
 
-/// Networks that every engine has from the beginning; they are the host's own, or everybody's.
-pub(super) const ENGINES_OWN: [&str; 3] = ["bridge", "host", "none"];
+/// Networks that an engine makes for itself; they are the host's own, or everybody's. `podman` takes the place of `bridge` there,
+/// the last two are those of a Swarm. Judged by name whatever the engine: an engine that has none of that name lends none.
+pub(super) const ENGINES_OWN: [&str; 6] = ["bridge", "host", "none", "podman", "ingress", "docker_gwbridge"];
 
 /// What an order uses without making it, by the engine's names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -175,6 +176,9 @@ mod tests {
             ("host", "mine"),
             ("bridge", "mine"),
             ("none", "mine"),
+            ("podman", "mine"),
+            ("ingress", "mine"),
+            ("docker_gwbridge", "mine"),
             ("sealift-ffffffff-shop-default", "mine"),
             ("sealift-0a0a0a0b-shop-default", "mine"),
             ("edge", "sealift-ffffffff-shop-data"),
