@@ -35,8 +35,10 @@ pub struct Lock {
     pub bytes: Vec<u8>,
     /// What it uses without making it.
     pub borrowed: Borrowed,
-    /// What of it the host's settings allow.
+    /// What of it the host's settings allow, without the host's values.
     pub allowances: Vec<Allowance>,
+    /// The host's values that were filled in.
+    pub filled: HostVariables,
 }
 
 fn rejected(summary: impl Into<String>) -> Failure {
@@ -55,13 +57,16 @@ pub async fn render(
         .await
         .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?
         .map_err(|error| rejected(error.to_string()))?;
-    render_with(compose, order, policy, key, &host)
-        .await
-        // Whatever is said may repeat what was filled in.
-        .map_err(|failure| {
-            let detail = host.redact(&failure.detail);
-            Failure::new(failure.code, host.redact(&failure.summary)).with_detail(detail)
-        })
+    // Whatever is said may repeat what was filled in.
+    match render_with(compose, order, policy, key, &host).await {
+        Ok((bytes, borrowed, allowances)) => Ok(Lock {
+            bytes,
+            borrowed,
+            allowances: host.clear_allowances(allowances),
+            filled: host,
+        }),
+        Err(failure) => Err(host.clear(&failure)),
+    }
 }
 
 async fn render_with(
@@ -70,7 +75,7 @@ async fn render_with(
     policy: &HostPolicy,
     key: &SigningKey,
     host: &HostVariables,
-) -> Result<Lock, Failure> {
+) -> Result<(Vec<u8>, Borrowed, Vec<Allowance>), Failure> {
     // Whoever signed it: the file must not make Compose read what is not meant for it.
     let manifest = &order.manifest;
     let file =
@@ -141,16 +146,13 @@ async fn render_with(
     let borrowed = Borrowed::of_model(&model, &active(manifest), &manifest.hooks);
     let allowances = judge(compose, order, policy, model).await?;
     let lock = format!(
-        "# Made by the sealift agent for {} on {}. Do not edit: its digest is in the sticker and in the evidence.\n# {}\n{text}",
+        "# Made by the sealift agent for {} on {}. Do not edit: its digest is in the sticker and in the evidence.\n# {}\n{}\n{text}",
         order.release,
         order.target,
-        salt(order, key)
+        salt(order, key),
+        mark(host, key)
     );
-    Ok(Lock {
-        bytes: lock.into_bytes(),
-        borrowed,
-        allowances,
-    })
+    Ok((lock.into_bytes(), borrowed, allowances))
 }
 
 /// The files that Compose reads for the services of a file.
@@ -236,6 +238,21 @@ fn warned(line: &str) -> String {
 fn salt(order: &Order<ComposeManifest>, key: &SigningKey) -> String {
     let message = format!("sealift compose lock {} {}", order.task_id, order.inputs);
     Digest::of(&key.sign(message.as_bytes())).to_hex()
+}
+
+/// A line of a lock that tells, to the agent alone, with which values of the host it was made: what Compose says of the lock may repeat
+/// just these, and the file that they came from may hold others by now.
+fn mark(host: &HostVariables, key: &SigningKey) -> String {
+    let mut message = String::from("sealift compose values");
+    for (name, value) in host.iter() {
+        message.extend(["\n", name, "=", value]);
+    }
+    format!("# {}", Digest::of(&key.sign(message.as_bytes())).to_hex())
+}
+
+/// Whether a lock was made with these values of the host.
+pub fn was_made_with(lock: &str, host: &HostVariables, key: &SigningKey) -> bool {
+    lock.lines().nth(2) == Some(mark(host, key).as_str())
 }
 
 /// The generated file: images by digest, and labels on everything that Compose makes. Where a Compose takes `whole` networks and volumes of
@@ -434,6 +451,24 @@ mod tests {
         assert!(!is_refusal(
             "the attribute `version` is obsolete, it will be ignored"
         ));
+    }
+
+    #[test]
+    fn t16_a_lock_tells_the_agent_alone_with_which_values_it_was_made() {
+        let key = SigningKey::from_seed(&[1; 32]);
+        let values = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("host.env");
+            std::fs::write(&path, text).unwrap();
+            HostVariables::read(&path).unwrap()
+        };
+        let then = values("DB_PASSWORD=hunter22");
+        let lock = format!("# made\n# salt\n{}\nservices: {{}}\n", mark(&then, &key));
+        assert!(was_made_with(&lock, &then, &key) && !lock.contains("hunter22"));
+        assert!(!was_made_with(&lock, &values("DB_PASSWORD=hunter23"), &key));
+        assert!(!was_made_with(&lock, &HostVariables::default(), &key));
+        assert!(!was_made_with(&lock, &then, &SigningKey::from_seed(&[2; 32])));
+        assert!(!was_made_with("services: {}\n", &then, &key));
     }
 
     #[test]

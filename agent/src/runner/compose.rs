@@ -18,9 +18,19 @@ use sealift_common::{
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{LONGEST_PAUSE, OLD_SET, Trouble, attempt::Attempt, followers::Followers, patiently};
+use super::{
+    LONGEST_PAUSE, OLD_SET, Trouble,
+    attempt::Attempt,
+    followers::Followers,
+    patiently,
+    prove::{LOCKS, aside},
+};
 use crate::{
-    compose::Compose,
+    compose::{
+        Compose,
+        render::was_made_with,
+        variables::{HostVariables, cleared},
+    },
     host::{Host, HostError, Listed},
     journal::{AttemptKey, Cause, JournalError, Phase, Record},
     labels::{self, Labels},
@@ -36,6 +46,8 @@ pub(crate) struct ComposeRunner<H: Host> {
     /// Whether the world was seen since it may have changed behind our back.
     looked: bool,
     followers: Followers,
+    /// The host's values that were filled into the attempt's lock; none before there is one, `None` when they are not known.
+    filled: Option<HostVariables>,
 }
 
 impl<H: Host> ComposeRunner<H> {
@@ -54,6 +66,7 @@ impl<H: Host> ComposeRunner<H> {
             world: World::default(),
             looked: false,
             followers: Followers::default(),
+            filled: Some(HostVariables::default()),
         }
     }
 
@@ -61,6 +74,9 @@ impl<H: Host> ComposeRunner<H> {
     pub(crate) async fn run(mut self) -> Result<(), JournalError> {
         let shutdown = self.attempt.shared.shutdown.clone();
         let stop = self.attempt.stop.clone();
+        if let Some(locked) = &self.attempt.state.lock {
+            self.filled = self.filled_into(locked.lock).await;
+        }
         while !shutdown.is_cancelled() && self.attempt.state.phase != Phase::Done {
             if !self.looked {
                 let look = tokio::select! {
@@ -164,8 +180,24 @@ impl<H: Host> ComposeRunner<H> {
         Ok(by_service(self.found().await?))
     }
 
+    /// The host's values that were filled into a kept lock. The file that they came from may have been changed since.
+    async fn filled_into(&self, lock: Digest) -> Option<HostVariables> {
+        let (files, compose) = (self.compose.files(&self.attempt.order), self.compose.clone());
+        let read = aside(LOCKS, move || {
+            Ok((files.text(lock)?, compose.host_variables().ok()))
+        });
+        let (text, now) = read.await.ok()?;
+        let key = &self.attempt.shared.identity.evidence_key;
+        let known = [self.filled.clone(), now].into_iter().flatten();
+        known.into_iter().find(|host| was_made_with(&text, host, key))
+    }
+
     /// What to do when a step did not work.
     async fn fail(&mut self, step: &Step, trouble: Trouble) -> Result<(), JournalError> {
+        let trouble = match trouble {
+            Trouble::Failed(failure) => Trouble::Failed(cleared(self.filled.as_ref(), &failure)),
+            journal @ Trouble::Journal(_) => journal,
+        };
         let failure = self.attempt.told(trouble)?;
         match self.attempt.state.phase {
             Phase::Restoring(_) => {

@@ -46,6 +46,10 @@ pub(super) trait HookAttempt<H: Host>: Send + Sync {
     fn attempt_mut(&mut self) -> &mut Attempt<H, Self::Manifest>;
     /// The containers that are there.
     fn present(&mut self) -> &mut Present;
+    /// A failure without what must not leave the host.
+    fn cleared(&self, failure: Failure) -> Failure {
+        failure
+    }
     /// The container to make, with everything around it made.
     fn container(
         &self,
@@ -137,7 +141,7 @@ async fn end<H: Host, A: HookAttempt<H>>(
         FailureCode::EngineTimeout => hook.direction == Direction::Forward,
         _ => false,
     };
-    let outcome = match outcome {
+    let mut outcome = match outcome {
         Ok(outcome) => outcome,
         Err(failure) if is_away(&failure) => return Err(failure.into()),
         Err(failure) => HookOutcome {
@@ -146,6 +150,7 @@ async fn end<H: Host, A: HookAttempt<H>>(
             failure: Some(cannot_run(hook, failure)),
         },
     };
+    outcome.failure = outcome.failure.map(|failure| runner.cleared(failure));
     let said = outcome
         .failure
         .as_ref()

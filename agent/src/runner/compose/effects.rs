@@ -16,7 +16,7 @@ use crate::{
     compose::{
         render::{self, tail},
         tool::Call,
-        variables::HostVariables,
+        variables::{HostVariables, NOT_SHOWN},
     },
     hanging::Hangs,
     health::{self, Watched},
@@ -74,6 +74,7 @@ impl<H: Host> ComposeRunner<H> {
         let made = timeout(RENDER, render::render(compose, &self.attempt.order, policy, key))
             .await
             .unwrap_or_else(|_| Err(unanswered("the file", Hangs)))?;
+        self.filled = Some(made.filled);
         borrowed::are_there(&self.attempt.shared.host, self.attempt.patience(), &made.borrowed).await?;
         let files = self.compose.files(&self.attempt.order);
         let bytes = made.bytes;
@@ -190,18 +191,22 @@ impl<H: Host> ComposeRunner<H> {
             deadline,
         };
         let said = self.compose.tool().call(call).await?;
-        let reader = self.compose.clone();
-        let host = tokio::task::spawn_blocking(move || reader.host_variables().unwrap_or_default())
-            .await
-            .map_err(internal)?;
-        let messages = host.redact(&said.messages);
+        let messages = match self.filled_into(lock).await {
+            Some(filled) => filled.redact(&said.messages),
+            None => NOT_SHOWN.to_owned(),
+        };
         for line in messages.lines().filter(|line| !line.trim().is_empty()) {
             self.attempt.log.say(line);
         }
         if said.success {
             return Ok(());
         }
-        Err(refusal(&messages).into())
+        let code = refusal(&said.messages).code;
+        Err(Failure {
+            code,
+            ..refusal(&messages)
+        }
+        .into())
     }
 
     fn watched(&self, found: &BTreeMap<ServiceName, crate::host::Listed>) -> Result<Vec<Watched>, Failure> {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{ComposeRunner, patiently};
 use crate::{
-    compose::{names::thing, resolved},
+    compose::{names::thing, resolved, variables::cleared},
     host::{Host, HostError, NewContainer, NewNetwork},
     journal::HookRef,
     labels,
@@ -153,6 +153,11 @@ impl<H: Host> HookAttempt<H> for ComposeRunner<H> {
 
     fn present(&mut self) -> &mut Present {
         &mut self.world.hooks
+    }
+
+    /// Its networks and volumes are called by what was filled in, and it may print what it was given.
+    fn cleared(&self, failure: Failure) -> Failure {
+        cleared(self.filled.as_ref(), &failure)
     }
 
     async fn container(&self, spec: &HookSpec, hook: &HookRef) -> Result<NewContainer, Failure> {

@@ -58,11 +58,17 @@ async fn place() -> (Place, tempfile::TempDir) {
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("password.txt"), "hunter22").unwrap();
     std::fs::create_dir(files.path().join("shared")).unwrap();
+    let env_file = files.path().join("host.env");
+    std::fs::write(
+        &env_file,
+        "SECRET_NETWORK=net-hunter22\nSECRET_FOLDER=/etc/hunter22\n",
+    )
+    .unwrap();
     let config = ComposeConfig {
         // tests/run runs these with Compose v2, too.
         program: std::env::var_os("SEALIFT_TEST_COMPOSE").map(Into::into),
         files_dir: Some(files.path().to_owned()),
-        ..ComposeConfig::default()
+        env_file: Some(env_file),
     };
     let place = Place::with_compose(1, None, Some(config)).await;
     assert!(
@@ -382,6 +388,24 @@ async fn r10_compose_refusals_on_engine_touch_nothing_and_orphans_go() {
         let finished = place.compose(manifest(borrowed, &old, &old)).await;
         assert_eq!(code(&finished), "CONTAINER_REJECTED", "{:?}", finished.failure);
         assert_eq!(place.inspected()["web"]["Id"], before["web"]["Id"]);
+    }
+
+    // Values of the host do not leave it, wherever they were filled in.
+    for (bad, wanted) in [
+        (
+            "services: { web: { image: NEXT, networks: [edge] } }\nnetworks: { edge: { external: true, name: '${SECRET_NETWORK}' } }",
+            "CONTAINER_REJECTED",
+        ),
+        (
+            "services: { web: { image: NEXT, volumes: ['${SECRET_FOLDER}:/d'] } }",
+            "HOST_POLICY",
+        ),
+    ] {
+        let finished = place.compose(manifest(bad, &old, &old)).await;
+        let failure = finished.failure.unwrap();
+        assert_eq!(failure.code, wanted, "{failure:?}");
+        let said = format!("{failure:?}");
+        assert!(said.contains("[hidden]") && !said.contains("hunter22"), "{said}");
     }
 
     // A service that the new file does not have goes.

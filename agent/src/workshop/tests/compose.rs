@@ -11,7 +11,7 @@ use crate::{
     journal::{Cause, LockRef},
 };
 
-/// A Compose that does `script` when it is asked for anything but its version.
+/// A Compose that does `script` when it is asked for anything but its version. Its owner's variables are not there.
 async fn compose(dir: &Path, script: &str) -> Compose {
     let program = dir.join("docker-compose");
     let text = format!("#!/bin/sh\n[ \"$*\" = 'version --short' ] && echo 2.30.0 && exit\n{script}\n");
@@ -19,6 +19,7 @@ async fn compose(dir: &Path, script: &str) -> Compose {
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let config = ComposeConfig {
         program: Some(program),
+        env_file: Some(dir.join("host.env")),
         ..ComposeConfig::default()
     };
     Compose::detect(config, dir, "unix:///nowhere.sock", None)
@@ -143,5 +144,26 @@ async fn r10_a_set_that_the_agent_knows_nothing_of_is_not_touched() {
     assert!(detail.contains("docker rm -f"), "{detail}");
     assert_eq!(running(&host), set(&[("web", "v1")]));
     assert!(!asked.exists(), "Compose was asked for nothing");
+    agent.down().await;
+}
+
+/// It may repeat what was filled into the lock.
+#[tokio::test]
+async fn t16_what_compose_says_is_not_shown_when_the_values_that_were_filled_in_are_not_known() {
+    let (host, dir) = (engine(), tempfile::tempdir().unwrap());
+    let compose = compose(dir.path(), "echo using hunter22 >&2").await;
+    let order = samples::compose_order(1, &[("web", "v1")]);
+    going_back(dir.path(), &compose.files(&order), &order).await;
+    let policy = HostPolicy::default();
+    let agent = Agent::start_on(&host, dir.path(), &samples::clock(), policy, Some(compose)).await;
+    let mut logs = agent.workshop.take_logs().unwrap();
+    within(Duration::from_mins(1), || !agent.workshop.is_busy()).await;
+    let finished = agent.finished(&order).unwrap();
+    assert_eq!(code(&finished), "UNHEALTHY", "{finished:?}");
+    let said: Vec<_> = std::iter::from_fn(|| logs.try_recv().ok())
+        .map(|line| format!("{line:?}"))
+        .collect();
+    let has = |text: &str| said.iter().any(|line| line.contains(text));
+    assert!(has("[not shown") && !has("hunter22"), "{said:?}");
     agent.down().await;
 }
