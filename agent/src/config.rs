@@ -1,6 +1,8 @@
 //! Settings of the agent: a TOML file, environment variables (`SEALIFT_AGENT_*`) over it, flags over both, and `DOCKER_HOST` below
 //! all of them. Unknown names are refused, and everything is checked before anything starts.
 
+mod compose;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Component, Path, PathBuf},
@@ -16,6 +18,8 @@ use crate::{
     program::UpdatePolicy,
     prune::PrunePolicy,
 };
+
+pub use compose::{ComposeSettings, HostFilesSettings};
 
 /// Largest settings file.
 const FILE_BYTES: u64 = 64 * 1024;
@@ -57,19 +61,6 @@ pub struct UpdateSettings {
     pub oldest: Option<String>,
     /// The one target that may exchange the program, `environment/name`. Default: the first that did.
     pub target: Option<String>,
-}
-
-/// Section `[compose]`. Only the file has it: it belongs to whoever runs the host.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ComposeSettings {
-    /// The program: `docker` (for its plug-in) or `docker-compose`, by absolute path. Default: what is found.
-    pub program: Option<PathBuf>,
-    /// Folder in which the relative paths of compose files are looked up: secrets, configs, `env_file`s, mounts. Services may mount
-    /// what is in it. Default: none, and compose files with relative paths are refused.
-    pub files_dir: Option<PathBuf>,
-    /// File of `NAME=value` lines that Compose fills in beside the environment's variables. Its values never leave the host.
-    pub env_file: Option<PathBuf>,
 }
 
 /// Section `[prune]`. Only the file has it: it belongs to whoever runs the host.
@@ -242,11 +233,7 @@ impl Settings {
                 format: self.log.format.or(below.log.format),
             },
             policy: self.policy.over(below.policy),
-            compose: ComposeSettings {
-                program: self.compose.program.or(below.compose.program),
-                files_dir: self.compose.files_dir.or(below.compose.files_dir),
-                env_file: self.compose.env_file.or(below.compose.env_file),
-            },
+            compose: self.compose.over(below.compose),
             prune: PruneSettings {
                 enabled: self.prune.enabled.or(below.prune.enabled),
                 keep_last: self.prune.keep_last.or(below.prune.keep_last),
@@ -322,33 +309,6 @@ impl Settings {
             docker_config_file: self.engine.docker_config_file,
             log_level: self.log.level.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log.format.unwrap_or_default(),
-        })
-    }
-}
-
-impl ComposeSettings {
-    fn check(self, state_dir: &Path) -> Result<ComposeConfig, ConfigError> {
-        for (name, path) in [
-            ("compose.program", &self.program),
-            ("compose.files_dir", &self.files_dir),
-            ("compose.env_file", &self.env_file),
-        ] {
-            let problem = match path {
-                Some(path) if !path.is_absolute() => "must be an absolute path",
-                Some(path) if path.starts_with(state_dir) || state_dir.starts_with(path) => {
-                    "must not share anything with state_dir"
-                }
-                _ => continue,
-            };
-            return Err(ConfigError::Invalid {
-                name,
-                problem: problem.to_owned(),
-            });
-        }
-        Ok(ComposeConfig {
-            program: self.program,
-            files_dir: self.files_dir,
-            env_file: self.env_file,
         })
     }
 }

@@ -13,11 +13,12 @@ pub mod tool;
 pub mod variables;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
-use sealift_common::{compose_manifest::ComposeManifest, order::Order, variables::Variables};
+use sealift_common::{compose_manifest::ComposeManifest, name::Name, order::Order, variables::Variables};
 
 use crate::labels;
 use files::ProjectFiles;
@@ -32,10 +33,26 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub struct ComposeConfig {
     /// The program to use instead of the one that is found.
     pub program: Option<PathBuf>,
+    /// What the host's owner gives to Compose.
+    pub usual: HostFiles,
+    /// `compose.environments`: what holds for orders of these environments in place of it.
+    pub environments: BTreeMap<Name, HostFiles>,
+}
+
+/// What the host's owner gives to Compose, secrets among it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostFiles {
     /// Where the relative paths of compose files are looked up.
     pub files_dir: Option<PathBuf>,
     /// Variables of this host, as `NAME=value` lines. Their values never leave it.
     pub env_file: Option<PathBuf>,
+}
+
+impl ComposeConfig {
+    /// What is given for orders of an environment.
+    pub fn of(&self, environment: &Name) -> &HostFiles {
+        self.environments.get(environment).unwrap_or(&self.usual)
+    }
 }
 
 /// The host's Compose with everything that it is called with.
@@ -71,9 +88,9 @@ impl Compose {
         self.tool.version()
     }
 
-    /// The folder in which the relative paths of compose files are looked up, if the host's owner has set one aside.
-    pub fn files_dir(&self) -> Option<&Path> {
-        self.config.files_dir.as_deref()
+    /// The folder in which the relative paths of compose files of an environment are looked up, if the host's owner has set one aside.
+    pub fn files_dir(&self, environment: &Name) -> Option<&Path> {
+        self.config.of(environment).files_dir.as_deref()
     }
 
     /// The files of the project of an order.
@@ -86,9 +103,10 @@ impl Compose {
         )
     }
 
-    /// Reads the host's variables. Blocks.
-    pub fn host_variables(&self) -> Result<HostVariables, HostVariablesError> {
+    /// Reads the host's variables for an environment. Blocks.
+    pub fn host_variables(&self, environment: &Name) -> Result<HostVariables, HostVariablesError> {
         self.config
+            .of(environment)
             .env_file
             .as_deref()
             .map_or_else(|| Ok(HostVariables::default()), HostVariables::read)

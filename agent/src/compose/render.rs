@@ -52,8 +52,8 @@ pub async fn render(
     policy: &HostPolicy,
     key: &SigningKey,
 ) -> Result<Lock, Failure> {
-    let reader = compose.clone();
-    let host = tokio::task::spawn_blocking(move || reader.host_variables())
+    let (reader, environment) = (compose.clone(), order.environment.clone());
+    let host = tokio::task::spawn_blocking(move || reader.host_variables(&environment))
         .await
         .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?
         .map_err(|error| rejected(error.to_string()))?;
@@ -108,7 +108,7 @@ async fn render_with(
         .with_detail(error.to_string())
     })?;
     let base = compose
-        .files_dir()
+        .files_dir(&order.environment)
         .map_or_else(|| folder.join("empty"), Path::to_owned);
     stay(&base, files_of(&document)).await?;
     let mut arguments: Vec<std::ffi::OsString> = vec!["-p".into(), labels::compose_project(order).into()];
@@ -205,7 +205,10 @@ pub async fn judge(
     policy: &HostPolicy,
     model: Value,
 ) -> Result<Vec<Allowance>, Failure> {
-    let (policy, files_dir) = (policy.clone(), compose.files_dir().map(ToOwned::to_owned));
+    let (policy, files_dir) = (
+        policy.clone(),
+        compose.files_dir(&order.environment).map(ToOwned::to_owned),
+    );
     let (active, own) = (active(&order.manifest), labels::target_prefix(order.target_id));
     tokio::task::spawn_blocking(move || policy.check_model(&model, &active, files_dir.as_deref(), &own))
         .await

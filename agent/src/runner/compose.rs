@@ -182,9 +182,11 @@ impl<H: Host> ComposeRunner<H> {
 
     /// The host's values that were filled into a kept lock. The file that they came from may have been changed since.
     async fn filled_into(&self, lock: Digest) -> Option<HostVariables> {
-        let (files, compose) = (self.compose.files(&self.attempt.order), self.compose.clone());
+        let (order, compose) = (&self.attempt.order, self.compose.clone());
+        let (files, environment) = (compose.files(order), order.environment.clone());
         let read = aside(LOCKS, move || {
-            Ok((files.text(lock)?, compose.host_variables().ok()))
+            let now = compose.host_variables(&environment).ok();
+            Ok((files.text(lock)?, now))
         });
         let (text, now) = read.await.ok()?;
         let key = &self.attempt.shared.identity.evidence_key;

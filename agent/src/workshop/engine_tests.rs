@@ -24,7 +24,12 @@ use tokio::time::{Instant, timeout};
 use sealift_common::order::TargetBinding;
 
 use super::*;
-use crate::{bindings::Bindings, compose::ComposeConfig, host::docker::DockerHost, samples};
+use crate::{
+    bindings::Bindings,
+    compose::{ComposeConfig, HostFiles},
+    host::docker::DockerHost,
+    samples,
+};
 
 const EVIDENCE_SEED: [u8; 32] = [9; 32];
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -107,8 +107,8 @@ impl<H: Host> ComposeRunner<H> {
         if spec.variables.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let reader = self.compose.clone();
-        let host = tokio::task::spawn_blocking(move || reader.host_variables())
+        let (reader, environment) = (self.compose.clone(), self.attempt.order.environment.clone());
+        let host = tokio::task::spawn_blocking(move || reader.host_variables(&environment))
             .await
             .map_err(internal)?
             .map_err(internal)?;

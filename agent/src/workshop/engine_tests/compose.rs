@@ -64,11 +64,23 @@ async fn place() -> (Place, tempfile::TempDir) {
         "SECRET_NETWORK=net-hunter22\nSECRET_FOLDER=/etc/hunter22\n",
     )
     .unwrap();
+    let production = HostFiles {
+        env_file: Some(files.path().join("production.env")),
+        ..HostFiles::default()
+    };
+    std::fs::write(
+        files.path().join("production.env"),
+        "PRODUCTION_PASSWORD=hunter23\n",
+    )
+    .unwrap();
     let config = ComposeConfig {
         // tests/run runs these with Compose v2, too.
         program: std::env::var_os("SEALIFT_TEST_COMPOSE").map(Into::into),
-        files_dir: Some(files.path().to_owned()),
-        env_file: Some(env_file),
+        usual: HostFiles {
+            files_dir: Some(files.path().to_owned()),
+            env_file: Some(env_file),
+        },
+        environments: [("production".parse().unwrap(), production)].into(),
     };
     let place = Place::with_compose(1, None, Some(config)).await;
     assert!(
@@ -335,6 +347,8 @@ async fn r10_compose_refusals_on_engine_touch_nothing_and_orphans_go() {
         ("network_mode: bridge", "HOST_POLICY"),
         ("security_opt: ['no-new-privileges:false']", "HOST_POLICY"),
         ("environment: { A: '${NOWHERE}' }", "COMPOSE_REJECTED"),
+        // Of another environment than the order's.
+        ("environment: { A: '${PRODUCTION_PASSWORD}' }", "COMPOSE_REJECTED"),
         ("no_such_key: 1", "COMPOSE_REJECTED"),
     ] {
         let bad = format!("services: {{ web: {{ image: NEXT, {bad} }} }}");

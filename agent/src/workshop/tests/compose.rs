@@ -6,7 +6,7 @@ use sealift_common::compose_manifest::ComposeManifest;
 
 use super::*;
 use crate::{
-    compose::{ComposeConfig, files::ProjectFiles},
+    compose::{ComposeConfig, HostFiles, files::ProjectFiles},
     host::NewContainer,
     journal::{Cause, LockRef},
 };
@@ -19,7 +19,10 @@ async fn compose(dir: &Path, script: &str) -> Compose {
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let config = ComposeConfig {
         program: Some(program),
-        env_file: Some(dir.join("host.env")),
+        usual: HostFiles {
+            env_file: Some(dir.join("host.env")),
+            ..HostFiles::default()
+        },
         ..ComposeConfig::default()
     };
     Compose::detect(config, dir, "unix:///nowhere.sock", None)
