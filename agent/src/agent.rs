@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     bindings::Bindings,
-    compose::Compose,
+    compose::Search,
     config::Config,
     connect::{Dice, Finish, Line, Notice, Notices},
     credentials::Credentials,
@@ -153,13 +153,12 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
     let serial = Arc::clone(&credentials);
     let tracker = TaskTracker::new();
     let work_stop = CancellationToken::new();
-    let compose = Compose::detect(
+    let compose = Search::new(
         config.compose,
         &config.state_dir,
         &config.engine_socket,
         config.docker_config_file.as_deref(),
-    )
-    .await;
+    );
     let workshop = Workshop::start(WorkshopParts {
         host,
         state_dir: config.state_dir,
@@ -172,7 +171,7 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
             spiffe_id: SpiffeId::agent(identity.tenant.clone(), identity.agent_id),
             certificate_serial: Box::new(move || serial.serial()),
         },
-        compose,
+        compose: Some(compose),
         policy: config.policy,
         prune: config.prune,
         program: ProgramParts {

@@ -1,13 +1,16 @@
 //! Workshop: everything below the session. Takes orders, checks them, writes them down and has them carried out: one attempt at
 //! a time per target, several targets side by side.
 
+mod active;
 mod carry;
 mod check;
 mod exchange;
 mod identity;
 mod known;
+mod search;
 mod work;
 
+use active::{Active, ActiveGuard};
 use carry::{capabilities, run_to_end};
 use check::Checked;
 pub(crate) use check::{PATHS_ANSWER, trusted, unanswered};
@@ -41,7 +44,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     assignments::Act,
     clock_offset,
-    compose::Compose,
+    compose::{Compose, Search},
     facts,
     hanging::Hanging,
     host::{Host, HostError},
@@ -64,20 +67,6 @@ use crate::{
 /// Observations that wait for the session.
 const OBSERVATIONS: usize = 64;
 
-/// Takes the entry of an attempt away when nothing carries it out any more, however that came about.
-struct ActiveGuard<H> {
-    shared: Arc<Shared<H>>,
-    key: AttemptKey,
-}
-
-impl<H> Drop for ActiveGuard<H> {
-    fn drop(&mut self) {
-        lock(&self.shared.active).remove(&self.key);
-        // Whoever should have taken the turn that was kept for it has not.
-        drop(self.shared.program.kept_turn(self.key));
-    }
-}
-
 /// What a workshop is made of.
 pub struct WorkshopParts<H> {
     /// The engine.
@@ -88,8 +77,8 @@ pub struct WorkshopParts<H> {
     pub clock: Arc<dyn Clock>,
     /// Who the agent is.
     pub identity: AgentIdentity,
-    /// The host's Compose, if it has one.
-    pub compose: Option<Compose>,
+    /// Where the host's Compose is looked for, if that is to be used.
+    pub compose: Option<Search>,
     /// What orders may ask of the host.
     pub policy: HostPolicy,
     /// When images are taken away.
@@ -120,7 +109,8 @@ pub(crate) struct Shared<H> {
     pub(crate) stickers: Stickers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) identity: AgentIdentity,
-    pub(crate) compose: Option<Arc<Compose>>,
+    /// The host's Compose, as soon as it is found.
+    pub(crate) compose: watch::Sender<Option<Arc<Compose>>>,
     pub(crate) policy: HostPolicy,
     pub(crate) prune: PrunePolicy,
     pub(crate) program: Program,
@@ -138,13 +128,6 @@ pub(crate) struct Shared<H> {
     pub(crate) images: tokio::sync::RwLock<()>,
     logs: mpsc::Sender<LogRecord>,
     active: Mutex<BTreeMap<AttemptKey, Active>>,
-}
-
-struct Active {
-    target: TargetId,
-    order: Digest,
-    stop: CancellationToken,
-    gap: Gap,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -256,10 +239,14 @@ impl<H: Host> Workshop<H> {
         let (log_sender, log_feed) = mpsc::channel(logs::QUEUE);
         let (observation_sender, observation_feed) = mpsc::channel(OBSERVATIONS);
         let (acts, asked) = mpsc::channel(work::ACTS);
+        let compose = match &parts.compose {
+            Some(search) => search.look().await,
+            None => None,
+        };
         let program = Program::new(Files::new(&parts.state_dir), parts.program);
         let facts = AgentFacts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: capabilities(parts.compose.as_ref(), &program),
+            capabilities: capabilities(compose.as_ref(), &program),
             hostname: parts.hostname,
             ..AgentFacts::default()
         };
@@ -268,7 +255,7 @@ impl<H: Host> Workshop<H> {
             stickers: Stickers::new(&parts.state_dir),
             clock: parts.clock,
             identity: parts.identity,
-            compose: parts.compose.map(Arc::new),
+            compose: watch::Sender::new(compose.map(Arc::new)),
             policy: parts.policy,
             prune: parts.prune,
             program,
@@ -307,6 +294,9 @@ impl<H: Host> Workshop<H> {
         }
         let act = work::act(Arc::downgrade(&workshop), shared.shutdown.clone(), asked);
         parts.tracker.spawn(act);
+        if let Some(search) = parts.compose {
+            parts.tracker.spawn(search::run(shared.clone(), search));
+        }
         parts.tracker.spawn(observe::watch_events(shared.clone()));
         parts.tracker.spawn(prune::run(shared.clone()));
         parts.tracker.spawn(observe::run(shared, observation_sender));

@@ -59,30 +59,45 @@ impl ComposeConfig {
 #[derive(Debug, Clone)]
 pub struct Compose {
     tool: Tool,
+    search: Search,
+}
+
+/// Where the host's Compose is looked for, and what it is then called with.
+#[derive(Debug, Clone)]
+pub struct Search {
     config: ComposeConfig,
     root: PathBuf,
     engine_socket: String,
     docker_config: Option<PathBuf>,
 }
 
-impl Compose {
-    /// Looks for a Compose on this host; `None` when there is none that works.
-    pub async fn detect(
+impl Search {
+    /// For an agent with these settings.
+    pub fn new(
         config: ComposeConfig,
         state_dir: &Path,
         engine_socket: &str,
         docker_config_file: Option<&Path>,
-    ) -> Option<Self> {
-        let tool = Tool::detect(config.program.as_deref()).await?;
-        Some(Self {
-            tool,
+    ) -> Self {
+        Self {
             config,
             root: state_dir.join("compose"),
             engine_socket: engine_socket.to_owned(),
             docker_config: docker_config_file.and_then(Path::parent).map(Path::to_owned),
-        })
+        }
     }
 
+    /// Looks once; `None` when there is none that works now.
+    pub async fn look(&self) -> Option<Compose> {
+        let tool = Tool::detect(self.config.program.as_deref()).await?;
+        Some(Compose {
+            tool,
+            search: self.clone(),
+        })
+    }
+}
+
+impl Compose {
     /// The program's version.
     pub fn version(&self) -> &str {
         self.tool.version()
@@ -90,14 +105,15 @@ impl Compose {
 
     /// The folder in which the relative paths of compose files of an environment are looked up, if the host's owner has set one aside.
     pub fn files_dir(&self, environment: &Name) -> Option<&Path> {
-        self.config.of(environment).files_dir.as_deref()
+        self.search.config.of(environment).files_dir.as_deref()
     }
 
     /// The files of the project of an order.
     pub fn files(&self, order: &Order<ComposeManifest>) -> ProjectFiles {
         let target = format!("{}.{}", order.target, order.environment);
         ProjectFiles::new(
-            self.root
+            self.search
+                .root
                 .join(target)
                 .join(labels::project_slug(&order.release.project)),
         )
@@ -105,7 +121,8 @@ impl Compose {
 
     /// Reads the host's variables for an environment. Blocks.
     pub fn host_variables(&self, environment: &Name) -> Result<HostVariables, HostVariablesError> {
-        self.config
+        self.search
+            .config
             .of(environment)
             .env_file
             .as_deref()
@@ -128,10 +145,11 @@ impl Compose {
             ("PATH".into(), PATH.into()),
             ("HOME".into(), home.into()),
             ("LANG".into(), "C.UTF-8".into()),
-            ("DOCKER_HOST".into(), self.engine_socket.clone().into()),
+            ("DOCKER_HOST".into(), self.search.engine_socket.clone().into()),
         ];
         environment.extend(
-            self.docker_config
+            self.search
+                .docker_config
                 .as_ref()
                 .map(|folder| ("DOCKER_CONFIG".into(), folder.into())),
         );

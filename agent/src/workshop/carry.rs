@@ -8,7 +8,7 @@ use sealift_common::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::{Shared, search};
 use crate::{
     compose::Compose,
     host::Host,
@@ -46,6 +46,14 @@ async fn carry<H: Host>(
             .run()
             .await;
     }
+    // Before the turn is taken: this wait may be long, and must not keep the agent's program from being exchanged.
+    let compose = match order.manifest {
+        AnyManifest::ComposeHost(_) => match search::found(shared).await {
+            Some(compose) => Some(compose),
+            None => return rest(shared, key, records).await,
+        },
+        AnyManifest::DockerHost(_) | AnyManifest::AgentHost(_) => None,
+    };
     // While the agent's program is exchanged nothing else begins; what is under way is waited for.
     let _turn = tokio::select! {
         turn = shared.program.share() => turn,
@@ -56,14 +64,11 @@ async fn carry<H: Host>(
             .run()
             .await;
     }
-    if let (Some(order), Some(compose)) = (order.narrow(AnyManifest::compose), shared.compose.clone()) {
+    if let (Some(order), Some(compose)) = (order.narrow(AnyManifest::compose), compose) {
         return ComposeRunner::new(shared.clone(), compose, key, order, digest, records, stop.clone())
             .run()
             .await;
     }
-    // Only what this agent can do is accepted; what is under way waits until the host has its Compose again.
-    let lost = "an attempt under way needs Compose, which this host has no more: install it, then start the agent again";
-    shared.set_condition(ConditionCode::AgentState, "attempt", Some(lost));
     Ok(())
 }
 

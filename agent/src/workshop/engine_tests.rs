@@ -24,12 +24,7 @@ use tokio::time::{Instant, timeout};
 use sealift_common::order::TargetBinding;
 
 use super::*;
-use crate::{
-    bindings::Bindings,
-    compose::{ComposeConfig, HostFiles},
-    host::docker::DockerHost,
-    samples,
-};
+use crate::{bindings::Bindings, compose::ComposeConfig, host::docker::DockerHost, samples};
 
 const EVIDENCE_SEED: [u8; 32] = [9; 32];
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -153,13 +148,10 @@ impl Place {
             })
             .collect();
         let socket = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "/var/run/docker.sock".to_owned());
-        let compose = match compose {
-            Some(config) => {
-                let socket = format!("unix://{}", socket.trim_start_matches("unix://"));
-                Compose::detect(config, dir.path(), &socket, None).await
-            }
-            None => None,
-        };
+        let compose = compose.map(|config| {
+            let socket = format!("unix://{}", socket.trim_start_matches("unix://"));
+            Search::new(config, dir.path(), &socket, None)
+        });
         let shutdown = CancellationToken::new();
         let tracker = TaskTracker::new();
         let agent_id = AgentId::from(random());

@@ -59,7 +59,7 @@ impl Agent {
         dir: &Path,
         clock: &TestClock,
         policy: HostPolicy,
-        compose: Option<Compose>,
+        compose: Option<Search>,
     ) -> Self {
         let shutdown = CancellationToken::new();
         let tracker = TaskTracker::new();

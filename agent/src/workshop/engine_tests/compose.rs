@@ -9,6 +9,7 @@ use sealift_common::{
 use serde_json::Value;
 
 use super::*;
+use crate::compose::HostFiles;
 
 mod hooks;
 mod kept;
@@ -84,7 +85,7 @@ async fn place() -> (Place, tempfile::TempDir) {
     };
     let place = Place::with_compose(1, None, Some(config)).await;
     assert!(
-        place.workshop.shared.compose.is_some(),
+        place.workshop.shared.compose.borrow().is_some(),
         "no Compose: tests/run installs docker-compose"
     );
     (place, files)
