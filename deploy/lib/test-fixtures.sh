@@ -43,13 +43,18 @@ fixtures_image() {
 
 # Images of our registry are ours, and so is every container made from one; a test should have removed its own.
 fixtures_clear_engine() {
-  local registry=$1 left images
+  local registry=$1 left names
   left=$(timeout 30 docker ps --all --no-trunc --format '{{.ID}} {{.Image}} {{.Names}}' | grep -F " $registry/" || true)
   if [[ -n $left ]]; then
     say "warning: tests left containers behind, removing them:"
     say "$left"
     cut -d' ' -f1 <<<"$left" | xargs timeout 60 docker rm --force --volumes >/dev/null
   fi
-  images=$(timeout 30 docker images --format '{{.Repository}} {{.ID}}' | awk -v r="$registry/" 'index($1, r) == 1 { print $2 }' | sort -u)
-  [[ -z $images ]] || xargs timeout 120 docker rmi --force <<<"$images" >/dev/null
+  # By name: other test runs on this machine have images of the same content, which are theirs.
+  names=$(timeout 30 docker images --digests --format '{{.Repository}} {{.Tag}} {{.Digest}}' | awk -v r="$registry/" 'index($1, r) == 1 {
+    if ($2 != "<none>") print $1 ":" $2
+    if ($3 != "<none>") print $1 "@" $3
+  }' | sort -u)
+  # The last tag takes the digest with it.
+  [[ -z $names ]] || xargs timeout 120 docker rmi <<<"$names" >/dev/null 2>&1 || true
 }
