@@ -214,7 +214,7 @@ impl Bed {
         self.online().await?;
         eventually("no drift is open", async || {
             let listed = self.system.json(&["drift", "list"]).await?;
-            Ok(listed["drift"].as_array().is_none().then_some(()))
+            Ok(listed["drift"].as_array().is_none_or(Vec::is_empty).then_some(()))
         })
         .await?;
         // A job that does not end keeps the lane occupied.
