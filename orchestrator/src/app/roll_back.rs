@@ -148,6 +148,8 @@ async fn must_say_which(
 /// the release that is active. When that cannot even begin, the job ends with the failure and says so.
 pub async fn undo_job(core: &Core, tx: &mut Tx, job: &Job, failure: &Failure) -> Result<(), ApiError> {
     let now = core.clock.now();
+    // As `roll_back` does it, which may come for the same job: the lane first, then the job.
+    tx.lock_lane(job.environment_id).await?;
     let environment = tx
         .environment(job.tenant_id, job.environment_id)
         .await?
