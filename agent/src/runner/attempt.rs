@@ -24,8 +24,8 @@ use super::{
 use crate::{
     host::Host,
     journal::{
-        AttemptKey, AttemptState, Baseline, Cause, Ending, Journal, JournalError, MOST_RESTORE_STARTS, Phase,
-        Record, ReportDraft, Write, steps,
+        AttemptKey, AttemptState, Baseline, Cause, Ending, Journal, JournalError, MOST_RESTORE_STARTS,
+        OldContainer, Phase, Record, ReportDraft, Write, steps,
     },
     kill, labels,
     logs::AttemptLog,
@@ -157,6 +157,16 @@ impl<H: Host, M: Described> Attempt<H, M> {
         }
         let at = self.now();
         self.write(Record::Pulled { at }, Vec::new()).await
+    }
+
+    /// What runs before the attempt touches anything; from here on it may be touched.
+    pub(super) async fn note_prepared(&mut self, old: Vec<OldContainer>) -> Result<(), JournalError> {
+        kill::at("old_saved");
+        let at = self.now();
+        kill::at("switch_journalled.before");
+        self.write(Record::Prepared { at, old }, Vec::new()).await?;
+        kill::at("switch_journalled");
+        Ok(())
     }
 
     /// Whether nothing says that the project was deployed here before: neither the journal, nor a sticker, nor a container.

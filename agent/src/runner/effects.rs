@@ -13,7 +13,7 @@ use sealift_common::{
 use super::{Done, Runner, Trouble, borrowed, hooks, is_up, patiently, pull::bring};
 use crate::{
     host::{Host, NewContainer, NewNetwork},
-    journal::{OldContainer, OldOfCompose, Record},
+    journal::{OldContainer, OldOfCompose},
     kill, labels,
     policy::Borrowed,
     proof,
@@ -267,7 +267,6 @@ impl<H: Host> Runner<H> {
     /// Looks at the old set; what is written down here is what a restore goes back to.
     async fn prepare(&mut self) -> Done {
         let old = self.capture().await?;
-        kill::at("old_saved");
         for one in &old {
             let seen = Seen {
                 id: one.id.clone(),
@@ -276,13 +275,7 @@ impl<H: Host> Runner<H> {
             };
             self.world.old.insert(one.id.clone(), seen);
         }
-        let at = self.attempt.now();
-        kill::at("switch_journalled.before");
-        self.attempt
-            .write(Record::Prepared { at, old }, Vec::new())
-            .await?;
-        kill::at("switch_journalled");
-        Ok(())
+        Ok(self.attempt.note_prepared(old).await?)
     }
 
     /// The engine's networks on which the new set takes the old one's place.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::{ComposeRunner, effects::up, patiently};
 use crate::{
     host::{Host, Inspected},
-    journal::{LockRef, Locked, OldContainer, OldOfCompose, Record},
+    journal::{LockRef, Locked, OldContainer, OldOfCompose},
     kill, labels, proof,
     runner::{
         Done, Trouble, internal, is_up,
@@ -98,14 +98,7 @@ impl<H: Host> ComposeRunner<H> {
                 },
             });
         }
-        kill::at("old_saved");
-        let at = self.attempt.now();
-        kill::at("switch_journalled.before");
-        self.attempt
-            .write(Record::Prepared { at, old }, Vec::new())
-            .await?;
-        kill::at("switch_journalled");
-        Ok(())
+        Ok(self.attempt.note_prepared(old).await?)
     }
 
     /// How often the engine had restarted a container before this attempt touched anything. It counts from 0 again for one that
