@@ -109,8 +109,8 @@ pub(crate) struct Shared<H> {
     pub(crate) stickers: Stickers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) identity: AgentIdentity,
-    /// The host's Compose, as soon as it is found.
-    pub(crate) compose: watch::Sender<Option<Arc<Compose>>>,
+    /// The host's Compose; missing until it is found.
+    pub(crate) compose: watch::Sender<Arc<Compose>>,
     pub(crate) policy: HostPolicy,
     pub(crate) prune: PrunePolicy,
     pub(crate) program: Program,
@@ -241,12 +241,12 @@ impl<H: Host> Workshop<H> {
         let (acts, asked) = mpsc::channel(work::ACTS);
         let compose = match &parts.compose {
             Some(search) => search.look().await,
-            None => None,
+            None => Compose::default(),
         };
         let program = Program::new(Files::new(&parts.state_dir), parts.program);
         let facts = AgentFacts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: capabilities(compose.as_ref(), &program),
+            capabilities: capabilities(&compose, &program),
             hostname: parts.hostname,
             ..AgentFacts::default()
         };
@@ -255,7 +255,7 @@ impl<H: Host> Workshop<H> {
             stickers: Stickers::new(&parts.state_dir),
             clock: parts.clock,
             identity: parts.identity,
-            compose: watch::Sender::new(compose.map(Arc::new)),
+            compose: watch::Sender::new(Arc::new(compose)),
             policy: parts.policy,
             prune: parts.prune,
             program,

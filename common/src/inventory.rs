@@ -249,6 +249,8 @@ pub struct Agent {
     pub created_at: DateTime<Utc>,
     /// When it was last heard.
     pub last_seen_at: Option<DateTime<Utc>>,
+    /// When the session began in which it was last heard.
+    pub connected_at: Option<DateTime<Utc>>,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
 }

@@ -18,7 +18,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sealift_common::{compose_manifest::ComposeManifest, name::Name, order::Order, variables::Variables};
+use sealift_common::{
+    compose_manifest::ComposeManifest,
+    failure::{Failure, FailureCode},
+    name::Name,
+    order::Order,
+    variables::Variables,
+};
 
 use crate::labels;
 use files::ProjectFiles;
@@ -55,15 +61,16 @@ impl ComposeConfig {
     }
 }
 
-/// The host's Compose with everything that it is called with.
-#[derive(Debug, Clone)]
+/// The host's Compose with everything that it is called with. It may be missing: then only the files that the agent keeps are there,
+/// and whatever Compose would have to do fails.
+#[derive(Debug, Clone, Default)]
 pub struct Compose {
-    tool: Tool,
+    tool: Option<Tool>,
     search: Search,
 }
 
 /// Where the host's Compose is looked for, and what it is then called with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Search {
     config: ComposeConfig,
     root: PathBuf,
@@ -87,20 +94,25 @@ impl Search {
         }
     }
 
-    /// Looks once; `None` when there is none that works now.
-    pub async fn look(&self) -> Option<Compose> {
-        let tool = Tool::detect(self.config.program.as_deref()).await?;
-        Some(Compose {
-            tool,
+    /// Looks once; it is missing when there is none that works now.
+    pub async fn look(&self) -> Compose {
+        Compose {
+            tool: Tool::detect(self.config.program.as_deref()).await,
             search: self.clone(),
-        })
+        }
     }
 }
 
 impl Compose {
-    /// The program's version.
-    pub fn version(&self) -> &str {
-        self.tool.version()
+    /// The program.
+    pub fn tool(&self) -> Result<&Tool, Failure> {
+        let missing = || Failure::new(FailureCode::ComposeUnavailable, "this host has no Compose now");
+        self.tool.as_ref().ok_or_else(missing)
+    }
+
+    /// Whether there is no program.
+    pub const fn is_missing(&self) -> bool {
+        self.tool.is_none()
     }
 
     /// The folder in which the relative paths of compose files of an environment are looked up, if the host's owner has set one aside.
@@ -127,11 +139,6 @@ impl Compose {
             .env_file
             .as_deref()
             .map_or_else(|| Ok(HostVariables::default()), HostVariables::read)
-    }
-
-    /// The program.
-    pub const fn tool(&self) -> &Tool {
-        &self.tool
     }
 
     /// The program's whole environment: nothing of the agent's own.

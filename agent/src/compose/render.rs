@@ -87,7 +87,7 @@ async fn render_with(
         return Err(rejected("the order has other hooks than its file"));
     }
     let document = hosted::document(&manifest.document).map_err(|error| rejected(error.to_string()))?;
-    let pins = overlay(order, &document, compose.tool().replaces_entries()).to_string();
+    let pins = overlay(order, &document, compose.tool()?.replaces_entries()).to_string();
     let files = compose.files(order);
     let stage = files.clone();
     let text = manifest.document.clone().into_bytes();
@@ -132,7 +132,7 @@ async fn render_with(
         arguments,
         deadline: DEADLINE,
     };
-    let said = compose.tool().call(call).await?;
+    let said = compose.tool()?.call(call).await?;
     if !said.success {
         return Err(rejected("the host's Compose refuses the file").with_detail(tail(&said.messages)));
     }

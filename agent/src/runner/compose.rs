@@ -197,8 +197,11 @@ impl<H: Host> ComposeRunner<H> {
     /// What to do when a step did not work.
     async fn fail(&mut self, step: &Step, trouble: Trouble) -> Result<(), JournalError> {
         let trouble = match trouble {
-            Trouble::Failed(failure) => Trouble::Failed(cleared(self.filled.as_ref(), &failure)),
-            journal @ Trouble::Journal(_) => journal,
+            // What is said of the program itself repeats nothing that was filled in.
+            Trouble::Failed(failure) if failure.code != FailureCode::ComposeUnavailable => {
+                Trouble::Failed(cleared(self.filled.as_ref(), &failure))
+            }
+            other => other,
         };
         let failure = self.attempt.told(trouble)?;
         match self.attempt.state.phase {
@@ -227,7 +230,9 @@ impl<H: Host> ComposeRunner<H> {
             self.looked = false;
             return;
         }
-        if self.attempt.try_again(step).await {
+        // A Compose that is missing was waited for already.
+        let is_in_vain = failure.code == FailureCode::ComposeUnavailable && self.compose.is_missing();
+        if !is_in_vain && self.attempt.try_again(step).await {
             return;
         }
         if let Step::Hook(step) = step {

@@ -39,7 +39,7 @@ use followers::Followers;
 
 /// How long the engine may be away while going forward, and while going back.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(30);
-const RESTORE_PATIENCE: Duration = Duration::from_mins(10);
+pub(crate) const RESTORE_PATIENCE: Duration = Duration::from_mins(10);
 /// How often an effect of a restore is tried although the engine refuses it: for half a minute, as nothing may run meanwhile and
 /// whoever gives up leaves it to a person.
 const RESTORE_TRIES: u32 = 10;

@@ -92,6 +92,15 @@ impl Step {
     }
 }
 
+/// Whether what is left of an attempt can ask something of Compose. Pure.
+pub fn needs_compose(state: &AttemptState, wanted: Wanted) -> bool {
+    match state.phase {
+        Phase::Ended(_) | Phase::Done => false,
+        Phase::Restoring(_) => state.old.is_some() && !state.is_poison(),
+        _ => state.old.is_some() || super::turned_back(state, wanted).is_none(),
+    }
+}
+
 /// The next step. Pure.
 pub fn next(manifest: &ComposeManifest, state: &AttemptState, wanted: Wanted, world: &World) -> Step {
     if let Some(cause) = super::turned_back(state, wanted) {
@@ -262,6 +271,7 @@ mod tests {
     ) -> Vec<Step> {
         let mut records = vec![samples::accepted(at(0))];
         let (mut world, mut steps) = (World::default(), Vec::new());
+        let mut is_spared = false;
         for number in 0..40 {
             if death == Some(number) {
                 records.push(Record::Resumed { at: at(0) });
@@ -275,8 +285,12 @@ mod tests {
             let state = AttemptState::fold(&records);
             let step = next(manifest, &state, wanted, &world);
             if step == Step::Done {
+                assert!(is_spared);
                 return steps;
             }
+            is_spared |= !needs_compose(&state, wanted);
+            let asks = matches!(step, Step::Render | Step::Up | Step::Return);
+            assert!(!(asks && is_spared), "{step:?} came after {steps:?}");
             let failure = Failure::new(FailureCode::Unhealthy, "ill");
             let record = if !fails(&step) {
                 work(manifest, &step, &mut world)

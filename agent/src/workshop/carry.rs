@@ -20,11 +20,11 @@ use crate::{
 };
 
 /// What an agent can do: kinds of targets, and with which Compose.
-pub(super) fn capabilities(compose: Option<&Compose>, program: &Program) -> Vec<String> {
+pub(super) fn capabilities(compose: &Compose, program: &Program) -> Vec<String> {
     let mut capabilities = vec![TargetKind::DockerHost.to_string()];
-    if let Some(compose) = compose {
+    if let Ok(tool) = compose.tool() {
         capabilities.push(TargetKind::ComposeHost.to_string());
-        capabilities.push(format!("compose-{}", compose.version()));
+        capabilities.push(format!("compose-{}", tool.version()));
     }
     if program.is_enabled() {
         capabilities.push(TargetKind::AgentHost.to_string());
@@ -48,10 +48,12 @@ async fn carry<H: Host>(
     }
     // Before the turn is taken: this wait may be long, and must not keep the agent's program from being exchanged.
     let compose = match order.manifest {
-        AnyManifest::ComposeHost(_) => match search::found(shared).await {
-            Some(compose) => Some(compose),
-            None => return rest(shared, key, records).await,
-        },
+        AnyManifest::ComposeHost(_) => {
+            match search::found(shared, &AttemptState::fold(records), stop).await {
+                Some(compose) => Some(compose),
+                None => return rest(shared, key, records).await,
+            }
+        }
         AnyManifest::DockerHost(_) | AnyManifest::AgentHost(_) => None,
     };
     // While the agent's program is exchanged nothing else begins; what is under way is waited for.

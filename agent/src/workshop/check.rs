@@ -163,7 +163,7 @@ fn allowed<H: Host>(shared: &Shared<H>, order: &Order) -> Result<Vec<Allowance>,
             allowances.map_err(|error| error.to_string())
         }
         // Its policy is for the file as Compose resolves it, which is the first step of the attempt.
-        AnyManifest::ComposeHost(_) if shared.compose.borrow().is_some() => Ok(Vec::new()),
+        AnyManifest::ComposeHost(_) if !shared.compose.borrow().is_missing() => Ok(Vec::new()),
         // What it asks for is checked above; whether its program may run shows in the image.
         AnyManifest::AgentHost(_) => Ok(Vec::new()),
         AnyManifest::ComposeHost(_) => Err("this host has no Compose".to_owned()),

@@ -3,14 +3,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sealift_common::{condition::ConditionCode, digest::Digest};
+use sealift_common::{condition::ConditionCode, digest::Digest, task::Wanted};
 use tokio::time::{interval, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::{Shared, capabilities};
 use crate::{
     backoff,
     compose::{Compose, Search},
     host::Host,
+    journal::AttemptState,
+    runner::RESTORE_PATIENCE,
+    step::compose::needs_compose,
 };
 
 /// What the condition of attempts that wait concerns.
@@ -22,7 +26,7 @@ pub(super) async fn run<H: Host>(shared: Arc<Shared<H>>, search: Search) {
     let byte = Digest::of(shared.identity.agent_id.to_string().as_bytes()).as_bytes()[0];
     let share = f64::from(byte) / 256.0;
     let mut misses = 0;
-    while shared.compose.borrow().is_none() {
+    while shared.compose.borrow().is_missing() {
         misses += 1;
         tokio::select! {
             () = shared.shutdown.cancelled() => return,
@@ -32,10 +36,10 @@ pub(super) async fn run<H: Host>(shared: Arc<Shared<H>>, search: Search) {
             () = shared.shutdown.cancelled() => return,
             found = search.look() => found,
         };
-        if let Some(found) = found {
-            tracing::info!(version = found.version(), "the host's Compose was found");
-            let capabilities = capabilities(Some(&found), &shared.program);
-            shared.compose.send_replace(Some(Arc::new(found)));
+        if let Ok(tool) = found.tool() {
+            tracing::info!(version = tool.version(), "the host's Compose was found");
+            let capabilities = capabilities(&found, &shared.program);
+            shared.compose.send_replace(Arc::new(found));
             shared
                 .facts
                 .send_modify(|facts| facts.capabilities = capabilities);
@@ -43,17 +47,32 @@ pub(super) async fn run<H: Host>(shared: Arc<Shared<H>>, search: Search) {
     }
 }
 
-/// Waits until the host has its Compose; `None` when the agent goes down or its journal fails before.
-pub(super) async fn found<H: Host>(shared: &Shared<H>) -> Option<Arc<Compose>> {
+/// Waits until the host has its Compose, if an attempt needs it and is not to stop without; `None` when the agent goes down or its
+/// journal fails before.
+pub(super) async fn found<H: Host>(
+    shared: &Shared<H>,
+    state: &AttemptState,
+    stop: &CancellationToken,
+) -> Option<Arc<Compose>> {
     let mut known = shared.compose.subscribe();
-    if known.borrow().is_none() {
-        let lost = "an attempt under way needs Compose, which this host has not now: it goes on when it is installed";
+    let given_up = async {
+        if needs_compose(state, Wanted::Run) {
+            stop.cancelled().await;
+        }
+        if needs_compose(state, Wanted::Stop) {
+            sleep(RESTORE_PATIENCE).await;
+        }
+    };
+    if known.borrow().is_missing() {
+        let lost = "an attempt under way needs Compose, which this host has not now: it goes on when it is installed, and after a cancel for ten minutes at the most";
         shared.set_condition(ConditionCode::AgentState, SUBJECT, Some(lost));
     }
     let found = tokio::select! {
+        biased;
         () = shared.shutdown.cancelled() => None,
         () = journal_failed(shared) => None,
-        found = known.wait_for(Option::is_some) => found.ok()?.clone(),
+        found = known.wait_for(|compose| !compose.is_missing()) => found.ok().map(|found| found.clone()),
+        () = given_up => Some(shared.compose.borrow().clone()),
     };
     shared.set_condition(ConditionCode::AgentState, SUBJECT, None);
     found

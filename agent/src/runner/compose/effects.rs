@@ -81,7 +81,7 @@ impl<H: Host> ComposeRunner<H> {
         let lock = aside(LOCKS, move || files.keep(&bytes)).await?;
         self.attempt.log.say(format!(
             "resolved by Compose {}: lock {lock}",
-            self.compose.version()
+            self.compose.tool()?.version()
         ));
         let locked = Record::Locked {
             at: self.attempt.now(),
@@ -190,7 +190,7 @@ impl<H: Host> ComposeRunner<H> {
             arguments,
             deadline,
         };
-        let said = self.compose.tool().call(call).await?;
+        let said = self.compose.tool()?.call(call).await?;
         let messages = match self.filled_into(lock).await {
             Some(filled) => filled.redact(&said.messages),
             None => NOT_SHOWN.to_owned(),

@@ -85,7 +85,7 @@ async fn place() -> (Place, tempfile::TempDir) {
     };
     let place = Place::with_compose(1, None, Some(config)).await;
     assert!(
-        place.workshop.shared.compose.borrow().is_some(),
+        !place.workshop.shared.compose.borrow().is_missing(),
         "no Compose: tests/run installs docker-compose"
     );
     (place, files)
