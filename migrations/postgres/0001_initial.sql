@@ -75,7 +75,8 @@ CREATE INDEX agents_revoked_at ON agents (revoked_at) WHERE revoked_at IS NOT NU
 -- Heartbeats have a table of their own: they are written in bulk all the time and must not touch the agents' rows.
 CREATE TABLE agent_heartbeats (
     agent_id UUID NOT NULL PRIMARY KEY REFERENCES agents (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
-    last_seen_at TIMESTAMPTZ NOT NULL
+    last_seen_at TIMESTAMPTZ NOT NULL,
+    connected_at TIMESTAMPTZ NOT NULL
 );
 
 CREATE TABLE agent_reports (

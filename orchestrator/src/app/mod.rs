@@ -71,6 +71,8 @@ impl Default for Rules {
 
 /// How an agent is, as its sessions and heartbeats tell.
 pub type StatusOf = Arc<dyn Fn(&Agent) -> AgentStatus + Send + Sync>;
+/// When the session of an agent began, or its last one.
+pub type ConnectedAt = Arc<dyn Fn(&Agent) -> Option<DateTime<Utc>> + Send + Sync>;
 /// How long an agent's silence is normal once it has work.
 pub type LeaseOf = Arc<dyn Fn() -> Duration + Send + Sync>;
 
@@ -86,6 +88,8 @@ pub struct Core {
     pub clock: Arc<dyn Clock>,
     /// How agents are.
     pub status_of: StatusOf,
+    /// Since when agents are there.
+    pub connected_at: ConnectedAt,
     /// How long an agent may be silent before its tasks count as lost.
     pub lease_of: LeaseOf,
     /// Signs orders.
@@ -107,7 +111,8 @@ impl fmt::Debug for Core {
 impl Core {
     /// Over the parts of an orchestrator.
     pub fn of(app: &App) -> Self {
-        let (presence, lease, identity) = (
+        let (presence, sessions, lease, identity) = (
+            Arc::clone(&app.presence),
             Arc::clone(&app.presence),
             Arc::clone(&app.presence),
             Arc::clone(&app.identity),
@@ -119,6 +124,7 @@ impl Core {
                 let degraded = !agent.facts.conditions(crate::VERSION).is_empty();
                 presence.status(agent.id, agent.intent, agent.last_seen_at, degraded)
             }),
+            connected_at: Arc::new(move |agent| sessions.connected_at(agent.id, agent.connected_at)),
             lease_of: Arc::new(move || lease.lease()),
             sign_order: Arc::new(move |order| sign_order(order, &identity.keys.order)),
             started_at: app.started_at,

@@ -23,7 +23,7 @@ const PAGE: u32 = 100;
 pub enum Proof {
     /// Its targets still run what they should, as far as their hosts have told.
     Holds,
-    /// The agent of this target is not there, so that nobody knows.
+    /// The agent of this target is not there, or has not told yet what it sees since it is back, so that nobody knows.
     Silent(Name),
     /// One of them does not.
     Spoiled(Failure),
@@ -71,17 +71,22 @@ async fn spoiled(tx: &mut Tx, job: &Job, wave: u32) -> Result<Option<Failure>, A
     }
 }
 
-/// The first target whose agent is offline. One that was revoked is gone for good, and waiting for it would be in vain.
+/// The first target whose agent is offline, or is back and has told nothing of it yet. One that was revoked is gone for good, and
+/// waiting for it would be in vain.
 async fn silent(core: &Core, tx: &mut Tx, job: &Job, wave: u32) -> Result<Option<Name>, ApiError> {
     let mut after = None;
     loop {
         let mut page = tx.succeeded_tasks(job.id, wave, after.as_ref(), PAGE).await?;
         let ids: Vec<_> = page.iter().filter_map(|task| task.agent_id).collect();
         let agents = tx.agents_by_ids(&ids).await?;
+        let targets: Vec<_> = page.iter().map(|task| task.target_id).collect();
+        let looked_at = tx.looked_at(&targets).await?;
         let is_silent = |task: &Task| {
             let agent = task.agent_id.and_then(|id| agents.get(&id));
-            agent.is_some_and(|agent| {
-                agent.intent.is_live() && (core.status_of)(agent) == AgentStatus::Offline
+            agent.filter(|agent| agent.intent.is_live()).is_some_and(|agent| {
+                // Agents look at all of their targets when they connect.
+                let has_looked = looked_at.get(&task.target_id).copied() >= (core.connected_at)(agent);
+                (core.status_of)(agent) == AgentStatus::Offline || !has_looked
             })
         };
         if let Some(task) = page.iter().find(|task| is_silent(task)) {

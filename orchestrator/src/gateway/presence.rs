@@ -16,6 +16,7 @@ use sealift_common::{
     inventory::{AgentIntent, AgentStatus},
     time::Clock,
 };
+use sealift_store::Heartbeat;
 use tokio::sync::watch;
 
 /// How many heartbeat intervals an agent may be silent and still count as online.
@@ -65,6 +66,7 @@ pub struct Signal {
 struct Entry {
     session: SessionId,
     signal: watch::Sender<Signal>,
+    opened_at: DateTime<Utc>,
     heard_at: DateTime<Utc>,
     /// Heard since the last write.
     fresh: bool,
@@ -89,8 +91,8 @@ struct Sessions {
 /// What the heartbeat loop writes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// Agents and when they were last heard.
-    pub agents: Vec<(AgentId, DateTime<Utc>)>,
+    /// When agents were last heard.
+    pub agents: Vec<Heartbeat>,
     /// Tasks of those agents.
     pub tasks: Vec<TaskId>,
 }
@@ -135,10 +137,12 @@ impl Presence {
     /// Takes the agent's place; the session that had it is told to end (newest wins).
     pub fn open(self: &Arc<Self>, agent: AgentId, session: SessionId) -> Seat {
         let (sender, signal) = watch::channel(Signal::default());
+        let now = self.clock.now();
         let entry = Entry {
             session,
             signal: sender,
-            heard_at: self.clock.now(),
+            opened_at: now,
+            heard_at: now,
             fresh: true,
             tasks: Arc::from([]),
         };
@@ -248,6 +252,12 @@ impl Presence {
         }
     }
 
+    /// When the agent's session here began, else what the store knows of a session elsewhere, or of its last one.
+    pub fn connected_at(&self, agent: AgentId, stored: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+        let sessions = self.sessions();
+        sessions.live.get(&agent).map(|entry| entry.opened_at).or(stored)
+    }
+
     /// Whether this is to be recorded of the agent: the first time, and then once an hour.
     pub fn blame(&self, agent: AgentId, what: &'static str) -> bool {
         let now = self.clock.now();
@@ -271,7 +281,11 @@ impl Presence {
         let mut sessions = self.sessions();
         for (agent, entry) in &mut sessions.live {
             if std::mem::take(&mut entry.fresh) {
-                heard.agents.push((*agent, entry.heard_at));
+                heard.agents.push(Heartbeat {
+                    agent_id: *agent,
+                    at: entry.heard_at,
+                    connected_at: entry.opened_at,
+                });
                 heard.tasks.extend(entry.tasks.iter().copied());
             }
         }
@@ -490,13 +504,36 @@ mod tests {
         assert_eq!(
             presence.take_heard(),
             Heard {
-                agents: vec![(agent, clock.now())],
+                agents: vec![Heartbeat {
+                    agent_id: agent,
+                    at: clock.now(),
+                    connected_at: clock.now()
+                }],
                 tasks: vec![task]
             }
         );
         assert_eq!(presence.take_heard(), Heard::default());
         seat.heard();
         assert_eq!(presence.take_heard().agents.len(), 1);
+    }
+
+    #[test]
+    fn an_agent_is_connected_since_its_newest_session_began() {
+        let (clock, presence) = presence();
+        let (agent, session) = ids(&clock);
+        let elsewhere = Some(clock.now());
+        assert_eq!(presence.connected_at(agent, elsewhere), elsewhere);
+        clock.advance(TimeDelta::seconds(1));
+        let began = Some(clock.now());
+        let seat = presence.open(agent, session);
+        clock.advance(TimeDelta::seconds(1));
+        seat.heard();
+        assert_eq!(presence.connected_at(agent, elsewhere), began);
+        assert_eq!(Some(presence.take_heard().agents[0].connected_at), began);
+        let newer = presence.open(agent, SessionId::new(clock.now()));
+        assert_eq!(presence.connected_at(agent, elsewhere), Some(clock.now()));
+        drop((seat, newer));
+        assert_eq!(presence.connected_at(agent, began), began);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use sqlx::{FromRow, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
-    Change, Cursor, JoinToken, Page, PageRequest, Result, StoreError, Tx,
+    Change, Cursor, Heartbeat, JoinToken, Page, PageRequest, Result, StoreError, Tx,
     engine::{on, statements},
     rows::{At, all, count, int, json, one},
 };
@@ -20,7 +20,7 @@ use crate::{
 macro_rules! select {
     () => {
         "SELECT a.id, a.tenant_id, a.name, a.intent, a.intent_reason, a.intent_by, a.intent_at, a.revision, \
-         a.evidence_key, a.facts, a.created_at, h.last_seen_at, a.revoked_at FROM agents a LEFT JOIN agent_heartbeats h ON h.agent_id = a.id "
+         a.evidence_key, a.facts, a.created_at, h.last_seen_at, h.connected_at, a.revoked_at FROM agents a LEFT JOIN agent_heartbeats h ON h.agent_id = a.id "
     };
 }
 
@@ -78,9 +78,9 @@ statements! {
 
 const BY_IDS: &str = concat!(select!(), "WHERE a.id IN (");
 /// The bulk statement: its rows come between these two.
-const HEARTBEATS: &str = "INSERT INTO agent_heartbeats (agent_id, last_seen_at) ";
-const HEARTBEATS_FORWARD: &str = " ON CONFLICT (agent_id) DO UPDATE SET last_seen_at = excluded.last_seen_at \
-     WHERE agent_heartbeats.last_seen_at < excluded.last_seen_at";
+const HEARTBEATS: &str = "INSERT INTO agent_heartbeats (agent_id, last_seen_at, connected_at) ";
+const HEARTBEATS_FORWARD: &str = " ON CONFLICT (agent_id) DO UPDATE SET last_seen_at = excluded.last_seen_at, \
+     connected_at = excluded.connected_at WHERE agent_heartbeats.last_seen_at < excluded.last_seen_at";
 /// Rows per bulk statement: far below the bound on parameters of both engines.
 const BULK: usize = 1000;
 /// Most agents that serve one environment: each serves at least one target.
@@ -100,6 +100,7 @@ pub(crate) struct AgentRow {
     pub(crate) facts: String,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
+    pub(crate) connected_at: Option<DateTime<Utc>>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -123,6 +124,7 @@ impl TryFrom<AgentRow> for Agent {
             facts: at.json("facts", &row.facts)?,
             created_at: row.created_at,
             last_seen_at: row.last_seen_at,
+            connected_at: row.connected_at,
             revoked_at: row.revoked_at,
         })
     }
@@ -182,7 +184,12 @@ impl Tx {
             .await
             .map(drop))?;
         if let Some(seen) = agent.last_seen_at {
-            self.record_heartbeats(&[(agent.id, seen)]).await?;
+            let beat = Heartbeat {
+                agent_id: agent.id,
+                at: seen,
+                connected_at: agent.connected_at.unwrap_or(seen),
+            };
+            self.record_heartbeats(&[beat]).await?;
         }
         self.note(Change::Agent(agent.id));
         Ok(())
@@ -320,19 +327,23 @@ impl Tx {
     }
 
     /// Records when agents were last heard; times only move forward. One statement per thousand agents.
-    pub async fn record_heartbeats(&mut self, beats: &[(AgentId, DateTime<Utc>)]) -> Result<()> {
+    pub async fn record_heartbeats(&mut self, beats: &[Heartbeat]) -> Result<()> {
         // Each agent once (a statement may not touch a row twice) and in one order (so that writers do not deadlock).
         let mut newest = BTreeMap::new();
-        for (agent, at) in beats {
-            let seen = newest.entry(*agent).or_insert(*at);
-            *seen = (*seen).max(*at);
+        for beat in beats {
+            let known = newest.entry(beat.agent_id).or_insert(beat);
+            if known.at < beat.at {
+                *known = beat;
+            }
         }
-        let beats: Vec<_> = newest.into_iter().collect();
+        let beats: Vec<_> = newest.into_values().collect();
         for chunk in beats.chunks(BULK) {
             on!(self, |conn| {
                 let mut query = QueryBuilder::new(HEARTBEATS);
-                query.push_values(chunk, |mut row, (agent, at)| {
-                    row.push_bind(agent.uuid()).push_bind(*at);
+                query.push_values(chunk, |mut row, beat| {
+                    row.push_bind(beat.agent_id.uuid())
+                        .push_bind(beat.at)
+                        .push_bind(beat.connected_at);
                 });
                 query.push(HEARTBEATS_FORWARD);
                 query.build().execute(conn).await.map(drop)

@@ -59,6 +59,8 @@ statements! {
 
 const RECORDED_OF_TARGETS: &str = "SELECT target_id, repository, project, fence, inputs, sticker, release_id FROM target_current WHERE target_id IN (";
 
+const LOOKED_AT: &str = "SELECT target_id, received_at FROM target_observations WHERE target_id IN (";
+
 /// Most observations of one environment.
 const MOST: i64 = bounds::TARGETS_PER_JOB as i64 + 1;
 
@@ -234,6 +236,23 @@ impl Tx {
         rows.into_iter()
             .map(|(target, text)| Ok((at.parse("target", &target)?, at.json("observation", &text)?)))
             .collect()
+    }
+
+    /// When agents last told what they see on some targets; those of which nothing was told are left out. Of a page of targets.
+    pub async fn looked_at(&mut self, targets: &[TargetId]) -> Result<BTreeMap<TargetId, DateTime<Utc>>> {
+        if targets.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let rows: Vec<(Uuid, DateTime<Utc>)> = on!(self, |conn| {
+            let mut query = QueryBuilder::new(LOOKED_AT);
+            let mut ids = query.separated(", ");
+            for target in targets {
+                ids.push_bind(target.uuid());
+            }
+            ids.push_unseparated(")");
+            query.build_query_as().fetch_all(conn).await
+        })?;
+        Ok(rows.into_iter().map(|(target, at)| (target.into(), at)).collect())
     }
 
     /// What is recorded to run on some targets, all of their projects. Of a page of targets.

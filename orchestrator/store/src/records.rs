@@ -585,3 +585,14 @@ pub struct StoredLogLine {
     /// Something was left out here: by the agent, or, when the log is full, the rest of this line and all that followed.
     pub truncated: bool,
 }
+
+/// When an agent was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Which agent.
+    pub agent_id: AgentId,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// When the session began in which it was.
+    pub connected_at: DateTime<Utc>,
+}

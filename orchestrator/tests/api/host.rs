@@ -29,7 +29,7 @@ use sealift_proto::v1::{
     promotion_service_client::PromotionServiceClient, target::Kind,
     target_service_client::TargetServiceClient,
 };
-use sealift_store::{StoreError, Task, Tx};
+use sealift_store::{Heartbeat, StoreError, Task, Tx};
 use tonic::transport::Channel;
 
 use crate::support::World;
@@ -103,7 +103,12 @@ impl<'w> Host<'w> {
         let tenant = tx.tenant_by_name(&owner).await.unwrap().unwrap().id;
         tx.update_agent_facts(agent, &facts, now).await.unwrap();
         tx.bind_target(target, None, agent, now).await.unwrap();
-        tx.record_heartbeats(&[(agent, now)]).await.unwrap();
+        let beat = Heartbeat {
+            agent_id: agent,
+            at: now,
+            connected_at: now,
+        };
+        tx.record_heartbeats(&[beat]).await.unwrap();
         tx.commit().await.unwrap();
         Self {
             world,

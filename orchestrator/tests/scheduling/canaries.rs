@@ -170,11 +170,12 @@ async fn a_canary_that_a_person_lets_pass_is_looked_at_once_more() {
 #[tokio::test]
 async fn a_canary_whose_host_is_silent_is_waited_for_and_never_passes_unseen() {
     for promote in CanaryPromotion::ALL {
-        for returns in [true, false] {
+        for returns in [Some(true), Some(false), None] {
             let world = World::new(3).await;
             let job = canary_of_an_update(&world, canary(*promote)).await;
             let task = world.live().await.pop().unwrap();
             world.act(Act::Succeed).await;
+            world.look(&task).await;
             world.settle().await;
             world.offline.lock().unwrap().extend(task.agent_id);
             for wait in [61, 60, 1_700] {
@@ -183,18 +184,30 @@ async fn a_canary_whose_host_is_silent_is_waited_for_and_never_passes_unseen() {
                 assert_eq!(world.job(job).await.state, JobState::Running);
                 assert!(world.live().await.is_empty(), "it is waited for");
             }
-            if returns {
-                world.offline.lock().unwrap().clear();
-                world.settle().await;
-                if *promote == CanaryPromotion::Manual {
-                    resume(&world, job).await;
-                }
-                assert_eq!(world.live().await.len(), 2, "the rest follows");
-            } else {
+            let Some(is_well) = returns else {
                 world.clock.advance(TimeDelta::seconds(61));
                 world.settle().await;
                 has_failed(&world, job).await;
+                continue;
+            };
+            world.returns(task.agent_id.unwrap());
+            world.settle().await;
+            assert_eq!(world.job(job).await.state, JobState::Running);
+            assert!(world.live().await.is_empty(), "what it told before it was away");
+            if is_well {
+                world.look(&task).await;
+            } else {
+                world.tamper(task.target_id, stopped).await;
             }
+            world.settle().await;
+            if !is_well {
+                has_failed(&world, job).await;
+                continue;
+            }
+            if *promote == CanaryPromotion::Manual {
+                resume(&world, job).await;
+            }
+            assert_eq!(world.live().await.len(), 2, "the rest follows");
         }
     }
 }

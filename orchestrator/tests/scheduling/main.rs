@@ -12,6 +12,7 @@ mod intents;
 mod lane_policies;
 mod lanes;
 mod large_waves;
+mod presence;
 mod reconcile;
 mod releases;
 mod repeats;

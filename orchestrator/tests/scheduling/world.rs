@@ -13,15 +13,13 @@ use sealift_common::{
     failure::{Failure, FailureCode},
     id::{AgentId, EnvironmentId, JobId, ReplicaId, TargetId, TenantId},
     inventory::{
-        Agent, AgentFacts, AgentIntent, AgentStatus, Environment, EnvironmentClass, IntentNote, Target,
-        TargetKind, Tenant,
+        Agent, AgentFacts, AgentIntent, Environment, EnvironmentClass, IntentNote, Target, TargetKind, Tenant,
     },
     job::JobPhase,
-    keys::SigningKey,
     lane::LanePolicy,
     manifest::{Manifest, PinnedImage},
     name::Labels,
-    order::{Fence, inputs, sign_order},
+    order::{Fence, inputs},
     promotion::PromotionState,
     recipe::Recipe,
     release::Release,
@@ -34,7 +32,7 @@ use sealift_common::{
 };
 use sealift_orchestrator::{
     app::{
-        Core, Rules, attempts,
+        Core, attempts,
         cancel_promotion::Running,
         create_promotion::{NewPromotion, Requested, create_promotion},
         create_release::{Draft, create_release},
@@ -52,7 +50,7 @@ use sealift_store::{Db, Job, Promotion, StoreConfig, Task};
 mod database;
 use database::Database;
 
-use crate::seen::sticker_of;
+use crate::{presence::core, seen::sticker_of};
 
 /// What an agent does with an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +73,8 @@ pub struct World {
     pub environment: Environment,
     pub targets: Vec<Target>,
     pub offline: Arc<Mutex<BTreeSet<AgentId>>>,
+    /// Since when agents are back that were away.
+    pub back: Arc<Mutex<BTreeMap<AgentId, DateTime<chrono::Utc>>>>,
     database: Database,
     directory: tempfile::TempDir,
     pub limits: Limits,
@@ -94,38 +94,14 @@ async fn open(database: &Database) -> Db {
     Db::open(&config).await.unwrap()
 }
 
-fn core(db: Db, clock: &TestClock, offline: &Arc<Mutex<BTreeSet<AgentId>>>) -> Core {
-    let key = SigningKey::from_seed(&[7; 32]);
-    let offline = Arc::clone(offline);
-    Core {
-        db,
-        clock: Arc::new(clock.clone()),
-        status_of: Arc::new(move |agent: &Agent| {
-            let away = agent.intent == AgentIntent::Revoked || offline.lock().unwrap().contains(&agent.id);
-            if away {
-                AgentStatus::Offline
-            } else {
-                AgentStatus::Online
-            }
-        }),
-        lease_of: Arc::new(|| Duration::from_mins(1)),
-        sign_order: Arc::new(move |order| sign_order(order, &key)),
-        started_at: clock.now(),
-        rules: Rules {
-            reconnect_grace: TimeDelta::zero(),
-            ..Rules::default()
-        },
-    }
-}
-
 impl World {
     /// An environment `staging` with so many targets, each with an agent.
     pub async fn new(targets: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let clock = TestClock::at(start());
-        let offline = Arc::default();
+        let (offline, back) = (Arc::default(), Arc::default());
         let database = Database::create(directory.path()).unwrap();
-        let core = core(open(&database).await, &clock, &offline);
+        let core = core(open(&database).await, &clock, &offline, &back);
         let now = clock.now();
         let tenant = Tenant {
             id: TenantId::new(now),
@@ -144,6 +120,7 @@ impl World {
             environment,
             targets: Vec::new(),
             offline,
+            back,
             database,
             directory,
             limits: Limits::default(),
@@ -178,6 +155,7 @@ impl World {
             },
             created_at: now,
             last_seen_at: Some(now),
+            connected_at: Some(now),
             revoked_at: None,
         };
         let target = Target {
@@ -369,6 +347,7 @@ impl World {
             environment,
             targets,
             offline,
+            back,
             database,
             directory,
             limits,
@@ -381,7 +360,7 @@ impl World {
             // To the new process it looks as if another replica held the turn: its lease has to run out.
             clock.advance(TimeDelta::seconds(20));
         }
-        let core = core(open(&database).await, &clock, &offline);
+        let core = core(open(&database).await, &clock, &offline, &back);
         turn::take_over(&core.db, clock.now()).await.unwrap();
         Self {
             core,
@@ -390,6 +369,7 @@ impl World {
             environment,
             targets,
             offline,
+            back,
             database,
             directory,
             limits,

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use sealift_common::{id::EnvironmentId, role::Role};
-use sealift_store::{Change, Db, Engine, PageRequest, StoreError, Tx};
+use sealift_common::{
+    id::{AgentId, EnvironmentId},
+    role::Role,
+};
+use sealift_store::{Change, Db, Engine, Heartbeat, PageRequest, StoreError, Tx};
 
 use crate::{
     harness::{World, at, conformance, on_postgres},
@@ -71,9 +74,12 @@ async fn writes_in_a_read_transaction_fail(world: World) {
     assert!(matches!(refused, Err(StoreError::ReadOnly)), "{refused:?}");
     drop(tx);
     let mut tx = world.db.read().await.unwrap();
-    let refused = tx
-        .record_heartbeats(&[(sealift_common::id::AgentId::new(at(0)), at(0))])
-        .await;
+    let beat = Heartbeat {
+        agent_id: AgentId::new(at(0)),
+        at: at(0),
+        connected_at: at(0),
+    };
+    let refused = tx.record_heartbeats(&[beat]).await;
     assert!(matches!(refused, Err(StoreError::ReadOnly)), "{refused:?}");
 }
 

@@ -1,12 +1,12 @@
 //! Certificates, agents, join tokens.
 
 use sealift_common::{
-    id::JoinTokenId,
+    id::{AgentId, JoinTokenId},
     inventory::{AgentFacts, AgentIntent},
     role::Role,
 };
 use sealift_store::{
-    AuthenticatedPrincipal, Certificate, CertificateSubject, JoinToken, PageRequest, StoreError,
+    AuthenticatedPrincipal, Certificate, CertificateSubject, Heartbeat, JoinToken, PageRequest, StoreError,
 };
 
 use crate::{
@@ -47,7 +47,7 @@ async fn certificates_lead_to_their_principal(world: World) {
     tx.insert_user(&alice).await.unwrap();
     tx.insert_certificate(&of_alice).await.unwrap();
     tx.insert_certificate(&of_agent).await.unwrap();
-    tx.record_heartbeats(&[(seed.agent.id, at(7))]).await.unwrap();
+    tx.record_heartbeats(&[beat(seed.agent.id, 7, 5)]).await.unwrap();
     assert_eq!(tx.certificate("0a").await.unwrap(), Some(of_alice.clone()));
     let found = tx.authenticate("0a").await.unwrap().unwrap();
     assert_eq!(
@@ -58,6 +58,7 @@ async fn certificates_lead_to_their_principal(world: World) {
     let found = tx.authenticate("0b").await.unwrap().unwrap();
     let seen = sealift_common::inventory::Agent {
         last_seen_at: Some(at(7)),
+        connected_at: Some(at(5)),
         ..seed.agent.clone()
     };
     assert_eq!(found.principal, AuthenticatedPrincipal::Agent(seen));
@@ -234,6 +235,15 @@ async fn agents_are_kept_and_listed(world: World) {
     assert_eq!(rest.next, None);
 }
 
+/// Heard at this second, in a session that began at that one.
+fn beat(agent_id: AgentId, seen: i64, connected: i64) -> Heartbeat {
+    Heartbeat {
+        agent_id,
+        at: at(seen),
+        connected_at: at(connected),
+    }
+}
+
 async fn heartbeats_only_move_forward(world: World) {
     let seed = Seed::sow(&world.db, "acme", 1).await;
     let many: Vec<_> = (0..1500)
@@ -243,20 +253,18 @@ async fn heartbeats_only_move_forward(world: World) {
     for agent in &many {
         tx.insert_agent(agent).await.unwrap();
     }
-    let beats: Vec<_> = many.iter().map(|agent| (agent.id, at(10))).collect();
+    let beats: Vec<_> = many.iter().map(|agent| beat(agent.id, 10, 1)).collect();
     tx.record_heartbeats(&beats).await.unwrap();
     let id = many[3].id;
-    tx.record_heartbeats(&[(id, at(30)), (id, at(20))]).await.unwrap();
-    tx.record_heartbeats(&[(id, at(5))]).await.unwrap();
+    tx.record_heartbeats(&[beat(id, 30, 25), beat(id, 20, 1)])
+        .await
+        .unwrap();
+    tx.record_heartbeats(&[beat(id, 5, 1)]).await.unwrap();
     tx.record_heartbeats(&[]).await.unwrap();
-    assert_eq!(
-        tx.agent_by_id(id).await.unwrap().unwrap().last_seen_at,
-        Some(at(30))
-    );
-    assert_eq!(
-        tx.agent_by_id(many[1499].id).await.unwrap().unwrap().last_seen_at,
-        Some(at(10))
-    );
+    let heard = tx.agents_by_ids(&[id, many[1499].id]).await.unwrap();
+    let of = |id: AgentId| (heard[&id].last_seen_at, heard[&id].connected_at);
+    assert_eq!(of(id), (Some(at(30)), Some(at(25))));
+    assert_eq!(of(many[1499].id), (Some(at(10)), Some(at(1))));
 }
 
 async fn t3_a_join_token_works_once(world: World) {
