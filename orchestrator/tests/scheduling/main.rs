@@ -13,6 +13,7 @@ mod lane_policies;
 mod lanes;
 mod large_waves;
 mod presence;
+mod races;
 mod reconcile;
 mod releases;
 mod repeats;

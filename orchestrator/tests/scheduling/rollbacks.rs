@@ -26,7 +26,7 @@ use sealift_orchestrator::{
     },
     status::ApiError,
 };
-use sealift_store::{Hold, Mark};
+use sealift_store::{Hold, Mark, Tx};
 
 use crate::world::{Act, World};
 
@@ -95,8 +95,20 @@ pub async fn roll_back_by_hand(world: &World, release: &Release) -> JobId {
 /// The same as `wish` has it.
 pub async fn go_back(world: &World, release: &Release, wish: Wish) -> Result<Requested, ApiError> {
     let mut tx = world.core.db.write().await.unwrap();
+    let requested = go_back_within(world, &mut tx, release, wish).await?;
+    tx.commit().await.unwrap();
+    Ok(requested)
+}
+
+/// The same, before it counts.
+pub async fn go_back_within(
+    world: &World,
+    tx: &mut Tx,
+    release: &Release,
+    wish: Wish,
+) -> Result<Requested, ApiError> {
     let environment = world.environment.clone();
-    let explained = explain_rollback(&mut tx, &environment, release.project_id, wish)
+    let explained = explain_rollback(tx, &environment, release.project_id, wish)
         .await
         .unwrap()
         .unwrap();
@@ -106,17 +118,15 @@ pub async fn go_back(world: &World, release: &Release, wish: Wish) -> Result<Req
     };
     let requested = roll_back(
         &world.core,
-        &mut tx,
+        tx,
         environment,
         &explained,
         &Recipe::default(),
         requester,
         "back",
     )
-    .await?
-    .unwrap();
-    tx.commit().await.unwrap();
-    Ok(requested)
+    .await?;
+    Ok(requested.unwrap())
 }
 
 #[tokio::test]
