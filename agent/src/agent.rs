@@ -171,7 +171,7 @@ pub async fn run<H: Host>(options: AgentOptions<H>) -> Result<Finish, AgentError
             spiffe_id: SpiffeId::agent(identity.tenant.clone(), identity.agent_id),
             certificate_serial: Box::new(move || serial.serial()),
         },
-        compose: Some(compose),
+        compose,
         policy: config.policy,
         prune: config.prune,
         program: ProgramParts {

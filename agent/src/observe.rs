@@ -85,9 +85,14 @@ impl Observer {
         });
     }
 
-    /// Asks for a look at everything, to be told even if unchanged.
-    pub(crate) fn request_all(&self) {
-        self.wish(|wishes| wishes.all = true);
+    /// Asks for a look at everything, to be told even if unchanged; what was seen and told to nobody is past, but for its events.
+    pub(crate) fn request_all(&self, untold: Vec<TargetObservation>) {
+        self.wish(|wishes| {
+            wishes.all = true;
+            for seen in untold {
+                keep(wishes.events.entry(seen.target_id).or_default(), seen.events);
+            }
+        });
     }
 
     fn wish(&self, change: impl FnOnce(&mut Wishes)) {
@@ -210,6 +215,9 @@ pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<Ta
         for id in &wishes.touched {
             memory.fingerprints.remove(id);
         }
+        if wishes.all {
+            memory.told.clear();
+        }
         for (target, events) in std::mem::take(&mut wishes.events) {
             keep(memory.events.entry(target).or_default(), events);
         }
@@ -226,7 +234,7 @@ pub(crate) async fn run<H: Host>(shared: Arc<Shared<H>>, sender: mpsc::Sender<Ta
             match memory.observe(&shared, binding).await {
                 Ok(seen) => {
                     shared.set_condition(ConditionCode::EngineUnavailable, facts::ENGINE, None);
-                    memory.tell(&sender, seen, wishes.all);
+                    memory.tell(&sender, seen);
                 }
                 Err(error) => {
                     let summary = Some(error.0.summary.as_str());
@@ -255,14 +263,14 @@ struct Memory {
 }
 
 impl Memory {
-    fn tell(&mut self, sender: &mpsc::Sender<TargetObservation>, seen: TargetObservation, force: bool) {
+    fn tell(&mut self, sender: &mpsc::Sender<TargetObservation>, seen: TargetObservation) {
         let target = seen.target_id;
         let known = seen.events.is_empty()
             && self.told.get(&target).is_some_and(|(at, told)| {
                 at.elapsed() < REPEAT && told.busy == seen.busy && told.projects == seen.projects
             });
         // A full queue means that nobody listens; whoever comes next asks for everything.
-        if (!known || force) && sender.try_send(seen.clone()).is_ok() {
+        if !known && sender.try_send(seen.clone()).is_ok() {
             self.events.remove(&target);
             self.told.insert(target, (Instant::now(), seen));
         }

@@ -1,6 +1,6 @@
 //! Orders and identities for tests.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
@@ -18,7 +18,10 @@ use sealift_common::{
     variables::Variables,
 };
 
-use crate::journal::{AttemptKey, Record};
+use crate::{
+    compose::{ComposeConfig, Search},
+    journal::{AttemptKey, Record},
+};
 
 pub fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
@@ -30,6 +33,15 @@ pub fn accepted(at: DateTime<Utc>) -> Record {
         at,
         allowances: Vec::new(),
     }
+}
+
+/// A host without Compose.
+pub fn no_compose(dir: &Path) -> Search {
+    let config = ComposeConfig {
+        program: Some(dir.join("no-compose")),
+        ..ComposeConfig::default()
+    };
+    Search::new(config, dir, "unix:///nowhere.sock", None)
 }
 
 pub fn clock() -> TestClock {

@@ -206,6 +206,11 @@ impl Stream {
     }
 }
 
+/// All that waits in a feed.
+fn drained<T>(feed: &mut mpsc::Receiver<T>) -> Vec<T> {
+    std::iter::from_fn(|| feed.try_recv().ok()).collect()
+}
+
 impl<W: Work> Session<'_, W> {
     /// Connects and serves until either end has enough.
     pub async fn run(self, channel: Channel) -> Result<Ended, SessionError> {
@@ -229,7 +234,7 @@ impl<W: Work> Session<'_, W> {
             Ok(stream) => stream,
             Err(ended) => return Ok(ended),
         };
-        self.work.observe_now();
+        self.work.observe_anew(drained(&mut self.feeds.observations));
         stream.on_trial = *proof.borrow_and_update();
         let mut beat_at = self.next_beat(&stream);
         let mut lines = Vec::with_capacity(LOG_LINES);

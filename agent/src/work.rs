@@ -78,6 +78,7 @@ pub trait Work: Send + Sync + 'static {
     fn wants_proof(&self) -> watch::Receiver<bool>;
     /// Highest fencing token seen on each target.
     fn fences(&self) -> Result<Vec<(TargetId, Fence)>, StateError>;
-    /// Observes all targets soon.
-    fn observe_now(&self);
+    /// Observes all targets soon, and tells of them whether or not they changed. What was seen before and is still `untold` is past;
+    /// what the engine said by then is told with the next look.
+    fn observe_anew(&self, untold: Vec<TargetObservation>);
 }

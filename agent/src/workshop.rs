@@ -77,8 +77,8 @@ pub struct WorkshopParts<H> {
     pub clock: Arc<dyn Clock>,
     /// Who the agent is.
     pub identity: AgentIdentity,
-    /// Where the host's Compose is looked for, if that is to be used.
-    pub compose: Option<Search>,
+    /// Where the host's Compose is looked for.
+    pub compose: Search,
     /// What orders may ask of the host.
     pub policy: HostPolicy,
     /// When images are taken away.
@@ -239,10 +239,7 @@ impl<H: Host> Workshop<H> {
         let (log_sender, log_feed) = mpsc::channel(logs::QUEUE);
         let (observation_sender, observation_feed) = mpsc::channel(OBSERVATIONS);
         let (acts, asked) = mpsc::channel(work::ACTS);
-        let compose = match &parts.compose {
-            Some(search) => search.look().await,
-            None => Compose::default(),
-        };
+        let compose = parts.compose.look().await;
         let program = Program::new(Files::new(&parts.state_dir), parts.program);
         let facts = AgentFacts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -294,9 +291,7 @@ impl<H: Host> Workshop<H> {
         }
         let act = work::act(Arc::downgrade(&workshop), shared.shutdown.clone(), asked);
         parts.tracker.spawn(act);
-        if let Some(search) = parts.compose {
-            parts.tracker.spawn(search::run(shared.clone(), search));
-        }
+        parts.tracker.spawn(search::run(shared.clone(), parts.compose));
         parts.tracker.spawn(observe::watch_events(shared.clone()));
         parts.tracker.spawn(prune::run(shared.clone()));
         parts.tracker.spawn(observe::run(shared, observation_sender));
@@ -555,11 +550,6 @@ impl<H: Host> Workshop<H> {
     /// Lines of logs. For one taker: `None` the second time.
     pub fn take_logs(&self) -> Option<mpsc::Receiver<LogRecord>> {
         lock(&self.log_feed).take()
-    }
-
-    /// Observes all targets now and tells it, changed or not.
-    pub fn observe_now(&self) {
-        self.shared.observer.request_all();
     }
 
     /// What the agent says about itself.

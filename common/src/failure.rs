@@ -65,7 +65,7 @@ failure_codes! {
     /// The host's disk is full.
     DiskFull = "DISK_FULL", Infrastructure, false, "free space on the host (docker system df), then promote again";
     /// The host's Compose is missing, cannot be started, or its files cannot be written.
-    ComposeUnavailable = "COMPOSE_UNAVAILABLE", Infrastructure, false, "see that docker compose or docker-compose works on the host (sealift-agent doctor): the agent finds it within half a minute";
+    ComposeUnavailable = "COMPOSE_UNAVAILABLE", Infrastructure, false, "see that docker compose or docker-compose works on the host (sealift-agent doctor), then restart the agent if it did not find it by itself";
     /// The host's Compose took longer than its deadline.
     ComposeTimeout = "COMPOSE_TIMEOUT", Timeout, false, "the host is overloaded, or a dependency never becomes healthy: read the log of the attempt (sealift job logs)";
     /// The host's Compose refuses the file, or makes something else of it than was ordered.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     condition::{self, Condition},
-    id::{AgentId, ComponentId, EnvironmentId, TargetId, TenantId, UserId},
+    id::{AgentId, ComponentId, EnvironmentId, SessionId, TargetId, TenantId, UserId},
     lane::LanePolicy,
     name::{ComponentName, Labels, Name},
     order::Fence,
@@ -249,8 +249,8 @@ pub struct Agent {
     pub created_at: DateTime<Utc>,
     /// When it was last heard.
     pub last_seen_at: Option<DateTime<Utc>>,
-    /// When the session began in which it was last heard.
-    pub connected_at: Option<DateTime<Utc>>,
+    /// The session in which it was last heard.
+    pub session: Option<SessionId>,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
 }

@@ -76,7 +76,7 @@ CREATE INDEX agents_revoked_at ON agents (revoked_at) WHERE revoked_at IS NOT NU
 CREATE TABLE agent_heartbeats (
     agent_id UUID NOT NULL PRIMARY KEY REFERENCES agents (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     last_seen_at TIMESTAMPTZ NOT NULL,
-    connected_at TIMESTAMPTZ NOT NULL
+    session_id UUID NOT NULL
 );
 
 CREATE TABLE agent_reports (
@@ -473,6 +473,7 @@ CREATE INDEX left_out_by_time ON left_out (look_at);
 CREATE TABLE target_observations (
     target_id UUID NOT NULL PRIMARY KEY REFERENCES targets (id) ON DELETE RESTRICT ON UPDATE RESTRICT,
     observation TEXT NOT NULL,
+    session_id UUID NOT NULL,
     received_at TIMESTAMPTZ NOT NULL
 );
 

@@ -63,14 +63,14 @@ impl ComposeConfig {
 
 /// The host's Compose with everything that it is called with. It may be missing: then only the files that the agent keeps are there,
 /// and whatever Compose would have to do fails.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Compose {
     tool: Option<Tool>,
     search: Search,
 }
 
 /// Where the host's Compose is looked for, and what it is then called with.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Search {
     config: ComposeConfig,
     root: PathBuf,

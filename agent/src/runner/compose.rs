@@ -197,8 +197,8 @@ impl<H: Host> ComposeRunner<H> {
     /// What to do when a step did not work.
     async fn fail(&mut self, step: &Step, trouble: Trouble) -> Result<(), JournalError> {
         let trouble = match trouble {
-            // What is said of the program itself repeats nothing that was filled in.
-            Trouble::Failed(failure) if failure.code != FailureCode::ComposeUnavailable => {
+            // It was asked for nothing that it could repeat.
+            Trouble::Failed(failure) if !self.is_missing(&failure) => {
                 Trouble::Failed(cleared(self.filled.as_ref(), &failure))
             }
             other => other,
@@ -230,9 +230,15 @@ impl<H: Host> ComposeRunner<H> {
             self.looked = false;
             return;
         }
-        // A Compose that is missing was waited for already.
-        let is_in_vain = failure.code == FailureCode::ComposeUnavailable && self.compose.is_missing();
-        if !is_in_vain && self.attempt.try_again(step).await {
+        // It was waited for already. Nothing changes any more, so that callers, too, stay where they are.
+        if self.is_missing(&failure) {
+            self.world.given_up = true;
+            if !self.runs_as_before().await {
+                self.attempt.give_up_restore(OLD_SET, &failure);
+            }
+            return;
+        }
+        if self.attempt.try_again(step).await {
             return;
         }
         if let Step::Hook(step) = step {
@@ -243,6 +249,11 @@ impl<H: Host> ComposeRunner<H> {
             self.world.checked = true;
         }
         self.attempt.give_up_restore(OLD_SET, &failure);
+    }
+
+    /// Whether something failed because the host has no Compose.
+    fn is_missing(&self, failure: &Failure) -> bool {
+        failure.code == FailureCode::ComposeUnavailable && self.compose.is_missing()
     }
 
     /// Copies the output of containers into the log.

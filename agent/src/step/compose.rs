@@ -26,6 +26,8 @@ pub struct World {
     pub restored: bool,
     /// Whether the old set was seen running after that.
     pub checked: bool,
+    /// Whether the way back is over although nothing was brought back.
+    pub given_up: bool,
     /// Containers of this order's hooks.
     pub hooks: Present,
 }
@@ -142,7 +144,7 @@ fn restore(manifest: &ComposeManifest, state: &AttemptState, cause: &Cause, worl
         return Step::Hook(step);
     }
     // Before the old set was written down nothing was touched.
-    if state.old.is_none() {
+    if state.old.is_none() || world.given_up {
         return Step::Conclude(cause.clone());
     }
     if !world.restored {

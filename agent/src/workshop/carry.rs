@@ -49,7 +49,8 @@ async fn carry<H: Host>(
     // Before the turn is taken: this wait may be long, and must not keep the agent's program from being exchanged.
     let compose = match order.manifest {
         AnyManifest::ComposeHost(_) => {
-            match search::found(shared, &AttemptState::fold(records), stop).await {
+            let state = AttemptState::fold(records);
+            match search::found(shared, &order.target, &state, stop).await {
                 Some(compose) => Some(compose),
                 None => return rest(shared, key, records).await,
             }

@@ -152,6 +152,7 @@ impl Place {
             let socket = format!("unix://{}", socket.trim_start_matches("unix://"));
             Search::new(config, dir.path(), &socket, None)
         });
+        let compose = compose.unwrap_or_else(|| samples::no_compose(dir.path()));
         let shutdown = CancellationToken::new();
         let tracker = TaskTracker::new();
         let agent_id = AgentId::from(random());

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sealift_common::{condition::ConditionCode, digest::Digest, task::Wanted};
+use sealift_common::{condition::ConditionCode, digest::Digest, name::Name, task::Wanted};
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -12,13 +12,10 @@ use crate::{
     backoff,
     compose::{Compose, Search},
     host::Host,
-    journal::AttemptState,
+    journal::{AttemptState, Cause, Phase},
     runner::RESTORE_PATIENCE,
     step::compose::needs_compose,
 };
-
-/// What the condition of attempts that wait concerns.
-const SUBJECT: &str = "compose";
 
 /// Looks again and again, less and less often, until it is found or the agent goes down.
 pub(super) async fn run<H: Host>(shared: Arc<Shared<H>>, search: Search) {
@@ -47,25 +44,29 @@ pub(super) async fn run<H: Host>(shared: Arc<Shared<H>>, search: Search) {
     }
 }
 
-/// Waits until the host has its Compose, if an attempt needs it and is not to stop without; `None` when the agent goes down or its
-/// journal fails before.
+/// The host's Compose for an attempt on a target. It is waited for if the attempt needs it: until somebody stops the attempt, and then
+/// for as long as a way back may take. `None` when the agent goes down or its journal fails before.
 pub(super) async fn found<H: Host>(
     shared: &Shared<H>,
+    target: &Name,
     state: &AttemptState,
     stop: &CancellationToken,
 ) -> Option<Arc<Compose>> {
     let mut known = shared.compose.subscribe();
+    let is_stopped = matches!(state.phase, Phase::Restoring(Cause::Stopped));
+    let can_wait = needs_compose(state, Wanted::Run);
     let given_up = async {
-        if needs_compose(state, Wanted::Run) {
+        if can_wait && !is_stopped {
             stop.cancelled().await;
         }
         if needs_compose(state, Wanted::Stop) {
             sleep(RESTORE_PATIENCE).await;
         }
     };
-    if known.borrow().is_missing() {
-        let lost = "an attempt under way needs Compose, which this host has not now: it goes on when it is installed, and after a cancel for ten minutes at the most";
-        shared.set_condition(ConditionCode::AgentState, SUBJECT, Some(lost));
+    let subject = format!("compose for {target}");
+    if can_wait && known.borrow().is_missing() {
+        let lost = "an attempt under way needs Compose, which this host has not now; it goes on when Compose is there";
+        shared.set_condition(ConditionCode::AgentState, &subject, Some(lost));
     }
     let found = tokio::select! {
         biased;
@@ -74,7 +75,7 @@ pub(super) async fn found<H: Host>(
         found = known.wait_for(|compose| !compose.is_missing()) => found.ok().map(|found| found.clone()),
         () = given_up => Some(shared.compose.borrow().clone()),
     };
-    shared.set_condition(ConditionCode::AgentState, SUBJECT, None);
+    shared.set_condition(ConditionCode::AgentState, &subject, None);
     found
 }
 

@@ -68,7 +68,7 @@ impl Agent {
             state_dir: dir.to_owned(),
             clock: Arc::new(clock.clone()),
             identity: identity(),
-            compose,
+            compose: compose.unwrap_or_else(|| samples::no_compose(dir)),
             policy,
             prune: PrunePolicy::default(),
             program: ProgramParts::default(),

@@ -6,6 +6,7 @@ use futures::FutureExt as _;
 use sealift_common::{
     id::{TargetId, TaskId},
     inventory::{AgentFacts, ClockFacts},
+    observation::TargetObservation,
     order::Fence,
 };
 use sealift_proto::agent::v1::Report;
@@ -136,7 +137,7 @@ impl<H: Host> Work for Workshop<H> {
         Ok(self.shared.journal.known_fences().into_iter().collect())
     }
 
-    fn observe_now(&self) {
-        Self::observe_now(self);
+    fn observe_anew(&self, untold: Vec<TargetObservation>) {
+        self.shared.observer.request_all(untold);
     }
 }

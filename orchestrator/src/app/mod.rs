@@ -31,6 +31,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use sealift_common::{
     bounds,
+    id::SessionId,
     inventory::{Agent, AgentStatus},
     order::{Order, OrderError, sign_order},
     time::Clock,
@@ -71,8 +72,8 @@ impl Default for Rules {
 
 /// How an agent is, as its sessions and heartbeats tell.
 pub type StatusOf = Arc<dyn Fn(&Agent) -> AgentStatus + Send + Sync>;
-/// When the session of an agent began, or its last one.
-pub type ConnectedAt = Arc<dyn Fn(&Agent) -> Option<DateTime<Utc>> + Send + Sync>;
+/// The session of an agent, or its last one.
+pub type SessionOf = Arc<dyn Fn(&Agent) -> Option<SessionId> + Send + Sync>;
 /// How long an agent's silence is normal once it has work.
 pub type LeaseOf = Arc<dyn Fn() -> Duration + Send + Sync>;
 
@@ -88,8 +89,8 @@ pub struct Core {
     pub clock: Arc<dyn Clock>,
     /// How agents are.
     pub status_of: StatusOf,
-    /// Since when agents are there.
-    pub connected_at: ConnectedAt,
+    /// In which sessions agents are.
+    pub session_of: SessionOf,
     /// How long an agent may be silent before its tasks count as lost.
     pub lease_of: LeaseOf,
     /// Signs orders.
@@ -124,7 +125,7 @@ impl Core {
                 let degraded = !agent.facts.conditions(crate::VERSION).is_empty();
                 presence.status(agent.id, agent.intent, agent.last_seen_at, degraded)
             }),
-            connected_at: Arc::new(move |agent| sessions.connected_at(agent.id, agent.connected_at)),
+            session_of: Arc::new(move |agent| sessions.session_of(agent.id, agent.session)),
             lease_of: Arc::new(move || lease.lease()),
             sign_order: Arc::new(move |order| sign_order(order, &identity.keys.order)),
             started_at: app.started_at,

@@ -121,7 +121,7 @@ async fn look(core: &Core, tx: &mut Tx, place: &DriftedPlace) -> Result<Option<V
             by_remediation: current.requested_by == RECONCILER,
             ready: release.state == ReleaseState::Ready,
         }),
-        looked_at: tx.looked_at(&[target.id]).await?.remove(&target.id),
+        looked_at: tx.looked_at(target.id).await?,
         agent: agent.map(|agent| (agent.intent, (core.status_of)(&agent))),
         busy: is_busy(tx, &environment, &target).await?,
         held,

@@ -131,7 +131,7 @@ async fn attempt(
         facts: facts.clone(),
         created_at: now,
         last_seen_at: None,
-        connected_at: None,
+        session: None,
         revoked_at: None,
     };
     let issued = issue(app, csr_pem, &tenant.name, agent.id, now)?;

@@ -96,7 +96,7 @@ pub fn take(session: &Session, request: ConnectRequest, key: &PublicKey) -> Resu
             if session.seen.get(&seen.target_id) == Some(&content) {
                 return Ok(Taken::Nothing);
             }
-            let tenant = session.peer.tenant.0;
+            let (tenant, id) = (session.peer.tenant.0, session.id);
             Ok(Taken::Work(Box::pin(async move {
                 let target_id = seen.target_id;
                 let target = app.db.read().await?.target(tenant, target_id).await?;
@@ -110,7 +110,7 @@ pub fn take(session: &Session, request: ConnectRequest, key: &PublicKey) -> Resu
                         ));
                     }
                 }
-                match writer.store(agent, Item::Observation(Box::new(seen))).await? {
+                match writer.store(agent, Item::Observation(id, Box::new(seen))).await? {
                     Outcome::Stored | Outcome::Acknowledged(_) => Ok(Done::Seen(target_id, content)),
                     Outcome::Deferred => Ok(Done::Nothing),
                 }

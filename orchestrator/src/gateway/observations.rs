@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sealift_common::{
     digest::Digest,
     drift::{self, Finding},
-    id::{JobId, TargetId},
+    id::{JobId, SessionId, TargetId},
     observation::{EngineEvent, ProjectObservation, TargetObservation},
 };
 use sealift_store::{DriftChange, Found, Tx};
@@ -22,10 +22,15 @@ pub fn content(seen: &TargetObservation) -> Digest {
     sealift_common::canonical::digest(&timeless).unwrap_or_else(|_| Digest::of(&[]))
 }
 
-/// Stores an observation and, unless a task is under way on the target, what disagrees with the record.
-pub async fn apply(tx: &mut Tx, seen: &TargetObservation, now: DateTime<Utc>) -> Result<Outcome, Refusal> {
+/// Stores an observation that was told in a session and, unless a task is under way on the target, what disagrees with the record.
+pub async fn apply(
+    tx: &mut Tx,
+    seen: &TargetObservation,
+    session: SessionId,
+    now: DateTime<Utc>,
+) -> Result<Outcome, Refusal> {
     let target = seen.target_id;
-    tx.put_observation(seen, now).await?;
+    tx.put_observation(seen, session, now).await?;
     if seen.busy || tx.live_task_on_target(target).await?.is_some() {
         return Ok(Outcome::Deferred);
     }

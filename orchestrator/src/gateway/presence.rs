@@ -66,7 +66,6 @@ pub struct Signal {
 struct Entry {
     session: SessionId,
     signal: watch::Sender<Signal>,
-    opened_at: DateTime<Utc>,
     heard_at: DateTime<Utc>,
     /// Heard since the last write.
     fresh: bool,
@@ -137,12 +136,10 @@ impl Presence {
     /// Takes the agent's place; the session that had it is told to end (newest wins).
     pub fn open(self: &Arc<Self>, agent: AgentId, session: SessionId) -> Seat {
         let (sender, signal) = watch::channel(Signal::default());
-        let now = self.clock.now();
         let entry = Entry {
             session,
             signal: sender,
-            opened_at: now,
-            heard_at: now,
+            heard_at: self.clock.now(),
             fresh: true,
             tasks: Arc::from([]),
         };
@@ -252,10 +249,10 @@ impl Presence {
         }
     }
 
-    /// When the agent's session here began, else what the store knows of a session elsewhere, or of its last one.
-    pub fn connected_at(&self, agent: AgentId, stored: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    /// The agent's session here, else what the store knows of one elsewhere, or of its last one.
+    pub fn session_of(&self, agent: AgentId, stored: Option<SessionId>) -> Option<SessionId> {
         let sessions = self.sessions();
-        sessions.live.get(&agent).map(|entry| entry.opened_at).or(stored)
+        sessions.live.get(&agent).map(|entry| entry.session).or(stored)
     }
 
     /// Whether this is to be recorded of the agent: the first time, and then once an hour.
@@ -283,8 +280,8 @@ impl Presence {
             if std::mem::take(&mut entry.fresh) {
                 heard.agents.push(Heartbeat {
                     agent_id: *agent,
+                    session: entry.session,
                     at: entry.heard_at,
-                    connected_at: entry.opened_at,
                 });
                 heard.tasks.extend(entry.tasks.iter().copied());
             }
@@ -506,8 +503,8 @@ mod tests {
             Heard {
                 agents: vec![Heartbeat {
                     agent_id: agent,
-                    at: clock.now(),
-                    connected_at: clock.now()
+                    session,
+                    at: clock.now()
                 }],
                 tasks: vec![task]
             }
@@ -518,22 +515,18 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_connected_since_its_newest_session_began() {
+    fn an_agent_is_in_its_newest_session() {
         let (clock, presence) = presence();
         let (agent, session) = ids(&clock);
-        let elsewhere = Some(clock.now());
-        assert_eq!(presence.connected_at(agent, elsewhere), elsewhere);
-        clock.advance(TimeDelta::seconds(1));
-        let began = Some(clock.now());
-        let seat = presence.open(agent, session);
-        clock.advance(TimeDelta::seconds(1));
-        seat.heard();
-        assert_eq!(presence.connected_at(agent, elsewhere), began);
-        assert_eq!(Some(presence.take_heard().agents[0].connected_at), began);
-        let newer = presence.open(agent, SessionId::new(clock.now()));
-        assert_eq!(presence.connected_at(agent, elsewhere), Some(clock.now()));
-        drop((seat, newer));
-        assert_eq!(presence.connected_at(agent, began), began);
+        let elsewhere = Some(SessionId::new(clock.now()));
+        assert_eq!(presence.session_of(agent, elsewhere), elsewhere);
+        let older = presence.open(agent, session);
+        assert_eq!(presence.session_of(agent, elsewhere), Some(session));
+        let newest = SessionId::new(clock.now());
+        let newer = presence.open(agent, newest);
+        assert_eq!(presence.session_of(agent, elsewhere), Some(newest));
+        drop((older, newer));
+        assert_eq!(presence.session_of(agent, elsewhere), elsewhere);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sealift_common::{
-    id::{AgentId, JobId, TaskId},
+    id::{AgentId, JobId, SessionId, TaskId},
     inventory::AgentFacts,
     observation::TargetObservation,
     time::Clock,
@@ -39,8 +39,8 @@ const ALONE_DEADLINE: Duration = Duration::from_secs(30);
 pub enum Item {
     /// Reports, checked.
     Reports(Vec<AgentReport>),
-    /// What it sees.
-    Observation(Box<TargetObservation>),
+    /// What it sees, told in this session.
+    Observation(SessionId, Box<TargetObservation>),
     /// Lines of a task's log.
     Logs {
         /// The task's job.
@@ -195,7 +195,7 @@ async fn apply(tx: &mut Tx, submission: &Submission, now: DateTime<Utc>) -> Resu
             let number = reports::apply(tx, agent, acknowledged, reports, now).await?;
             Ok(Outcome::Acknowledged(number))
         }
-        Item::Observation(seen) => observations::apply(tx, seen, now).await,
+        Item::Observation(session, seen) => observations::apply(tx, seen, *session, now).await,
         Item::Logs {
             job,
             task,

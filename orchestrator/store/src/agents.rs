@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use sealift_common::{
     bounds,
-    id::{AgentId, EnvironmentId, JoinTokenId, TargetId, TenantId},
+    id::{AgentId, EnvironmentId, JoinTokenId, SessionId, TargetId, TenantId},
     inventory::{Agent, AgentFacts, AgentIntent, IntentNote},
 };
 use sqlx::{FromRow, QueryBuilder};
@@ -20,7 +20,7 @@ use crate::{
 macro_rules! select {
     () => {
         "SELECT a.id, a.tenant_id, a.name, a.intent, a.intent_reason, a.intent_by, a.intent_at, a.revision, \
-         a.evidence_key, a.facts, a.created_at, h.last_seen_at, h.connected_at, a.revoked_at FROM agents a LEFT JOIN agent_heartbeats h ON h.agent_id = a.id "
+         a.evidence_key, a.facts, a.created_at, h.last_seen_at, h.session_id, a.revoked_at FROM agents a LEFT JOIN agent_heartbeats h ON h.agent_id = a.id "
     };
 }
 
@@ -78,9 +78,9 @@ statements! {
 
 const BY_IDS: &str = concat!(select!(), "WHERE a.id IN (");
 /// The bulk statement: its rows come between these two.
-const HEARTBEATS: &str = "INSERT INTO agent_heartbeats (agent_id, last_seen_at, connected_at) ";
+const HEARTBEATS: &str = "INSERT INTO agent_heartbeats (agent_id, last_seen_at, session_id) ";
 const HEARTBEATS_FORWARD: &str = " ON CONFLICT (agent_id) DO UPDATE SET last_seen_at = excluded.last_seen_at, \
-     connected_at = excluded.connected_at WHERE agent_heartbeats.last_seen_at < excluded.last_seen_at";
+     session_id = excluded.session_id WHERE agent_heartbeats.last_seen_at < excluded.last_seen_at";
 /// Rows per bulk statement: far below the bound on parameters of both engines.
 const BULK: usize = 1000;
 /// Most agents that serve one environment: each serves at least one target.
@@ -100,7 +100,7 @@ pub(crate) struct AgentRow {
     pub(crate) facts: String,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
-    pub(crate) connected_at: Option<DateTime<Utc>>,
+    pub(crate) session_id: Option<Uuid>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -124,7 +124,7 @@ impl TryFrom<AgentRow> for Agent {
             facts: at.json("facts", &row.facts)?,
             created_at: row.created_at,
             last_seen_at: row.last_seen_at,
-            connected_at: row.connected_at,
+            session: row.session_id.map(SessionId::from),
             revoked_at: row.revoked_at,
         })
     }
@@ -183,11 +183,11 @@ impl Tx {
             .execute(conn)
             .await
             .map(drop))?;
-        if let Some(seen) = agent.last_seen_at {
+        if let (Some(at), Some(session)) = (agent.last_seen_at, agent.session) {
             let beat = Heartbeat {
                 agent_id: agent.id,
-                at: seen,
-                connected_at: agent.connected_at.unwrap_or(seen),
+                session,
+                at,
             };
             self.record_heartbeats(&[beat]).await?;
         }
@@ -343,7 +343,7 @@ impl Tx {
                 query.push_values(chunk, |mut row, beat| {
                     row.push_bind(beat.agent_id.uuid())
                         .push_bind(beat.at)
-                        .push_bind(beat.connected_at);
+                        .push_bind(beat.session.uuid());
                 });
                 query.push(HEARTBEATS_FORWARD);
                 query.build().execute(conn).await.map(drop)

@@ -27,7 +27,7 @@ statements! {
         "t.name AS tenant, u.name AS user_name, u.role, u.created_at AS user_created_at, ",
         "u.revoked_at AS user_revoked_at, a.name AS agent_name, a.intent, a.intent_reason, ",
         "a.intent_by, a.intent_at, a.revision, a.evidence_key, a.facts, ",
-        "a.created_at AS agent_created_at, a.revoked_at AS agent_revoked_at, h.last_seen_at, h.connected_at ",
+        "a.created_at AS agent_created_at, a.revoked_at AS agent_revoked_at, h.last_seen_at, h.session_id ",
         "FROM certificates c JOIN tenants t ON t.id = c.tenant_id ",
         "LEFT JOIN users u ON u.id = c.user_id LEFT JOIN agents a ON a.id = c.agent_id ",
         "LEFT JOIN agent_heartbeats h ON h.agent_id = c.agent_id WHERE c.serial = $1"
@@ -116,7 +116,7 @@ struct AuthenticatedRow {
     agent_created_at: Option<DateTime<Utc>>,
     agent_revoked_at: Option<DateTime<Utc>>,
     last_seen_at: Option<DateTime<Utc>>,
-    connected_at: Option<DateTime<Utc>>,
+    session_id: Option<Uuid>,
 }
 
 impl TryFrom<AuthenticatedRow> for Authenticated {
@@ -154,7 +154,7 @@ impl TryFrom<AuthenticatedRow> for Authenticated {
                     facts: row.facts.ok_or_else(missing)?,
                     created_at: row.agent_created_at.ok_or_else(missing)?,
                     last_seen_at: row.last_seen_at,
-                    connected_at: row.connected_at,
+                    session_id: row.session_id,
                     revoked_at: row.agent_revoked_at,
                 };
                 AuthenticatedPrincipal::Agent(agent.try_into()?)

@@ -58,6 +58,7 @@ pub use lanes::{LaneView, Newcomer, PROJECT_WAITERS, WaitingJob};
 pub use left_out::LeftOut;
 pub use listed::{DecisionHead, ReleaseName};
 pub use maintenance::MaintenanceRun;
+pub use observations::Look;
 pub use pages::{Cursor, Page, PageRequest};
 pub use records::*;
 pub use remedies::{DriftedPlace, OpenDrift, Remedy};

@@ -8,8 +8,8 @@ use sealift_common::{
     bounds,
     digest::Digest,
     drift::Recorded,
-    id::{EnvironmentId, JobId, ReleaseId, TargetId, TaskId},
-    name::{Name, ProjectRef},
+    id::{EnvironmentId, JobId, ReleaseId, SessionId, TargetId, TaskId},
+    name::ProjectRef,
     observation::TargetObservation,
     order::Fence,
 };
@@ -24,8 +24,9 @@ use crate::{
 
 statements! {
     PUT = {
-        "INSERT INTO target_observations (target_id, observation, received_at) VALUES ($1, $2, $3) ",
-        "ON CONFLICT (target_id) DO UPDATE SET observation = excluded.observation, received_at = excluded.received_at"
+        "INSERT INTO target_observations (target_id, observation, session_id, received_at) VALUES ($1, $2, $3, $4) ",
+        "ON CONFLICT (target_id) DO UPDATE SET observation = excluded.observation, session_id = excluded.session_id, ",
+        "received_at = excluded.received_at"
     };
     BY_TARGET = { "SELECT target_id, observation FROM target_observations WHERE target_id = $1" };
     OF_ENVIRONMENT = {
@@ -43,11 +44,6 @@ statements! {
         "WHERE t.environment_id = $1 AND t.archived_at IS NULL AND c.repository = $2 AND c.project = $3 LIMIT $4"
     };
     MANIFEST = { "SELECT manifest FROM releases WHERE id = $1" };
-    SEEN_OF_WAVE = {
-        "SELECT t.target, o.observation FROM tasks t JOIN target_observations o ON o.target_id = t.target_id ",
-        "WHERE t.job_id = $1 AND t.state = 'succeeded' AND t.wave = $2 AND t.target > $3 AND o.received_at >= t.finished_at ",
-        "ORDER BY t.target LIMIT $4"
-    };
     SET_CURRENT = {
         "INSERT INTO target_current (target_id, repository, project, job_id, task_id, release_id, fence, inputs, sticker, since) ",
         "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (target_id, repository, project) DO UPDATE SET ",
@@ -59,10 +55,22 @@ statements! {
 
 const RECORDED_OF_TARGETS: &str = "SELECT target_id, repository, project, fence, inputs, sticker, release_id FROM target_current WHERE target_id IN (";
 
-const LOOKED_AT: &str = "SELECT target_id, received_at FROM target_observations WHERE target_id IN (";
+const LOOKS: &str =
+    "SELECT target_id, observation, session_id, received_at FROM target_observations WHERE target_id IN (";
 
 /// Most observations of one environment.
 const MOST: i64 = bounds::TARGETS_PER_JOB as i64 + 1;
+
+/// What was last seen of a target, and how that came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// What was seen.
+    pub seen: TargetObservation,
+    /// The session of the agent in which it was told.
+    pub session: SessionId,
+    /// When it was told; what did not change since is told to nobody.
+    pub received_at: DateTime<Utc>,
+}
 
 #[derive(FromRow)]
 struct CurrentRow {
@@ -147,12 +155,18 @@ fn recorded(
 }
 
 impl Tx {
-    /// Replaces what was last seen of a target.
-    pub async fn put_observation(&mut self, seen: &TargetObservation, now: DateTime<Utc>) -> Result<()> {
+    /// Replaces what was last seen of a target, as it was told in a session of its agent.
+    pub async fn put_observation(
+        &mut self,
+        seen: &TargetObservation,
+        session: SessionId,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
         let text = json(seen)?;
         on!(self, |conn| sqlx::query(PUT)
             .bind(seen.target_id.uuid())
             .bind(text)
+            .bind(session.uuid())
             .bind(now)
             .execute(conn)
             .await
@@ -216,35 +230,13 @@ impl Tx {
         Ok(found)
     }
 
-    /// What was last seen of targets on which tasks of a wave succeeded, by target: those behind the target `after`, and of these
-    /// only the ones of which something was told since. What was told before says nothing of what the task brought.
-    pub async fn seen_of_wave(
-        &mut self,
-        job: JobId,
-        wave: u32,
-        after: Option<&Name>,
-        limit: u32,
-    ) -> Result<Vec<(Name, TargetObservation)>> {
-        let rows: Vec<(String, String)> = on!(self, |conn| sqlx::query_as(SEEN_OF_WAVE)
-            .bind(job.uuid())
-            .bind(i64::from(wave))
-            .bind(after.map_or("", Name::as_str))
-            .bind(i64::from(limit))
-            .fetch_all(conn)
-            .await)?;
-        let at = At::new("target_observations", job);
-        rows.into_iter()
-            .map(|(target, text)| Ok((at.parse("target", &target)?, at.json("observation", &text)?)))
-            .collect()
-    }
-
-    /// When agents last told what they see on some targets; those of which nothing was told are left out. Of a page of targets.
-    pub async fn looked_at(&mut self, targets: &[TargetId]) -> Result<BTreeMap<TargetId, DateTime<Utc>>> {
+    /// What was last seen of some targets; those of which nothing was told are left out. Of a page of targets.
+    pub async fn looks(&mut self, targets: &[TargetId]) -> Result<BTreeMap<TargetId, Look>> {
         if targets.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let rows: Vec<(Uuid, DateTime<Utc>)> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(LOOKED_AT);
+        let rows: Vec<(Uuid, String, Uuid, DateTime<Utc>)> = on!(self, |conn| {
+            let mut query = QueryBuilder::new(LOOKS);
             let mut ids = query.separated(", ");
             for target in targets {
                 ids.push_bind(target.uuid());
@@ -252,7 +244,19 @@ impl Tx {
             ids.push_unseparated(")");
             query.build_query_as().fetch_all(conn).await
         })?;
-        Ok(rows.into_iter().map(|(target, at)| (target.into(), at)).collect())
+        let look = |(target, text, session, received_at)| {
+            let seen = observation((target, text))?;
+            let session = SessionId::from(session);
+            Ok((
+                seen.target_id,
+                Look {
+                    seen,
+                    session,
+                    received_at,
+                },
+            ))
+        };
+        rows.into_iter().map(look).collect()
     }
 
     /// What is recorded to run on some targets, all of their projects. Of a page of targets.

@@ -7,7 +7,7 @@ use sealift_common::{
     failure::Failure,
     id::{
         AgentId, DecisionId, DriftId, EnvironmentId, HoldId, JobId, JoinTokenId, PacketId, ProjectId,
-        PromotionId, ReleaseId, TargetId, TaskId, TenantId, UserId,
+        PromotionId, ReleaseId, SessionId, TargetId, TaskId, TenantId, UserId,
     },
     inventory::{Agent, Component, User},
     job::{JobState, Stop},
@@ -591,8 +591,8 @@ pub struct StoredLogLine {
 pub struct Heartbeat {
     /// Which agent.
     pub agent_id: AgentId,
+    /// In which of its sessions.
+    pub session: SessionId,
     /// When.
     pub at: DateTime<Utc>,
-    /// When the session began in which it was.
-    pub connected_at: DateTime<Utc>,
 }

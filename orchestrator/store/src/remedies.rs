@@ -35,6 +35,7 @@ statements! {
     NEWEST_IN_ENVIRONMENT = {
         "SELECT at FROM drift_remedies WHERE environment_id = $1 ORDER BY at DESC LIMIT 1"
     };
+    LOOKED_AT = { "SELECT received_at FROM target_observations WHERE target_id = $1" };
     INSERT = {
         "INSERT INTO drift_remedies (drift_id, promotion_id, environment_id, target_id, project, number, at) ",
         "SELECT d.id, $2, d.environment_id, d.target_id, d.project, $3, $4 FROM drift d WHERE d.id = $1"
@@ -187,6 +188,14 @@ impl Tx {
     pub async fn newest_remedy(&mut self, environment: EnvironmentId) -> Result<Option<DateTime<Utc>>> {
         Ok(on!(self, |conn| sqlx::query_scalar(NEWEST_IN_ENVIRONMENT)
             .bind(environment.uuid())
+            .fetch_optional(conn)
+            .await)?)
+    }
+
+    /// When an agent last said something new about a target.
+    pub async fn looked_at(&mut self, target: TargetId) -> Result<Option<DateTime<Utc>>> {
+        Ok(on!(self, |conn| sqlx::query_scalar(LOOKED_AT)
+            .bind(target.uuid())
             .fetch_optional(conn)
             .await)?)
     }

@@ -6,7 +6,7 @@ use sealift_common::{
     any_manifest::Described,
     digest::Digest,
     drift::Finding,
-    id::{AgentId, TargetId, TaskId, TenantId},
+    id::{AgentId, SessionId, TargetId, TaskId, TenantId},
     inventory::{AgentFacts, EnvironmentClass},
     manifest::{Manifest, PinnedImage},
     name::Name,
@@ -106,7 +106,7 @@ impl<'w> Host<'w> {
         let beat = Heartbeat {
             agent_id: agent,
             at: now,
-            connected_at: now,
+            session: SessionId::new(now),
         };
         tx.record_heartbeats(&[beat]).await.unwrap();
         tx.commit().await.unwrap();
@@ -329,7 +329,9 @@ impl<'w> Host<'w> {
             events: events.to_vec(),
         };
         let mut tx = self.write().await;
-        observations::apply(&mut tx, &seen, now).await.unwrap();
+        observations::apply(&mut tx, &seen, SessionId::new(now), now)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
     }
 

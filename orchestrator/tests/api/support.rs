@@ -156,7 +156,7 @@ impl World {
             facts: AgentFacts::default(),
             created_at: now,
             last_seen_at: None,
-            connected_at: None,
+            session: None,
             revoked_at: None,
         };
         tx.insert_agent(&agent).await.unwrap();

@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use sealift_common::{
+    condition::{Condition, ConditionCode},
     failure::FailureCode,
     id::{JobId, TargetId},
     job::{JobPhase, JobState, Pause},
@@ -9,6 +10,7 @@ use sealift_common::{
     recipe::Recipe,
     strategy::{CanaryPromotion, Share, Strategy},
     task::TaskPhase,
+    time::Clock as _,
 };
 
 use crate::{
@@ -57,6 +59,9 @@ async fn a_canary_is_not_judged_by_what_its_host_told_before_it() {
         world.tamper(task.target_id, |seen| seen.busy = true).await;
         world.settle().await;
         world.clock.advance(TimeDelta::milliseconds(bake_ms.into()));
+        world.settle().await;
+        assert!(world.live().await.is_empty(), "nobody has told what runs");
+        world.look(&task).await;
         world.settle().await;
         assert_eq!(world.live().await.len(), 2, "the rest follows");
         assert_eq!(world.finish(job).await, JobPhase::Succeeded);
@@ -210,4 +215,56 @@ async fn a_canary_whose_host_is_silent_is_waited_for_and_never_passes_unseen() {
             assert_eq!(world.live().await.len(), 2, "the rest follows");
         }
     }
+}
+
+/// Its agent is there, and cannot tell what runs.
+#[tokio::test]
+async fn a_canary_that_took_its_engine_down_does_not_pass() {
+    for comes_back in [true, false] {
+        let world = World::new(3).await;
+        let job = canary_of_an_update(&world, canary(CanaryPromotion::Automatic)).await;
+        let task = world.live().await.pop().unwrap();
+        world.act_on(&task, Act::Succeed).await;
+        world.look(&task).await;
+        world.settle().await;
+        let answers = async |answers: bool| {
+            let gone = Condition::new(ConditionCode::EngineUnavailable, "engine: it does not answer");
+            let mut tx = world.core.db.write().await.unwrap();
+            let agent = task.agent_id.unwrap();
+            let mut facts = tx.agent_by_id(agent).await.unwrap().unwrap().facts;
+            facts.degraded = if answers { Vec::new() } else { vec![gone] };
+            let now = world.clock.now();
+            tx.update_agent_facts(agent, &facts, now).await.unwrap();
+            tx.commit().await.unwrap();
+        };
+        answers(false).await;
+        world.clock.advance(TimeDelta::seconds(61));
+        world.settle().await;
+        assert!(world.live().await.is_empty(), "it is waited for");
+        if comes_back {
+            answers(true).await;
+            world.settle().await;
+            assert_eq!(world.live().await.len(), 2, "the rest follows");
+        } else {
+            world.clock.advance(TimeDelta::seconds(1_861));
+            world.settle().await;
+            has_failed(&world, job).await;
+        }
+    }
+}
+
+/// The look may be stored before the report that ends the task: it shows the sticker that was written last of all.
+#[tokio::test]
+async fn a_canary_is_judged_by_a_look_that_came_before_the_word_of_its_end() {
+    let world = World::new(3).await;
+    let job = canary_of_an_update(&world, canary(CanaryPromotion::Automatic)).await;
+    let task = world.live().await.pop().unwrap();
+    world.look(&task).await;
+    world.clock.advance(TimeDelta::seconds(1));
+    world.report(&task, Act::Succeed).await;
+    world.settle().await;
+    world.clock.advance(TimeDelta::seconds(61));
+    world.settle().await;
+    assert_eq!(world.live().await.len(), 2, "the rest follows");
+    assert_eq!(world.finish(job).await, JobPhase::Succeeded);
 }

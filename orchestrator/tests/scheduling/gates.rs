@@ -109,7 +109,10 @@ async fn a_release_that_two_sets_cannot_share_is_refused_for_blue_green_and_fits
     for project in seen.projects.values_mut() {
         project.containers[0].state = ContainerState::Exited;
     }
-    tx.put_observation(&seen, world.clock.now()).await.unwrap();
+    let session = world.session_for(&mut tx, target).await;
+    tx.put_observation(&seen, session, world.clock.now())
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     world.settle().await;
     let job = nothing.job.unwrap().id;

@@ -72,7 +72,8 @@ impl Stage {
         let mut seen = tx.observation(id).await.unwrap().unwrap();
         let project = self.release.source.project.to_string();
         change(seen.projects.get_mut(&project).unwrap());
-        observations::apply(&mut tx, &seen, now).await.unwrap();
+        let session = self.world.session_for(&mut tx, id).await;
+        observations::apply(&mut tx, &seen, session, now).await.unwrap();
         tx.commit().await.unwrap();
     }
 

@@ -75,7 +75,8 @@ impl World {
                 seen.projects.entry(project).or_insert(one);
             }
         }
-        tx.put_observation(&seen, now).await.unwrap();
+        let session = self.session_for(&mut tx, task.target_id).await;
+        tx.put_observation(&seen, session, now).await.unwrap();
         tx.commit().await.unwrap();
     }
 
@@ -84,7 +85,10 @@ impl World {
         let mut tx = self.core.db.write().await.unwrap();
         let mut seen = tx.observation(target).await.unwrap().unwrap();
         change(&mut seen);
-        tx.put_observation(&seen, self.clock.now()).await.unwrap();
+        let session = self.session_for(&mut tx, target).await;
+        tx.put_observation(&seen, session, self.clock.now())
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
     }
 }

@@ -11,7 +11,7 @@ use sealift_common::{
     decision::Requester,
     digest::Digest,
     failure::{Failure, FailureCode},
-    id::{AgentId, EnvironmentId, JobId, ReplicaId, TargetId, TenantId},
+    id::{AgentId, EnvironmentId, JobId, ReplicaId, SessionId, TargetId, TenantId},
     inventory::{
         Agent, AgentFacts, AgentIntent, Environment, EnvironmentClass, IntentNote, Target, TargetKind, Tenant,
     },
@@ -73,8 +73,8 @@ pub struct World {
     pub environment: Environment,
     pub targets: Vec<Target>,
     pub offline: Arc<Mutex<BTreeSet<AgentId>>>,
-    /// Since when agents are back that were away.
-    pub back: Arc<Mutex<BTreeMap<AgentId, DateTime<chrono::Utc>>>>,
+    /// In which session agents are back that were away.
+    pub back: Arc<Mutex<BTreeMap<AgentId, SessionId>>>,
     database: Database,
     directory: tempfile::TempDir,
     pub limits: Limits,
@@ -155,7 +155,7 @@ impl World {
             },
             created_at: now,
             last_seen_at: Some(now),
-            connected_at: Some(now),
+            session: Some(SessionId::new(now)),
             revoked_at: None,
         };
         let target = Target {

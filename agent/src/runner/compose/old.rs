@@ -151,6 +151,19 @@ impl<H: Host> ComposeRunner<H> {
         Ok(())
     }
 
+    /// Whether nothing but the old set is there, as it was before the attempt touched anything.
+    pub(super) async fn runs_as_before(&self) -> bool {
+        let Ok(found) = self.listed().await else {
+            return false;
+        };
+        let old: Vec<_> = self.attempt.state.old.iter().flatten().collect();
+        let is_same = |old: &&OldContainer| {
+            let now = found.get(&old.service);
+            now.is_some_and(|now| now.id == old.id && is_up(now.state) == old.running)
+        };
+        found.len() == old.len() && old.iter().all(is_same)
+    }
+
     /// An old set that falls over at once is no restored set.
     pub(super) async fn check_old(&mut self) -> Done {
         let steady = Instant::now() + OLD_STEADY;

@@ -317,7 +317,7 @@ async fn what_a_hook_left_behind_on_engine_is_removed_when_nothing_is_under_way(
     assert_eq!(place.containers().len(), 1);
     let wait = async {
         while !place.containers().is_empty() {
-            place.workshop.observe_now();
+            place.workshop.shared.observer.request_all(Vec::new());
             tokio::task::yield_now().await;
         }
     };

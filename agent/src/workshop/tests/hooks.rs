@@ -287,6 +287,6 @@ async fn r10_no_hook_is_taken_away_whose_attempt_may_go_on() {
 async fn observed(agent: &Agent) {
     let mut feed = agent.workshop.take_observations().unwrap();
     while feed.try_recv().is_ok() {}
-    agent.workshop.observe_now();
+    agent.workshop.shared.observer.request_all(Vec::new());
     feed.recv().await.unwrap();
 }

@@ -111,7 +111,7 @@ impl Host {
                 bindings: Bindings::fixed(vec![samples::binding(), other_binding()]),
                 ..identity()
             },
-            compose: None,
+            compose: samples::no_compose(dir),
             policy: HostPolicy::default(),
             prune: PrunePolicy::default(),
             program: ProgramParts {
@@ -293,7 +293,7 @@ async fn r3_r15_a_program_is_exchanged_proven_and_seen() {
     assert_eq!(observed.image_id, program.to_string());
 
     let mut seen = host.agent.workshop.take_observations().unwrap();
-    host.agent.workshop.observe_now();
+    host.agent.workshop.shared.observer.request_all(Vec::new());
     let seen = loop {
         let seen = seen.recv().await.unwrap();
         if !seen.busy && !seen.projects.is_empty() {

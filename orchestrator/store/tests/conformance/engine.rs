@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sealift_common::{
-    id::{AgentId, EnvironmentId},
+    id::{AgentId, EnvironmentId, SessionId},
     role::Role,
 };
 use sealift_store::{Change, Db, Engine, Heartbeat, PageRequest, StoreError, Tx};
@@ -77,7 +77,7 @@ async fn writes_in_a_read_transaction_fail(world: World) {
     let beat = Heartbeat {
         agent_id: AgentId::new(at(0)),
         at: at(0),
-        connected_at: at(0),
+        session: SessionId::new(at(0)),
     };
     let refused = tx.record_heartbeats(&[beat]).await;
     assert!(matches!(refused, Err(StoreError::ReadOnly)), "{refused:?}");

@@ -1,7 +1,7 @@
 //! Certificates, agents, join tokens.
 
 use sealift_common::{
-    id::{AgentId, JoinTokenId},
+    id::{AgentId, JoinTokenId, SessionId},
     inventory::{AgentFacts, AgentIntent},
     role::Role,
 };
@@ -58,7 +58,7 @@ async fn certificates_lead_to_their_principal(world: World) {
     let found = tx.authenticate("0b").await.unwrap().unwrap();
     let seen = sealift_common::inventory::Agent {
         last_seen_at: Some(at(7)),
-        connected_at: Some(at(5)),
+        session: Some(session(5)),
         ..seed.agent.clone()
     };
     assert_eq!(found.principal, AuthenticatedPrincipal::Agent(seen));
@@ -235,12 +235,18 @@ async fn agents_are_kept_and_listed(world: World) {
     assert_eq!(rest.next, None);
 }
 
-/// Heard at this second, in a session that began at that one.
-fn beat(agent_id: AgentId, seen: i64, connected: i64) -> Heartbeat {
+fn session(number: u8) -> SessionId {
+    format!("018f0000-0000-7000-8000-0000000000{number:02}")
+        .parse()
+        .unwrap()
+}
+
+/// Heard at this second, in that session.
+fn beat(agent_id: AgentId, seen: i64, in_session: u8) -> Heartbeat {
     Heartbeat {
         agent_id,
+        session: session(in_session),
         at: at(seen),
-        connected_at: at(connected),
     }
 }
 
@@ -262,9 +268,9 @@ async fn heartbeats_only_move_forward(world: World) {
     tx.record_heartbeats(&[beat(id, 5, 1)]).await.unwrap();
     tx.record_heartbeats(&[]).await.unwrap();
     let heard = tx.agents_by_ids(&[id, many[1499].id]).await.unwrap();
-    let of = |id: AgentId| (heard[&id].last_seen_at, heard[&id].connected_at);
-    assert_eq!(of(id), (Some(at(30)), Some(at(25))));
-    assert_eq!(of(many[1499].id), (Some(at(10)), Some(at(1))));
+    let of = |id: AgentId| (heard[&id].last_seen_at, heard[&id].session);
+    assert_eq!(of(id), (Some(at(30)), Some(session(25))));
+    assert_eq!(of(many[1499].id), (Some(at(10)), Some(session(1))));
 }
 
 async fn t3_a_join_token_works_once(world: World) {

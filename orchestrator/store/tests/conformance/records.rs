@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::TimeDelta;
 use sealift_common::{
     bounds,
-    id::PacketId,
+    id::{PacketId, SessionId},
     observation::{ProjectObservation, StickerObservation, TargetObservation},
     order::Fence,
 };
@@ -48,9 +48,13 @@ async fn observations_replace_each_other(world: World) {
     };
     let mut tx = world.db.write().await.unwrap();
     assert_eq!(tx.observation(seen.target_id).await.unwrap(), None);
-    tx.put_observation(&seen, at(1)).await.unwrap();
+    tx.put_observation(&seen, SessionId::new(at(1)), at(1))
+        .await
+        .unwrap();
     seen.busy = false;
-    tx.put_observation(&seen, at(2)).await.unwrap();
+    tx.put_observation(&seen, SessionId::new(at(2)), at(2))
+        .await
+        .unwrap();
     assert_eq!(
         tx.observation(seen.target_id).await.unwrap().as_ref(),
         Some(&seen)

@@ -128,7 +128,7 @@ pub fn agent(tenant: &Tenant, text: &str) -> Agent {
         },
         created_at: at(0),
         last_seen_at: None,
-        connected_at: None,
+        session: None,
         revoked_at: None,
     }
 }

@@ -1,8 +1,9 @@
 //! Tasks as the scheduler and the gateway work on them: many at once, counted, found by what they need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sealift_common::{
+    id::{SessionId, TargetId},
     observation::TargetObservation,
     order::Fence,
     rollout::Tally,
@@ -19,7 +20,7 @@ conformance![
     events_that_follow_each_other_are_one_write_and_whole_history,
     tallies_are_those_of_the_tasks,
     the_next_tasks_of_a_job_are_found_by_what_they_need,
-    what_was_seen_of_a_wave_comes_in_pages,
+    what_was_seen_and_recorded_of_targets_comes_together,
 ];
 
 async fn events_that_follow_each_other_are_one_write_and_whole_history(world: World) {
@@ -200,70 +201,65 @@ async fn the_next_tasks_of_a_job_are_found_by_what_they_need(world: World) {
     );
 }
 
-/// The look at a wave that has baked: a page of what succeeded, and what is recorded on these targets, whatever the wave's size.
-async fn what_was_seen_of_a_wave_comes_in_pages(world: World) {
-    let seed = Seed::sow(&world.db, "acme", 5).await;
+/// For the look at a wave that has baked: a page of it with a few statements.
+async fn what_was_seen_and_recorded_of_targets_comes_together(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 4).await;
     let made = seed.deployment(&world.db, at(0)).await;
-    let job = made.job.id;
     let shop = project("github.com/acme/shop/api");
+    let session = SessionId::new(at(1));
     let mut tx = world.db.write().await.unwrap();
     for (index, task) in made.tasks.iter().enumerate() {
-        // The last one has not succeeded, and of the first nothing was seen since it did.
-        if index < 4 {
-            let assigned = seed.assign(&mut tx, task, at(1)).await.unwrap();
-            tx.apply_task_event(&assigned, &TaskEvent::Succeeded, "x", at(2))
-                .await
-                .unwrap();
-        }
-        let (id, release) = (task.id, made.release.id);
         let (inputs, sticker) = (digest("inputs"), digest(task.target.as_str()));
-        let fence = Fence(7);
+        let (target, release) = (task.target_id, made.release.id);
+        let now = at(2);
         tx.set_current(
-            task.target_id,
+            target,
             &shop,
-            job,
-            id,
+            made.job.id,
+            task.id,
             release,
-            fence,
+            Fence(7),
             inputs,
             sticker,
-            at(2),
+            now,
         )
         .await
         .unwrap();
-        let told_at = if index == 0 { at(1) } else { at(2) };
-        let seen = TargetObservation {
-            target_id: task.target_id,
-            observed_at: told_at,
-            busy: false,
-            projects: BTreeMap::new(),
-            events: Vec::new(),
-        };
-        tx.put_observation(&seen, told_at).await.unwrap();
+        // Of the first nothing was told.
+        if index > 0 {
+            let seen = seen_empty(target);
+            tx.put_observation(&seen, SessionId::new(at(0)), at(1))
+                .await
+                .unwrap();
+            tx.put_observation(&seen, session, now).await.unwrap();
+        }
     }
     tx.commit().await.unwrap();
     let mut tx = world.db.read().await.unwrap();
-    let mut found = Vec::new();
-    let mut after = None;
-    loop {
-        let page = tx.seen_of_wave(job, 0, after.as_ref(), 2).await.unwrap();
-        assert!(page.len() <= 2);
-        let Some((last, _)) = page.last() else { break };
-        after = Some(last.clone());
-        found.extend(page);
+    let page: Vec<_> = made.tasks.iter().take(3).map(|task| task.target_id).collect();
+    let looks = tx.looks(&page).await.unwrap();
+    assert!(looks.keys().copied().collect::<BTreeSet<_>>() == page[1..].iter().copied().collect());
+    for (target, look) in looks {
+        assert_eq!((look.seen, look.session), (seen_empty(target), session));
+        assert_eq!(look.received_at, at(2));
     }
-    let names: Vec<_> = found.iter().map(|(target, _)| target.as_str()).collect();
-    assert_eq!(names, ["web-1", "web-2", "web-3"]);
-    assert_eq!(found[0].1.target_id, made.tasks[1].target_id);
-    assert!(tx.seen_of_wave(job, 1, None, 2).await.unwrap().is_empty());
-
-    let ids: Vec<_> = found.iter().map(|(_, seen)| seen.target_id).collect();
-    let recorded = tx.recorded_of_targets(&ids).await.unwrap();
-    assert_eq!(recorded.len(), 3);
-    for (target, seen) in &found {
-        let (project, one) = &recorded[&seen.target_id][0];
-        assert_eq!((project, one.sticker), (&shop, digest(target.as_str())));
+    assert!(tx.looks(&[]).await.unwrap().is_empty());
+    let recorded = tx.recorded_of_targets(&page).await.unwrap();
+    assert_eq!(recorded.len(), page.len());
+    for task in &made.tasks[..3] {
+        let (project, one) = &recorded[&task.target_id][0];
+        assert_eq!((project, one.sticker), (&shop, digest(task.target.as_str())));
         assert_eq!(one.manifest, made.release.manifest);
     }
     assert!(tx.recorded_of_targets(&[]).await.unwrap().is_empty());
+}
+
+fn seen_empty(target_id: TargetId) -> TargetObservation {
+    TargetObservation {
+        target_id,
+        observed_at: at(1),
+        busy: false,
+        projects: BTreeMap::new(),
+        events: Vec::new(),
+    }
 }

@@ -2,32 +2,24 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use chrono::DateTime;
 use sealift_agent::{
     session::{Ended, Memory, Session, SessionError},
-    work::{Feeds, LogRecord, StateError, Work},
+    work::{Feeds, LogRecord},
 };
 use sealift_common::{
-    id::{TargetId, TaskId},
-    inventory::{AgentFacts, ClockFacts},
     observation::TargetObservation,
-    order::Fence,
     time::{Clock, TestClock},
 };
 use sealift_proto::agent::v1::{
-    Accepted, AddTargetRequest, AddTargetResponse, Assignment, Assignments, ConnectRequest, ConnectResponse,
+    AddTargetRequest, AddTargetResponse, Assignment, Assignments, ConnectRequest, ConnectResponse,
     EnrollRequest, EnrollResponse, Goodbye, PingRequest, PingResponse, RenewCertificateRequest,
-    RenewCertificateResponse, Report, ReportAck, ServerTime, Welcome,
+    RenewCertificateResponse, ReportAck, ServerTime, Welcome,
     connect_request::Message as Up,
     connect_response::Message as Down,
     gateway_service_server::{GatewayService, GatewayServiceServer},
-    report::Event,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -36,6 +28,9 @@ use tonic::{
     Request, Response, Status, Streaming,
     transport::{Channel, Server},
 };
+
+mod desk;
+use desk::{Desk, task};
 
 type Outgoing = mpsc::Sender<Result<ConnectResponse, Status>>;
 
@@ -78,118 +73,6 @@ impl GatewayService for Script {
     }
 }
 
-/// Remembers what it was told.
-struct Desk {
-    reports: Mutex<VecDeque<Report>>,
-    next: Mutex<u64>,
-    tip: watch::Sender<u64>,
-    facts: watch::Sender<AgentFacts>,
-    proof: watch::Sender<bool>,
-    measured: Mutex<Option<ClockFacts>>,
-    told: Mutex<Vec<String>>,
-}
-
-impl Desk {
-    fn new(pending: std::ops::Range<u64>) -> Arc<Self> {
-        let next = pending.end;
-        Arc::new(Self {
-            reports: Mutex::new(pending.map(report).collect()),
-            next: Mutex::new(next),
-            tip: watch::Sender::new(next),
-            facts: watch::Sender::new(AgentFacts::default()),
-            proof: watch::Sender::new(false),
-            measured: Mutex::default(),
-            told: Mutex::default(),
-        })
-    }
-
-    fn add(&self) {
-        let mut next = self.next.lock().unwrap();
-        self.reports.lock().unwrap().push_back(report(*next));
-        *next += 1;
-        self.tip.send_replace(*next);
-    }
-
-    fn told(&self) -> Vec<String> {
-        self.told.lock().unwrap().clone()
-    }
-
-    fn note(&self, what: String) {
-        self.told.lock().unwrap().push(what);
-    }
-}
-
-fn report(number: u64) -> Report {
-    Report {
-        number,
-        task_id: task().to_string(),
-        attempt: 1,
-        time: None,
-        event: Some(Event::Accepted(Accepted {})),
-    }
-}
-
-fn task() -> TaskId {
-    "018f0000-0000-7000-8000-000000000001".parse().unwrap()
-}
-
-impl Work for Desk {
-    async fn offer(&self, task: TaskId, attempt: u32, _order: Vec<u8>) {
-        self.note(format!("offer {task} {attempt}"));
-    }
-    async fn stop(&self, task: TaskId) {
-        self.note(format!("stop {task}"));
-    }
-    async fn keep(&self, tasks: &[TaskId]) {
-        self.note(format!("keep {}", tasks.len()));
-    }
-    async fn drop_tasks(&self, tasks: &[TaskId]) {
-        self.note(format!("drop {}", tasks.len()));
-    }
-    fn next_report(&self) -> u64 {
-        *self.next.lock().unwrap()
-    }
-    async fn pending_reports(&self, after: u64, most: usize) -> Result<Vec<Report>, StateError> {
-        let reports = self.reports.lock().unwrap();
-        Ok(reports
-            .iter()
-            .filter(|one| one.number > after)
-            .take(most)
-            .cloned()
-            .collect())
-    }
-    async fn acknowledge(&self, number: u64) -> Result<(), StateError> {
-        self.reports.lock().unwrap().retain(|one| one.number > number);
-        Ok(())
-    }
-    async fn skip_reports_to(&self, number: u64) -> Result<(), StateError> {
-        self.reports.lock().unwrap().clear();
-        *self.next.lock().unwrap() = number + 1;
-        Ok(())
-    }
-    fn lines_lost(&self, task: TaskId, attempt: u32) {
-        self.note(format!("lost {task} {attempt}"));
-    }
-    fn report_tip(&self) -> watch::Receiver<u64> {
-        self.tip.subscribe()
-    }
-    fn clock_measured(&self, measured: ClockFacts) {
-        *self.measured.lock().unwrap() = Some(measured);
-    }
-    fn facts(&self) -> watch::Receiver<AgentFacts> {
-        self.facts.subscribe()
-    }
-    fn wants_proof(&self) -> watch::Receiver<bool> {
-        self.proof.subscribe()
-    }
-    fn fences(&self) -> Result<Vec<(TargetId, Fence)>, StateError> {
-        Ok(Vec::new())
-    }
-    fn observe_now(&self) {
-        self.note("observe".to_owned());
-    }
-}
-
 /// One agent and its scripted orchestrator.
 struct Stage {
     desk: Arc<Desk>,
@@ -200,7 +83,7 @@ struct Stage {
     channel: Channel,
     logs: mpsc::Sender<LogRecord>,
     feeds: Option<Feeds>,
-    _observations: mpsc::Sender<TargetObservation>,
+    observations: mpsc::Sender<TargetObservation>,
 }
 
 impl Stage {
@@ -232,7 +115,7 @@ impl Stage {
                 observations: seen,
                 logs: lines,
             }),
-            _observations: observations,
+            observations,
         }
     }
 
@@ -340,6 +223,42 @@ async fn r9_what_was_not_acknowledged_is_said_again_in_the_next_session() {
         let session = stage.start();
         let (mut up, _down) = stage.welcome(1).await;
         assert_eq!(numbers(next(&mut up).await), [2, 3]);
+        stage.stop.cancel();
+        within(session).await.unwrap().0.unwrap();
+    })
+    .await;
+}
+
+fn observation(at: i64) -> TargetObservation {
+    TargetObservation {
+        target_id: "018f0000-0000-7000-8000-000000000002".parse().unwrap(),
+        observed_at: DateTime::from_timestamp(at, 0).unwrap(),
+        busy: false,
+        projects: std::collections::BTreeMap::new(),
+        events: Vec::new(),
+    }
+}
+
+/// Whoever hears it would take it for what is seen now.
+#[tokio::test]
+async fn what_was_seen_before_a_session_is_not_told_in_it() {
+    local(async {
+        let mut stage = Stage::new(1..1).await;
+        stage.observations.send(observation(1)).await.unwrap();
+        let session = stage.start();
+        let (mut up, _down) = stage.welcome(0).await;
+        within(async {
+            while stage.desk.told().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(stage.desk.told(), ["observe, 1 untold"]);
+        stage.observations.send(observation(2)).await.unwrap();
+        let Up::Observation(seen) = next(&mut up).await else {
+            panic!("no observation")
+        };
+        assert_eq!(TargetObservation::try_from(seen).unwrap(), observation(2));
         stage.stop.cancel();
         within(session).await.unwrap().0.unwrap();
     })
@@ -467,7 +386,7 @@ async fn f13_a_gap_in_the_assignments_is_answered_with_resync() {
         say(&down, Down::Assignments(late)).await;
         assert!(matches!(next(&mut up).await, Up::Resync(_)));
         let expected = [
-            "observe",
+            "observe, 0 untold",
             &format!("offer {} 2", task()),
             &format!("stop {}", task()),
             "keep 1",
