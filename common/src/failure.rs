@@ -99,7 +99,7 @@ failure_codes! {
     /// The old set could not be restored.
     RestoreFailed = "RESTORE_FAILED", Rollback, false, "look at the host: neither set is known to run whole";
     /// The job was cancelled.
-    Cancelled = "CANCELLED", Policy, false, "nothing has to be done; to deploy after all, promote again";
+    Cancelled = "CANCELLED", Policy, false, "targets that had succeeded keep the release (sealift job get); promote again to deploy to all, or promote what ran before";
     /// An earlier wave failed, so this one never began.
     EarlierWaveFailed = "EARLIER_WAVE_FAILED", Policy, false, "correct what failed in the earlier wave, then promote again";
     /// No further target became healthy for too long.

@@ -24,7 +24,12 @@ pub enum Parent {
 
 fn wrong(field: &str, pattern: &str, text: &str) -> ApiError {
     let given: String = text.chars().take(100).collect();
-    ApiError::invalid(field, format!("{given:?} is not of the form {pattern}"))
+    let hint = if pattern.contains("<uid>") {
+        "; lists show the UID"
+    } else {
+        ""
+    };
+    ApiError::invalid(field, format!("{given:?} is not of the form {pattern}{hint}"))
 }
 
 fn one<'a>(field: &str, collection: &str, pattern: &str, text: &'a str) -> Result<&'a str, ApiError> {

@@ -30,6 +30,8 @@ mod derived;
 mod ended;
 #[path = "gateway/facts.rs"]
 mod facts_told;
+#[path = "gateway/looks.rs"]
+mod looks;
 #[path = "gateway/records.rs"]
 mod records;
 #[path = "gateway/targets.rs"]

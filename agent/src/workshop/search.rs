@@ -1,4 +1,4 @@
-//! Looks for the host's Compose until it is there: a host may boot slowly, and a package that is being exchanged is away for a while.
+//! Looks for the host's Compose until it is there: a host may boot slowly, and an agent may start while a package is being exchanged.
 //! Attempts under way wait for it meanwhile.
 
 use std::{sync::Arc, time::Duration};

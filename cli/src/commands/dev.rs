@@ -164,7 +164,7 @@ impl System {
         let kept = if args.data.is_some() {
             "kept for the next time"
         } else {
-            "gone when this ends (keep it with --data DIR)"
+            "gone when this ends; --data DIR keeps it"
         };
         anstream::println!(
             "Sealift runs at {endpoint}, with one environment `dev` and one target `dev/local` on this host's engine."

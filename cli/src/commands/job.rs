@@ -187,6 +187,8 @@ pub async fn run(global: &Global, command: JobCommand) -> Result<Exit, CliError>
                 }
                 if let Some(text) = waits_for_a_person(&job) {
                     output::line(&format!("\n{text}"))?;
+                } else if !job.rollback.is_empty() {
+                    output::line(&format!("\nundone{}", undone_by(&job)))?;
                 }
             }
             Ok(Exit::Done)
@@ -286,9 +288,7 @@ pub fn waits_for_a_person(job: &Job) -> Option<String> {
             "paused ({}): sealift job resume {id} lets it go on, sealift job abort {id} undoes it",
             clean(&job.pause_reason)
         )),
-        (State::RollingBack, _) => Some(format!(
-            "rolling back: sealift job get {id} names the rollback's job"
-        )),
+        (State::RollingBack, _) => Some(format!("rolling back{}", undone_by(job))),
         (
             State::Unspecified
             | State::Queued
@@ -300,6 +300,14 @@ pub fn waits_for_a_person(job: &Job) -> Option<String> {
             | State::RollbackFailed,
             _,
         ) => None,
+    }
+}
+
+/// Which job undoes one, or has undone it.
+fn undone_by(job: &Job) -> String {
+    match leaf(&job.rollback) {
+        id if id.is_empty() => String::new(),
+        id => format!(": sealift job get {id} is the job that undoes it"),
     }
 }
 

@@ -6,8 +6,8 @@ use sealift_common::{
     error::Reason,
     id::{ProjectId, ReleaseId, TenantId},
     inventory::Environment,
-    name::ComponentName,
-    rollback::{Candidate, Wish},
+    name::{ComponentName, Name},
+    rollback::{Candidate, Rejection, Wish},
 };
 use sealift_proto::v1::{
     CreateRollbackRequest, CreateRollbackResponse, ExplainRollbackRequest, ExplainRollbackResponse,
@@ -108,7 +108,7 @@ impl Rollbacks {
                     let requested = requested.ok_or_else(|| {
                         ApiError::new(
                             Reason::WrongState,
-                            format!("{name} has nothing that it could go back to"),
+                            nothing_fits(&name, &explained),
                             format!("see why: sealift rollback {name} --explain"),
                         )
                         .precondition(
@@ -125,6 +125,20 @@ impl Rollbacks {
             },
         )
         .await
+    }
+}
+
+/// Why there is no rollback: the reason against the release that was asked for by name, if one was.
+fn nothing_fits(environment: &Name, explained: &Explained) -> String {
+    let wanted = explained.choice.wish.release;
+    let why = wanted.map(|release| explained.choice.why_not(release));
+    match why {
+        None => format!("{environment} has nothing that it could go back to"),
+        Some(Some(Rejection::Current)) => format!(
+            "that release is what {environment} runs already; promote it to bring it to targets that run something else"
+        ),
+        Some(Some(why)) => format!("{environment} cannot go back to that release: {why}"),
+        Some(None) => format!("{environment} cannot go back to that release: it was never active there"),
     }
 }
 

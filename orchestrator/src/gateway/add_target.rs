@@ -64,6 +64,10 @@ async fn attempt(
         return Ok(answer);
     }
     check_counts(app, caller, &row)?;
+    // Served already, by another token: this one is of no use to anybody while that lasts.
+    if target.agent_id == Some(agent) {
+        return Ok(answer);
+    }
     check_free(&mut tx, &target).await?;
     let served = tx.targets_of_agent(agent).await?;
     one_program(&target, &served)?;

@@ -2,7 +2,7 @@
 
 use sealift_proto::v1::{
     AbortJobRequest, GetJobRequest, GetPromotionRequest, Job, PauseJobRequest, ResumeJobRequest,
-    RetryJobRequest, SkipTaskRequest, job_service_client::JobServiceClient, promotion::State,
+    RetryJobRequest, SkipTaskRequest, job, job_service_client::JobServiceClient, promotion::State,
 };
 use tonic::transport::Channel;
 
@@ -45,8 +45,18 @@ pub async fn run(
                 name: named("jobs", &id),
                 etag,
             };
+            let before = client.get_job(unary(GetJobRequest {
+                name: request.name.clone(),
+            }));
+            let before = before.await?.into_inner().job.unwrap_or_default();
             let resume = async || client.resume_job(unary(request.clone())).await;
-            repeated(resume).await?.job
+            let resumed = repeated(resume).await?.job;
+            if before.state() == job::State::Running {
+                anstream::eprintln!(
+                    "it was not paused, so nothing was let go on; a canary asks when its bake is over"
+                );
+            }
+            resumed
         }
         JobCommand::Abort { id, reason, request } => {
             let request = AbortJobRequest {
