@@ -239,6 +239,27 @@ mod tests {
     }
 
     #[test]
+    fn the_recipe_of_the_documentation_is_one() {
+        let page = include_str!("../../docs/rollouts.md");
+        let (_, rest) = page.split_once("```yaml\n").unwrap();
+        let (text, _) = rest.split_once("```").unwrap();
+        let (before, other) = text.split_once("# or ").unwrap();
+        let canary = "  canary: {first: 10%, bake: 600s, promotion: PROMOTION_MANUAL}";
+        assert!(before.contains(canary));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let line = format!("--recipe {}", file.path().display());
+        std::fs::write(file.path(), text).unwrap();
+        let recipe = parse(&line).unwrap();
+        assert!(matches!(recipe.strategy.unwrap().kind, Some(Kind::Canary(canary)) if canary.first == "10%"));
+        let rolling = format!("  {}", other.lines().next().unwrap());
+        std::fs::write(file.path(), text.replace(canary, &rolling)).unwrap();
+        let recipe = parse(&line).unwrap();
+        assert!(
+            matches!(recipe.strategy.unwrap().kind, Some(Kind::Rolling(rolling)) if rolling.max_parallel == "25%")
+        );
+    }
+
+    #[test]
     fn what_contradicts_itself_is_refused() {
         for line in [
             "--rolling 1 --canary 1",
