@@ -24,12 +24,7 @@ pub enum Parent {
 
 fn wrong(field: &str, pattern: &str, text: &str) -> ApiError {
     let given: String = text.chars().take(100).collect();
-    let hint = if pattern.contains("<uid>") {
-        "; lists show the UID"
-    } else {
-        ""
-    };
-    ApiError::invalid(field, format!("{given:?} is not of the form {pattern}{hint}"))
+    ApiError::invalid(field, format!("{given:?} is not of the form {pattern}"))
 }
 
 fn one<'a>(field: &str, collection: &str, pattern: &str, text: &'a str) -> Result<&'a str, ApiError> {
@@ -88,7 +83,7 @@ macro_rules! by_id {
     ($($(#[$doc:meta])* $function:ident, $collection:literal, $id:ty;)+) => {$(
         $(#[$doc])*
         pub fn $function(field: &str, text: &str) -> Result<$id, ApiError> {
-            let pattern = concat!($collection, "/<uid>");
+            let pattern = concat!($collection, "/<uid> (lists show the UID)");
             one(field, $collection, pattern, text)?.parse().map_err(|_| wrong(field, pattern, text))
         }
     )+};

@@ -16,7 +16,7 @@ use crate::{
     status::ApiError,
 };
 
-/// Targets that are looked at with one pair of statements.
+/// Targets that are looked at with a few statements.
 const PAGE: u32 = 100;
 
 /// What a wave that was watched has proven.

@@ -271,11 +271,15 @@ async fn r14_after_a_stop_in_the_middle_of_a_swap_compose_is_waited_for_only_so_
         let agent = place.start().await;
         waits(&agent).await;
         agent.workshop.stop(place.order.task_id).await;
+        let asked = tokio::time::Instant::now();
         tokio::time::pause();
-        tokio::time::sleep(RESTORE_PATIENCE * 9 / 10).await;
-        assert!(agent.workshop.is_busy());
-        tokio::time::sleep(RESTORE_PATIENCE / 5).await;
+        until(|| !agent.workshop.is_busy()).await;
+        let waited = asked.elapsed();
         tokio::time::resume();
+        assert!(
+            waited >= RESTORE_PATIENCE && waited < RESTORE_PATIENCE * 2,
+            "{waited:?}"
+        );
         let finished = place.end(&agent).await;
         if is_touched {
             assert_eq!(code(&finished), "RESTORE_FAILED");
