@@ -218,7 +218,7 @@ pub fn compare(recorded: Option<&Recorded>, seen: &ProjectObservation) -> Vec<Fi
                 .filter(|container| container.service == *name && container.fence == recorded.fence)
                 .collect();
             // The one that serves is judged, whatever order the engine lists them in; others that run are too many.
-            own.sort_by_key(|container| (rank(container.state), &container.id));
+            own.sort_by_key(|container| (rank(container.state), *container));
             findings.extend(
                 own.iter()
                     .skip(1)

@@ -28,8 +28,9 @@ phases! {
     }
 }
 
-/// One container that carries the labels of this target.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One container that carries the labels of this target. In order of their identifiers; what follows only orders lists of an agent
+/// that says one twice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ContainerObservation {
     /// The engine's identifier.
     pub id: String,

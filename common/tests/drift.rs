@@ -87,6 +87,18 @@ fn faithful(recorded: &Recorded) -> ProjectObservation {
 }
 
 #[test]
+fn a_container_that_an_agent_names_twice_is_judged_in_one_way() {
+    let record = recorded(&["api"]);
+    let mut seen = faithful(&record);
+    let mut twin = seen.containers[0].clone();
+    twin.digest = Some(Digest::of(b"other"));
+    seen.containers.push(twin);
+    let found = drift::compare(Some(&record), &seen);
+    seen.containers.reverse();
+    assert_eq!(drift::compare(Some(&record), &seen), found);
+}
+
+#[test]
 fn each_kind_of_drift_is_found_alone() {
     let record = recorded(&["api", "web"]);
     assert_eq!(drift::compare(Some(&record), &faithful(&record)), []);
