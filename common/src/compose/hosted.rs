@@ -172,7 +172,27 @@ fn read(cx: &mut Cx, root: &At, profiles: &BTreeSet<String>) -> BTreeMap<Service
             "name one with --profile",
         );
     }
+    known(cx, &at, &all, profiles);
     services
+}
+
+/// Compose passes over a profile that no service has, and so would switch on nothing where its name was misspelt.
+fn known(cx: &mut Cx, at: &At, all: &[(ServiceName, At)], profiles: &BTreeSet<String>) {
+    let there: BTreeSet<String> = all
+        .iter()
+        .filter_map(|(_, service)| service.get("profiles"))
+        .flat_map(|named| named.list())
+        .filter_map(|item| item.plain_text())
+        .collect();
+    for unknown in profiles.difference(&there) {
+        let advice = if there.is_empty() {
+            "leave --profile out: the file has no profiles".to_owned()
+        } else {
+            let there: Vec<_> = there.iter().map(String::as_str).collect();
+            format!("the file has {}", there.join(", "))
+        };
+        cx.wrong(at, format!("no service has the profile {unknown}"), &advice);
+    }
 }
 
 /// Services whose completion others wait for.

@@ -154,6 +154,18 @@ fn profiles_decide_what_runs() {
 }
 
 #[test]
+fn a_profile_that_no_service_has_is_refused() {
+    let told = |text: &str| read_with(text, &["bakcup"]).unwrap_err().to_string();
+    let some = told("services: {a: {image: a}, b: {image: b, profiles: [backup, debug]}}");
+    assert!(
+        some.contains("bakcup") && some.contains("backup, debug"),
+        "{some}"
+    );
+    let none = told("services: {a: {image: a}}");
+    assert!(none.contains("the file has no profiles"), "{none}");
+}
+
+#[test]
 fn a_file_that_blows_up_is_refused() {
     let mut lines = vec!["a: &a [x, x, x, x, x, x, x, x, x, x]".to_owned()];
     for (new, old) in ["b", "c", "d", "e", "f", "g"]
