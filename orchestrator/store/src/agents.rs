@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     Change, Cursor, Heartbeat, JoinToken, Page, PageRequest, Result, StoreError, Tx,
-    engine::{on, statements},
+    engine::{of_ids, on, statements},
     rows::{At, all, count, int, json, one},
 };
 
@@ -220,12 +220,8 @@ impl Tx {
         let mut agents = BTreeMap::new();
         for chunk in ids.chunks(BULK) {
             let rows: Vec<AgentRow> = on!(self, |conn| {
-                let mut query = QueryBuilder::new(BY_IDS);
-                let mut list = query.separated(", ");
-                for id in chunk {
-                    list.push_bind(id.uuid());
-                }
-                list.push_unseparated(")");
+                let ids = chunk.iter().map(|id| id.uuid());
+                let mut query = of_ids(BY_IDS, ids, ")");
                 query.build_query_as().fetch_all(conn).await
             })?;
             let found: Vec<Agent> = all(rows)?;

@@ -14,12 +14,13 @@ use std::{
 };
 
 use sqlx::{
-    Connection, Executor, Postgres, Sqlite, Transaction,
+    Connection, Database, Encode, Executor, Postgres, QueryBuilder, Sqlite, Transaction, Type,
     pool::PoolOptions,
     postgres::{PgConnectOptions, PgPool},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous},
 };
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use crate::{
     changes::{CHANGES_KEPT, Change},
@@ -57,6 +58,31 @@ macro_rules! statements {
 }
 
 pub(crate) use {on, statements};
+
+/// A statement about some identifiers: they are listed between `head`, which ends with an opening parenthesis, and `tail`, which begins
+/// with the closing one.
+pub(crate) fn of_ids<DB>(head: &str, ids: impl Iterator<Item = Uuid>, tail: &str) -> QueryBuilder<DB>
+where
+    DB: Database,
+    Uuid: Type<DB> + for<'q> Encode<'q, DB>,
+{
+    let mut query = QueryBuilder::new(head);
+    push_ids(&mut query, ids, tail);
+    query
+}
+
+/// The same, behind what a statement holds already.
+pub(crate) fn push_ids<DB>(query: &mut QueryBuilder<DB>, ids: impl Iterator<Item = Uuid>, tail: &str)
+where
+    DB: Database,
+    Uuid: Type<DB> + for<'q> Encode<'q, DB>,
+{
+    let mut list = query.separated(", ");
+    for id in ids {
+        list.push_bind(id);
+    }
+    list.push_unseparated(tail);
+}
 
 /// Oldest SQLite that is safe in WAL mode: versions before it can corrupt the file when the log is reset.
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);

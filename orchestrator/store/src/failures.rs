@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     Cursor, EntityKind, Page, PageRequest, Result, StoreError, Task, Tx,
-    engine::{on, statements},
+    engine::{of_ids, on, push_ids, statements},
     rows::{At, all, count, int},
 };
 
@@ -230,12 +230,8 @@ impl Tx {
             return Ok(places);
         }
         let rows: Vec<(Uuid, i64, Option<String>)> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(PLACES);
-            let mut ids = query.separated(", ");
-            for task in tasks {
-                ids.push_bind(task.uuid());
-            }
-            ids.push_unseparated(") ORDER BY task_id, id");
+            let ids = tasks.iter().map(|task| task.uuid());
+            let mut query = of_ids(PLACES, ids, ") ORDER BY task_id, id");
             query.build_query_as().fetch_all(conn).await
         })?;
         for (task, attempt, step) in rows {
@@ -264,11 +260,8 @@ impl Tx {
         let rows: Vec<(Uuid, String, DateTime<Utc>)> = on!(self, |conn| {
             let mut query = QueryBuilder::new(TIMES);
             query.push_bind(kind.as_str()).push(" AND entity_id IN (");
-            let mut ids = query.separated(", ");
-            for (id, _) in of {
-                ids.push_bind(*id);
-            }
-            ids.push_unseparated(") ORDER BY entity_id, seq");
+            let ids = of.iter().map(|(id, _)| *id);
+            push_ids(&mut query, ids, ") ORDER BY entity_id, seq");
             query.build_query_as().fetch_all(conn).await
         })?;
         let wanted: BTreeMap<Uuid, &Failure> = of.iter().copied().collect();

@@ -7,12 +7,12 @@ use sealift_common::{
     id::{EnvironmentId, JobId, PromotionId, TenantId},
     job::{JobEvent, JobPhase, JobState, Pause, PauseReason, Stop},
 };
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
     Change, Cursor, EntityKind, Job, Page, PageRequest, Result, StoreError, Tx,
-    engine::{on, statements},
+    engine::{of_ids, on, statements},
     rows::{At, all, int, json, json_opt, one},
     transitions::{By, NewTransition},
 };
@@ -243,12 +243,8 @@ impl Tx {
             return Ok(BTreeMap::new());
         }
         let rows: Vec<JobRow> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(OF_PROMOTIONS);
-            let mut ids = query.separated(", ");
-            for promotion in promotions {
-                ids.push_bind(promotion.uuid());
-            }
-            ids.push_unseparated(")");
+            let ids = promotions.iter().map(|promotion| promotion.uuid());
+            let mut query = of_ids(OF_PROMOTIONS, ids, ")");
             query.build_query_as().fetch_all(conn).await
         })?;
         let jobs: Vec<Job> = all(rows)?;

@@ -9,10 +9,13 @@ use sealift_common::{
     id::{PromotionId, ReleaseId},
     name::ProjectRef,
 };
-use sqlx::QueryBuilder;
 use uuid::Uuid;
 
-use crate::{Result, Tx, engine::on, rows::At};
+use crate::{
+    Result, Tx,
+    engine::{of_ids, on},
+    rows::At,
+};
 
 const RELEASES: &str = "SELECT id, repository, project, number FROM releases WHERE id IN (";
 const DECISIONS: &str =
@@ -49,12 +52,8 @@ impl Tx {
             return Ok(BTreeMap::new());
         }
         let rows: Vec<(Uuid, String, String, i64)> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(RELEASES);
-            let mut ids = query.separated(", ");
-            for release in releases {
-                ids.push_bind(release.uuid());
-            }
-            ids.push_unseparated(")");
+            let ids = releases.iter().map(|release| release.uuid());
+            let mut query = of_ids(RELEASES, ids, ")");
             query.build_query_as().fetch_all(conn).await
         })?;
         let named = |(id, repository, project, number): (Uuid, _, _, _)| {
@@ -74,12 +73,8 @@ impl Tx {
             return Ok(BTreeMap::new());
         }
         let rows: Vec<(Uuid, String, bool, DateTime<Utc>)> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(DECISIONS);
-            let mut ids = query.separated(", ");
-            for promotion in promotions {
-                ids.push_bind(promotion.uuid());
-            }
-            ids.push_unseparated(OLDEST_FIRST);
+            let ids = promotions.iter().map(|promotion| promotion.uuid());
+            let mut query = of_ids(DECISIONS, ids, OLDEST_FIRST);
             query.build_query_as().fetch_all(conn).await
         })?;
         // A later row takes the place of an earlier one.

@@ -7,12 +7,12 @@ use sealift_common::{
     id::{EnvironmentId, ProjectId, ReleaseId},
     rollback::Candidate,
 };
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
     Mark, Result, StoreError, Tx,
-    engine::{on, statements},
+    engine::{of_ids, on, statements},
     rows::{At, all, one},
 };
 
@@ -121,12 +121,8 @@ impl Tx {
             return Ok(BTreeMap::new());
         }
         let rows: Vec<MarkRow> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(NEWEST_OF);
-            let mut ids = query.separated(", ");
-            for release in releases {
-                ids.push_bind(release.uuid());
-            }
-            ids.push_unseparated(")");
+            let ids = releases.iter().map(|release| release.uuid());
+            let mut query = of_ids(NEWEST_OF, ids, ")");
             query.build_query_as().fetch_all(conn).await
         })?;
         let marks: Vec<Mark> = all(rows)?;

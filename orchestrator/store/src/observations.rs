@@ -13,12 +13,12 @@ use sealift_common::{
     observation::TargetObservation,
     order::Fence,
 };
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
     Change, Current, Result, StoreError, Tx,
-    engine::{on, statements},
+    engine::{of_ids, on, statements},
     rows::{At, all, int, json},
 };
 
@@ -236,12 +236,8 @@ impl Tx {
             return Ok(BTreeMap::new());
         }
         let rows: Vec<(Uuid, String, Uuid, DateTime<Utc>)> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(LOOKS);
-            let mut ids = query.separated(", ");
-            for target in targets {
-                ids.push_bind(target.uuid());
-            }
-            ids.push_unseparated(")");
+            let ids = targets.iter().map(|target| target.uuid());
+            let mut query = of_ids(LOOKS, ids, ")");
             query.build_query_as().fetch_all(conn).await
         })?;
         let look = |(target, text, session, received_at)| {
@@ -269,12 +265,12 @@ impl Tx {
             return Ok(BTreeMap::new());
         }
         let rows: Vec<Row> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(RECORDED_OF_TARGETS);
-            let mut ids = query.separated(", ");
-            for target in targets {
-                ids.push_bind(target.uuid());
-            }
-            ids.push_unseparated(") ORDER BY target_id, repository, project");
+            let ids = targets.iter().map(|target| target.uuid());
+            let mut query = of_ids(
+                RECORDED_OF_TARGETS,
+                ids,
+                ") ORDER BY target_id, repository, project",
+            );
             query.build_query_as().fetch_all(conn).await
         })?;
         let mut manifests = Manifests::default();

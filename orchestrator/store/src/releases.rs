@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     Cursor, Page, PageRequest, Result, StoreError, Tx,
-    engine::{on, statements},
+    engine::{of_ids, on, statements},
     rows::{At, canonical_text, int, json},
 };
 
@@ -281,12 +281,8 @@ impl Tx {
             return Ok(Vec::new());
         }
         let found: Vec<ComponentRow> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(COMPONENTS_OF);
-            let mut ids = query.separated(", ");
-            for row in &rows {
-                ids.push_bind(row.id);
-            }
-            ids.push_unseparated(")");
+            let ids = rows.iter().map(|row| row.id);
+            let mut query = of_ids(COMPONENTS_OF, ids, ")");
             query.build_query_as().fetch_all(conn).await
         })?;
         let mut components: HashMap<Uuid, Components> = HashMap::new();

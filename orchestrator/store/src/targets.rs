@@ -10,12 +10,12 @@ use sealift_common::{
     name::{Labels, Name},
     order::Fence,
 };
-use sqlx::{FromRow, QueryBuilder, types::Json};
+use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
 use crate::{
     Change, Cursor, Page, PageRequest, Result, StoreError, Tx,
-    engine::{on, statements},
+    engine::{of_ids, on, statements},
     rows::{At, all, int, one},
 };
 
@@ -231,12 +231,8 @@ impl Tx {
             return Ok(targets);
         }
         let rows: Vec<TargetRow> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(OF_AGENTS);
-            let mut ids = query.separated(", ");
-            for agent in agents {
-                ids.push_bind(agent.uuid());
-            }
-            ids.push_unseparated(") ORDER BY name, id");
+            let ids = agents.iter().map(|agent| agent.uuid());
+            let mut query = of_ids(OF_AGENTS, ids, ") ORDER BY name, id");
             query.build_query_as().fetch_all(conn).await
         })?;
         for target in all::<_, Target>(rows)? {
@@ -326,12 +322,8 @@ impl Tx {
         let mut targets = BTreeMap::new();
         for chunk in ids.chunks(BULK) {
             let rows: Vec<TargetRow> = on!(self, |conn| {
-                let mut query = QueryBuilder::new(BY_IDS);
-                let mut list = query.separated(", ");
-                for id in chunk {
-                    list.push_bind(id.uuid());
-                }
-                list.push_unseparated(")");
+                let ids = chunk.iter().map(|id| id.uuid());
+                let mut query = of_ids(BY_IDS, ids, ")");
                 query.build_query_as().fetch_all(conn).await
             })?;
             let found: Vec<Target> = all(rows)?;
@@ -351,12 +343,8 @@ impl Tx {
         let mut fences = BTreeMap::new();
         for chunk in targets.chunks(BULK) {
             let rows: Vec<(Uuid, i64)> = on!(self, |conn| {
-                let mut query = QueryBuilder::new(NEXT_FENCES);
-                let mut list = query.separated(", ");
-                for id in chunk {
-                    list.push_bind(id.uuid());
-                }
-                list.push_unseparated(") RETURNING id, fence");
+                let ids = chunk.iter().map(|id| id.uuid());
+                let mut query = of_ids(NEXT_FENCES, ids, ") RETURNING id, fence");
                 query.build_query_as().fetch_all(conn).await
             })?;
             for (id, fence) in rows {

@@ -7,12 +7,11 @@ use sealift_common::{
     name::Name,
     task::TaskPhase,
 };
-use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use crate::{
     Cursor, Page, PageRequest, Result, Task, Tx,
-    engine::{on, statements},
+    engine::{of_ids, on, statements},
     rows::{At, all, count},
     tasks::live,
     tasks_rows::{TaskRow, columns},
@@ -86,12 +85,8 @@ impl Tx {
             return Ok(BTreeMap::new());
         }
         let rows: Vec<(Uuid, i64)> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(LIVE_OF_AGENTS);
-            let mut ids = query.separated(", ");
-            for agent in agents {
-                ids.push_bind(agent.uuid());
-            }
-            ids.push_unseparated(") GROUP BY agent_id");
+            let ids = agents.iter().map(|agent| agent.uuid());
+            let mut query = of_ids(LIVE_OF_AGENTS, ids, ") GROUP BY agent_id");
             query.build_query_as().fetch_all(conn).await
         })?;
         Ok(rows
@@ -107,12 +102,8 @@ impl Tx {
             return Ok(packets);
         }
         let rows: Vec<(Uuid, Uuid)> = on!(self, |conn| {
-            let mut query = QueryBuilder::new(PACKETS_OF);
-            let mut ids = query.separated(", ");
-            for task in tasks {
-                ids.push_bind(task.uuid());
-            }
-            ids.push_unseparated(") ORDER BY task_id, number");
+            let ids = tasks.iter().map(|task| task.uuid());
+            let mut query = of_ids(PACKETS_OF, ids, ") ORDER BY task_id, number");
             query.build_query_as().fetch_all(conn).await
         })?;
         for (task, packet) in rows {

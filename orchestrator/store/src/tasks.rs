@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     Attempt, Change, EntityKind, Result, StoreError, Task, Tx,
-    engine::{on, statements},
+    engine::{on, push_ids, statements},
     rows::{all, int, one},
     tasks_rows::{AttemptRow, Moves, OrderedTaskRow, StateColumns, TaskRow, columns, wanted_text},
     transitions::{By, NewTransition},
@@ -488,11 +488,8 @@ impl Tx {
                 let mut query = QueryBuilder::new(EXTEND);
                 query.push_bind(until);
                 query.push(EXTEND_WHERE);
-                let mut separated = query.separated(", ");
-                for id in chunk {
-                    separated.push_bind(*id);
-                }
-                query.push(") AND (lease_until IS NULL OR lease_until < ");
+                let ids = chunk.iter().copied();
+                push_ids(&mut query, ids, ") AND (lease_until IS NULL OR lease_until < ");
                 query.push_bind(until);
                 query.push(")");
                 query.build().execute(conn).await.map(drop)
