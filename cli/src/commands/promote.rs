@@ -158,6 +158,10 @@ pub async fn see_through(
     if let Some(failure) = newest.failure.as_ref().filter(|_| exit == Exit::Failed) {
         anstream::eprintln!("{}", failure_text(failure));
         anstream::eprintln!("look:    {}", where_to_look(&newest, &failed));
+        anstream::eprintln!(
+            "now:     sealift status {} says what its targets run",
+            leaf(&newest.environment)
+        );
     }
     Ok(exit)
 }

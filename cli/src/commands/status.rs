@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, io::IsTerminal as _};
 
 use clap::Args;
 use sealift_proto::v1::{
-    BoardEnvironment, BoardHold, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse,
-    GetServerInfoRequest, WatchBoardRequest, WatchBoardResponse, status_service_client::StatusServiceClient,
+    BoardComponent, BoardEnvironment, BoardHold, BoardJob, BoardRelease, DriftCount, GetBoardRequest,
+    GetBoardResponse, GetServerInfoRequest, WatchBoardRequest, WatchBoardResponse,
+    status_service_client::StatusServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -46,10 +47,9 @@ pub async fn run(global: &Global, args: StatusArgs) -> Result<Exit, CliError> {
         .get_board(unary(GetBoardRequest { environment }))
         .await?
         .into_inner();
-    output::write(global.output, &board, || environments(&board))?;
-    if global.output == Format::Table {
-        output::line("")?;
-        output::write(global.output, &board, || components(&board))?;
+    match global.output {
+        Format::Table => output::line(&tables(&board))?,
+        Format::Json | Format::Yaml => output::write(global.output, &board, || environments(&board))?,
     }
     let info = server.get_server_info(unary(GetServerInfoRequest {})).await?;
     for (name, error) in info.into_inner().troubles {
@@ -104,11 +104,19 @@ async fn watch(
 
 fn picture(board: &GetBoardResponse) -> String {
     format!(
-        "{}\n{}\n{}\n\nCtrl-C ends watching, never the work\n",
+        "{}\n{}\n\nCtrl-C ends watching, never the work\n",
         stamp(board.time.as_ref()),
-        environments(board).table(),
-        components(board).table()
+        tables(board)
     )
+}
+
+/// Environments and components, and what else runs where something does.
+fn tables(board: &GetBoardResponse) -> String {
+    let mut tables = vec![environments(board).table(), components(board).table()];
+    if board.environments.iter().any(|one| !one.others.is_empty()) {
+        tables.push(others(board).table());
+    }
+    tables.join("\n\n")
 }
 
 /// One line for each environment that is not as it was last said.
@@ -125,11 +133,13 @@ fn news(said: &mut BTreeMap<String, String>, board: &GetBoardResponse) -> Vec<St
         parts.extend(environment.holds.iter().map(hold));
         parts.extend(environment.components.iter().map(|component| {
             format!(
-                "{} {}",
+                "{} {} on {}",
                 short_component(&component.component),
-                clean(&component.release_display)
+                clean(&component.release_display),
+                spread(component)
             )
         }));
+        parts.extend(environment.others.iter().map(other));
         let name = leaf(&environment.environment);
         let text = parts.join(", ");
         if said.get(&name) != Some(&text) {
@@ -219,26 +229,95 @@ fn short_component(name: &str) -> String {
     clean(name.strip_prefix("components/").unwrap_or(name))
 }
 
-fn components(board: &GetBoardResponse) -> Rows {
-    Rows::new(&["ENVIRONMENT", "COMPONENT", "RELEASE", "DIGEST", "SINCE", "DRIFT"]).with(
-        board.environments.iter().flat_map(|environment| {
-            environment.components.iter().map(|component| {
+/// On how many of the targets that run its project the active release is: `3`, or `2 of 3`.
+fn spread(component: &BoardComponent) -> String {
+    if component.targets == component.targets_of_project {
+        component.targets.to_string()
+    } else {
+        format!("{} of {}", component.targets, component.targets_of_project)
+    }
+}
+
+fn other(release: &BoardRelease) -> String {
+    format!("also {} on {}", clean(&release.release_display), release.targets)
+}
+
+/// What runs beside the active releases.
+fn others(board: &GetBoardResponse) -> Rows {
+    Rows::new(&["ENVIRONMENT", "ALSO RUNS", "TARGETS"]).with(board.environments.iter().flat_map(
+        |environment| {
+            environment.others.iter().map(|release| {
                 vec![
                     leaf(&environment.environment),
-                    short_component(&component.component),
-                    clean(&component.release_display),
-                    short_digest(&component.digest),
-                    age(component.since.as_ref(), output::now()),
-                    drift(component.drift_count.as_ref()),
+                    clean(&release.release_display),
+                    release.targets.to_string(),
                 ]
             })
-        }),
-    )
+        },
+    ))
+}
+
+fn components(board: &GetBoardResponse) -> Rows {
+    let header = [
+        "ENVIRONMENT",
+        "COMPONENT",
+        "RELEASE",
+        "DIGEST",
+        "TARGETS",
+        "SINCE",
+        "DRIFT",
+    ];
+    Rows::new(&header).with(board.environments.iter().flat_map(|environment| {
+        environment.components.iter().map(|component| {
+            vec![
+                leaf(&environment.environment),
+                short_component(&component.component),
+                clean(&component.release_display),
+                short_digest(&component.digest),
+                spread(component),
+                age(component.since.as_ref(), output::now()),
+                drift(component.drift_count.as_ref()),
+            ]
+        })
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_runs_beside_the_active_release_is_shown() {
+        let mut board = GetBoardResponse {
+            environments: vec![BoardEnvironment {
+                environment: "environments/prod".to_owned(),
+                components: vec![BoardComponent {
+                    component: "components/shop/web".to_owned(),
+                    release_display: "acme/shop#1".to_owned(),
+                    targets: 3,
+                    targets_of_project: 3,
+                    ..BoardComponent::default()
+                }],
+                ..BoardEnvironment::default()
+            }],
+            time: None,
+        };
+        assert!(!tables(&board).contains("ALSO RUNS"));
+        let environment = &mut board.environments[0];
+        environment.components[0].targets = 2;
+        environment.others.push(BoardRelease {
+            release_display: "acme/shop#2".to_owned(),
+            targets: 1,
+            ..BoardRelease::default()
+        });
+        let shown = tables(&board);
+        assert!(shown.contains("2 of 3") && shown.contains("ALSO RUNS"), "{shown}");
+        let said = news(&mut BTreeMap::new(), &board).concat();
+        assert!(
+            said.contains("acme/shop#1 on 2 of 3, also acme/shop#2 on 1"),
+            "{said}"
+        );
+    }
 
     #[test]
     fn what_did_not_change_is_not_said_again() {

@@ -1,6 +1,6 @@
 //! StatusService: the board (what runs where, since when, what drifted, what is under way) and the history of environments.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sealift_common::{
     bounds::PAGE_MAX,
@@ -11,9 +11,10 @@ use sealift_common::{
     outcome::Outcome,
 };
 use sealift_proto::v1::{
-    BoardComponent, BoardEnvironment, BoardHold, BoardJob, DriftCount, GetBoardRequest, GetBoardResponse,
-    HistoryEntry, ListHistoryRequest, ListHistoryResponse, WatchBoardRequest, WatchBoardResponse,
-    history_entry::Outcome as WireOutcome, list_history_request::Only, status_service_server::StatusService,
+    BoardComponent, BoardEnvironment, BoardHold, BoardJob, BoardRelease, DriftCount, GetBoardRequest,
+    GetBoardResponse, HistoryEntry, ListHistoryRequest, ListHistoryResponse, WatchBoardRequest,
+    WatchBoardResponse, history_entry::Outcome as WireOutcome, list_history_request::Only,
+    status_service_server::StatusService,
 };
 use sealift_store::{Active, BoardState, Change, HistoryRow, HistoryScope, Hold, PageRequest, Tx};
 use tokio::{sync::mpsc, time::Instant};
@@ -35,7 +36,7 @@ use crate::{
     watch::{self, Watch, Woken},
 };
 
-/// Most components shown of one environment.
+/// Most components, and most releases beside the active ones, shown of one environment.
 const COMPONENTS: usize = 1000;
 
 /// The service. A board shows the first [`PAGE_MAX`] environments, in promotion order.
@@ -102,6 +103,12 @@ fn environment_of(
         add(&mut all, drift.severity, drift.open);
     }
     let counts = drift_of_components(id, found, &components);
+    let recorded: Vec<_> = found
+        .releases
+        .iter()
+        .filter(|one| one.environment == id)
+        .collect();
+    let others = others(&recorded, &components);
     let jobs: Vec<_> = found
         .jobs
         .iter()
@@ -118,6 +125,8 @@ fn environment_of(
         since: timestamp(active.since),
         drift: sum(&drift),
         drift_count: Some(drift),
+        targets: targets(&recorded, |one| one.release == active.release),
+        targets_of_project: targets(&recorded, |one| one.project == active.project),
     });
     BoardEnvironment {
         environment: names::of_environment(&environment.name),
@@ -139,7 +148,29 @@ fn environment_of(
                 since: timestamp(hold.placed_at),
             })
             .collect(),
+        others,
     }
+}
+
+/// On how many targets such a release of an environment is recorded.
+fn targets(
+    recorded: &[&sealift_store::BoardRelease],
+    wanted: impl Fn(&sealift_store::BoardRelease) -> bool,
+) -> i32 {
+    let found = recorded.iter().filter(|one| wanted(one));
+    found.fold(0, |sum, one| sum.saturating_add(int32(one.targets)))
+}
+
+/// What is recorded on targets of an environment beside what is active there.
+fn others(recorded: &[&sealift_store::BoardRelease], components: &[Active]) -> Vec<BoardRelease> {
+    let active: HashSet<_> = components.iter().map(|active| active.release).collect();
+    let others = recorded.iter().filter(|one| !active.contains(&one.release));
+    let shown = others.take(COMPONENTS).map(|one| BoardRelease {
+        release: names::of_release(one.release),
+        release_display: state::release_display(&one.project, one.number),
+        targets: int32(one.targets),
+    });
+    shown.collect()
 }
 
 /// The open drift of each of an environment's components, in their order: that of their services. What belongs to no service of
@@ -391,6 +422,33 @@ mod tests {
             job: JobId::from(id(3)),
             since: DateTime::default(),
         }
+    }
+
+    #[test]
+    fn what_is_not_active_but_recorded_is_shown_beside_it() {
+        let (api, web) = ("github.com/acme/shop/api", "github.com/acme/shop/web");
+        let recorded = |release: u128, project: &str, targets: u32| sealift_store::BoardRelease {
+            environment: EnvironmentId::from(id(2)),
+            release: ReleaseId::from(id(release)),
+            project: project.parse().unwrap(),
+            number: 7,
+            targets,
+        };
+        let found = [recorded(20, api, 2), recorded(21, api, 1), recorded(30, web, 4)];
+        let found: Vec<_> = found.iter().collect();
+        // Of the other project nothing is active: its first rollout ended half-way.
+        let shown = others(&found, &[active(10, 20, api)]);
+        let shown: Vec<_> = shown
+            .iter()
+            .map(|one| (one.release_display.as_str(), one.targets))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("github.com/acme/shop/api#7", 1),
+                ("github.com/acme/shop/web#7", 4)
+            ]
+        );
     }
 
     #[test]

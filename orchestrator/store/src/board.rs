@@ -44,6 +44,13 @@ statements! {
         "JOIN release_components c ON c.release_id = a.release_id AND c.component_id = a.component_id ",
         "WHERE e.tenant_id = $1 AND e.archived_at IS NULL AND a.superseded_at IS NULL"
     };
+    RELEASES = {
+        "SELECT t.environment_id, c.release_id, c.repository, c.project, r.number, COUNT(*) AS targets FROM target_current c ",
+        "JOIN targets t ON t.id = c.target_id JOIN releases r ON r.id = c.release_id ",
+        "WHERE t.tenant_id = $1 AND t.archived_at IS NULL ",
+        "GROUP BY t.environment_id, c.release_id, c.repository, c.project, r.number ",
+        "ORDER BY c.repository, c.project, r.number DESC"
+    };
     JOBS = {
         "SELECT j.environment_id, j.id, j.promotion_id, j.state, j.pause_reason, j.pause_gate, j.started_at, r.repository, r.project, r.number, ",
         "COUNT(t.id) AS tasks, COALESCE(MAX(t.wave), 0) AS last_wave, ",
@@ -99,6 +106,21 @@ pub struct BoardService {
     pub service: String,
 }
 
+/// A release that is recorded on targets of an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoardRelease {
+    /// Environment.
+    pub environment: EnvironmentId,
+    /// The release.
+    pub release: ReleaseId,
+    /// Its project.
+    pub project: ProjectRef,
+    /// Its number in the project.
+    pub number: u64,
+    /// On how many targets.
+    pub targets: u32,
+}
+
 /// A job that is under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoardJob {
@@ -143,6 +165,8 @@ pub struct BoardState {
     pub drift: Vec<BoardDrift>,
     /// Services of what is active.
     pub services: Vec<BoardService>,
+    /// What is recorded on live targets, by project, the newest release first.
+    pub releases: Vec<BoardRelease>,
     /// Jobs under way.
     pub jobs: Vec<BoardJob>,
 }
@@ -164,6 +188,33 @@ impl TryFrom<AgentRow> for BoardAgent {
             id: row.id.into(),
             intent: At::new("agents", row.id).parse("intent", &row.intent)?,
             last_seen_at: row.last_seen_at,
+        })
+    }
+}
+
+#[derive(FromRow)]
+struct ReleaseRow {
+    environment_id: Uuid,
+    release_id: Uuid,
+    repository: String,
+    project: String,
+    number: i64,
+    targets: i64,
+}
+
+impl TryFrom<ReleaseRow> for BoardRelease {
+    type Error = StoreError;
+
+    fn try_from(row: ReleaseRow) -> Result<Self> {
+        Ok(Self {
+            environment: row.environment_id.into(),
+            release: row.release_id.into(),
+            project: ProjectRef {
+                repository: row.repository,
+                project: row.project,
+            },
+            number: At::new("releases", row.release_id).number("number", row.number)?,
+            targets: count(row.targets),
         })
     }
 }
@@ -240,6 +291,10 @@ impl Tx {
             .bind(tenant.uuid())
             .fetch_all(conn)
             .await)?;
+        let releases: Vec<ReleaseRow> = on!(self, |conn| sqlx::query_as(RELEASES)
+            .bind(tenant.uuid())
+            .fetch_all(conn)
+            .await)?;
         let jobs: Vec<JobRow> = on!(self, |conn| sqlx::query_as(JOBS)
             .bind(tenant.uuid())
             .fetch_all(conn)
@@ -268,6 +323,7 @@ impl Tx {
             agents: all(agents)?,
             queued: counts(queued),
             drift: drift.collect::<Result<_>>()?,
+            releases: all(releases)?,
             jobs: all(jobs)?,
         })
     }

@@ -47,7 +47,7 @@ mod users;
 mod versions;
 mod waves;
 
-pub use board::{BoardAgent, BoardDrift, BoardJob, BoardService, BoardState};
+pub use board::{BoardAgent, BoardDrift, BoardJob, BoardRelease, BoardService, BoardState};
 pub use changes::Change;
 pub use engine::{Db, Engine, StoreConfig, Tx};
 pub use error::{Result, StoreError};

@@ -74,6 +74,11 @@ async fn a_board_says_what_runs_and_what_is_under_way_and_its_watch_follows() {
     host.carry_out(&task, &release).await;
     let done = seen("the release", &|one| !one.components.is_empty()).await;
     assert_eq!(done.components[0].release_display, format!("{PROJECT}#1"));
+    assert_eq!(
+        (done.components[0].targets, done.components[0].targets_of_project),
+        (1, 1)
+    );
+    assert!(done.others.is_empty());
     host.ended(&promotion).await;
     host.sees(
         &task,

@@ -10,10 +10,11 @@ use sealift_common::{
     drift::{DriftKind, Severity},
     id::{EnvironmentId, ProjectId},
     job::{JobEvent, JobPhase},
+    order::Fence,
     outcome::Outcome,
     sticker::Link,
 };
-use sealift_store::{BoardDrift, BoardService, Db, HistoryRow, HistoryScope, PageRequest, Tx};
+use sealift_store::{BoardDrift, BoardRelease, BoardService, Db, HistoryRow, HistoryScope, PageRequest, Tx};
 use tracing::{
     Event, Metadata, Subscriber,
     span::{Attributes, Id, Record},
@@ -27,6 +28,7 @@ use crate::{
 
 conformance![
     the_board_counts_what_there_is,
+    the_board_counts_on_how_many_targets_each_release_is,
     a_history_is_newest_first_with_derived_outcomes,
     a_success_that_was_undone_is_rolled_back_in_the_history,
     pages_of_a_history_are_the_whole_history,
@@ -112,6 +114,45 @@ async fn the_board_counts_what_there_is(world: World) {
         .unwrap();
     assert_eq!(board.targets, [(other.environment.id, 1)]);
     assert!(board.jobs.is_empty() && board.drift.is_empty() && board.services.is_empty());
+}
+
+async fn the_board_counts_on_how_many_targets_each_release_is(world: World) {
+    let seed = Seed::sow(&world.db, "acme", 3).await;
+    let (old, new) = (
+        seed.deployment(&world.db, at(0)).await,
+        seed.deployment(&world.db, at(1)).await,
+    );
+    let shop = project("github.com/acme/shop/api");
+    let mut tx = world.db.write().await.unwrap();
+    for (place, made, fence) in [(0, &old, 5), (1, &old, 5), (2, &old, 5), (1, &new, 6)] {
+        tx.set_current(
+            seed.targets[place].id,
+            &shop,
+            made.job.id,
+            made.tasks[place].id,
+            made.release.id,
+            Fence(fence),
+            digest("inputs"),
+            digest("sticker"),
+            at(2),
+        )
+        .await
+        .unwrap();
+    }
+    let found = tx.board(seed.tenant.id).await.unwrap().releases;
+    let release = |made: &Deployment, targets| BoardRelease {
+        environment: seed.environment.id,
+        release: made.release.id,
+        project: shop.clone(),
+        number: made.release.number,
+        targets,
+    };
+    assert_eq!(found, [release(&new, 1), release(&old, 2)]);
+    // R12
+    tx.commit().await.unwrap();
+    let other = Seed::sow(&world.db, "bolt", 1).await;
+    let mut tx = world.db.read().await.unwrap();
+    assert!(tx.board(other.tenant.id).await.unwrap().releases.is_empty());
 }
 
 async fn whole(tx: &mut Tx, environment: EnvironmentId, scope: HistoryScope) -> Vec<HistoryRow> {
