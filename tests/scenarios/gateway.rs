@@ -36,6 +36,8 @@ mod looks;
 mod records;
 #[path = "gateway/targets.rs"]
 mod targets;
+#[path = "gateway/turns.rs"]
+mod turns;
 #[path = "gateway/upkeep.rs"]
 mod upkeep;
 

@@ -1,5 +1,8 @@
 //! Session: one connection of one agent, from Hello to Goodbye. One loop, one `select!`; at most one thing of the agent is worked
 //! on at a time, which is the back-pressure; what goes out is in `outgoing`.
+//!
+//! Whatever may hold a connection to the store is a branch of the `select!` of its own. In the handler of another branch it would
+//! stand still while that waits for a connection: sessions that do both wait for each other.
 
 use std::{
     collections::HashMap,
@@ -23,6 +26,7 @@ use sealift_proto::{
     },
     convert,
 };
+use sealift_store::{StoreError, Task};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -52,6 +56,9 @@ const REFRESH_AGAIN: Duration = Duration::from_secs(2);
 /// Something of the agent that is being worked on.
 pub type Work = Pin<Box<dyn Future<Output = Result<Done, Refusal>> + Send>>;
 
+/// Its assignments as they are being read.
+type Reading = Pin<Box<dyn Future<Output = Result<Vec<Task>, StoreError>> + Send>>;
+
 /// Who is connected.
 #[derive(Debug, Clone)]
 pub struct Peer {
@@ -75,7 +82,7 @@ enum Ended {
 struct Times {
     /// Its certificate counts no longer.
     expiry: Option<Instant>,
-    /// Assignments are to be looked at.
+    /// Assignments are to be read; not before those that are being read have come.
     refresh: Option<Instant>,
     /// The agent was silent for too long.
     silent: Instant,
@@ -83,9 +90,10 @@ struct Times {
 
 impl Times {
     /// The first of them. While something of the agent is worked on nobody listens, so that its silence says nothing.
-    fn next(&self, is_working: bool) -> Instant {
+    fn next(&self, is_working: bool, is_reading: bool) -> Instant {
         let silent = (!is_working).then_some(self.silent);
-        let all = [self.expiry, self.refresh, silent];
+        let refresh = self.refresh.filter(|_| !is_reading);
+        let all = [self.expiry, refresh, silent];
         // The end of the work comes by itself.
         all.into_iter()
             .flatten()
@@ -197,6 +205,7 @@ impl Session {
         let shutdown = self.app.shutdown.clone();
         let revoked = self.revoked.clone();
         let mut work: Option<Work> = None;
+        let mut reading: Option<Reading> = None;
         let mut full = true;
         let mut times = Times {
             expiry: self.peer.certificate_life.map(|life| Instant::now() + life),
@@ -207,7 +216,16 @@ impl Session {
         // One timer for all of them, which is only ever set earlier: a heartbeat, which moves the silence on, does not touch it.
         let mut alarm = pin!(sleep_until(Instant::now()));
         loop {
-            let due = times.next(work.is_some());
+            if reading.is_none() && times.refresh.is_some_and(|at| at <= Instant::now()) {
+                if self.out.is_waiting() {
+                    // It has not taken what it was told last.
+                    times.refresh = Some(Instant::now() + REFRESH_AGAIN);
+                } else {
+                    times.refresh = None;
+                    reading = Some(self.read_assignments());
+                }
+            }
+            let due = times.next(work.is_some(), reading.is_some());
             if due < alarm.deadline() {
                 alarm.as_mut().reset(due);
             }
@@ -222,10 +240,7 @@ impl Session {
                     if times.silent <= now && work.is_none() {
                         return Err(silent());
                     }
-                    if times.refresh.is_some_and(|at| at <= now) {
-                        times.refresh = self.refresh(seat, &mut full).await?;
-                    }
-                    alarm.as_mut().reset(times.next(work.is_some()));
+                    alarm.as_mut().reset(times.next(work.is_some(), reading.is_some()));
                 }
                 changed = seat.signal.changed() => {
                     let signal = *seat.signal.borrow_and_update();
@@ -235,14 +250,23 @@ impl Session {
                     if changed.is_err() {
                         return Ok(going_down());
                     }
-                    times.refresh = self.refresh(seat, &mut full).await?;
+                    times.refresh = Some(Instant::now());
+                }
+                tasks = next(&mut reading), if reading.is_some() => {
+                    reading = None;
+                    let again = self.assign(tasks, seat, &mut full)?;
+                    // What changed while they were read has not been waiting for as long.
+                    times.refresh = times.refresh.or(again);
                 }
                 done = next(&mut work), if work.is_some() => {
                     work = None;
                     times.silent = self.silent_at();
                     match done {
                         Ok(done) => self.finish(done)?,
-                        Err(refusal) => return Err(self.blame(refusal).await),
+                        Err(refusal) => {
+                            drop(reading);
+                            return Err(self.blame(refusal).await);
+                        }
                     }
                 }
                 flushed = self.out.flush(), if self.out.is_waiting() => flushed?,
@@ -250,7 +274,10 @@ impl Session {
                     let message = match message {
                         Ok(Some(message)) => message,
                         Ok(None) => return Ok(Ended::ByAgent),
-                        Err(status) => return Err(self.unheard(status).await),
+                        Err(status) => {
+                            drop(reading);
+                            return Err(self.unheard(status).await);
+                        }
                     };
                     times.silent = self.silent_at();
                     seat.heard();
@@ -266,23 +293,27 @@ impl Session {
                         }
                         Ok(inbound::Taken::Resync) => {
                             full = true;
-                            times.refresh = self.refresh(seat, &mut full).await?;
+                            times.refresh = Some(Instant::now());
                         }
                         Ok(inbound::Taken::Nothing) => {}
-                        Err(refusal) => return Err(self.blame(refusal).await),
+                        Err(refusal) => {
+                            drop(reading);
+                            return Err(self.blame(refusal).await);
+                        }
                     }
                 }
             }
         }
     }
 
-    /// Tells the agent what changed in its assignments; answers when to look again, if that is for this session to do.
-    async fn refresh(&mut self, seat: &Seat, full: &mut bool) -> Result<Option<Instant>, Status> {
-        if self.out.is_waiting() {
-            // It has not taken what it was told last.
-            return Ok(Some(Instant::now() + REFRESH_AGAIN));
-        }
-        let tasks = match Box::pin(self.live_tasks()).await {
+    /// Tells the agent what changed in its assignments; answers when to read them again, if that is for this session to do.
+    fn assign(
+        &mut self,
+        tasks: Result<Vec<Task>, StoreError>,
+        seat: &Seat,
+        full: &mut bool,
+    ) -> Result<Option<Instant>, Status> {
+        let tasks = match tasks {
             Ok(tasks) => tasks,
             Err(error) => {
                 // The agent works on with what it has; we look again soon.
@@ -307,9 +338,12 @@ impl Session {
         Ok((!self.tasks.is_empty()).then_some(again))
     }
 
-    async fn live_tasks(&self) -> Result<Vec<sealift_store::Task>, sealift_store::StoreError> {
-        let mut tx = self.app.db.read().await?;
-        tx.live_tasks_of_agent(self.peer.agent).await
+    fn read_assignments(&self) -> Reading {
+        let (db, agent) = (self.app.db.clone(), self.peer.agent);
+        Box::pin(async move {
+            let mut tx = db.read().await?;
+            tx.live_tasks_of_agent(agent).await
+        })
     }
 
     fn finish(&mut self, done: Done) -> Result<(), Status> {
@@ -371,10 +405,10 @@ impl Session {
     }
 }
 
-/// Waits for the work under way. Only called when there is some.
-async fn next(work: &mut Option<Work>) -> Result<Done, Refusal> {
-    match work {
-        Some(work) => work.await,
+/// Waits for what is under way. Only called when something is.
+async fn next<T>(under_way: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match under_way {
+        Some(future) => future.await,
         None => std::future::pending().await,
     }
 }
