@@ -3,7 +3,12 @@
 One for all, because an engine has addresses for some thirty networks only.
 """
 
-from engine_api import Engine
+import time
+
+from engine_api import Engine, EngineError
+
+# How long the engine may take to let go of containers that are gone.
+LET_GO_S = 20
 
 
 class Network:
@@ -18,5 +23,15 @@ class Network:
         self.made = True
 
     def destroy(self):
-        if self.made:
-            Engine().call("DELETE", f"/networks/{self.name}")
+        if not self.made:
+            return
+        until = time.monotonic() + LET_GO_S
+        while True:
+            try:
+                Engine().call("DELETE", f"/networks/{self.name}")
+                return
+            except EngineError as error:
+                # 403: a container that was removed a moment ago still counts as one of the network.
+                if error.status != 403 or time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
