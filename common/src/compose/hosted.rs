@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ComposeErrors, EnvFiles,
-    cx::{At, Cx},
+    cx::{At, Cx, quoted},
     hooks::{self, ComposeHook, Surroundings},
     service, yaml,
 };
@@ -94,14 +94,29 @@ impl HostedFile {
     }
 }
 
-/// Reads a compose file for a compose host. `profiles` are switched on.
+/// Reads the compose file of which a release for compose hosts is to be made. `profiles` are switched on, and each must be one of the
+/// file's: Compose passes over others, and would leave services out where a name is misspelt.
+pub fn parse_new(text: &str, profiles: &BTreeSet<String>) -> Result<HostedFile, ComposeErrors> {
+    parse_with(text, profiles, known)
+}
+
+/// Reads the compose file of a release.
 pub fn parse(text: &str, profiles: &BTreeSet<String>) -> Result<HostedFile, ComposeErrors> {
+    parse_with(text, profiles, |_, _, _| ())
+}
+
+fn parse_with(
+    text: &str,
+    profiles: &BTreeSet<String>,
+    look: impl FnOnce(&mut Cx, &At, &BTreeSet<String>),
+) -> Result<HostedFile, ComposeErrors> {
     let variables = EnvFiles::new();
     let mut cx = Cx::new(&variables);
     let Some(root) = cx.read(text) else {
         return Err(cx.into_errors());
     };
     let root = At::root(&root);
+    look(&mut cx, &root, profiles);
     let services = read(&mut cx, &root, profiles);
     let hooks = own(&mut cx, &root);
     cx.finish(HostedFile {
@@ -110,6 +125,44 @@ pub fn parse(text: &str, profiles: &BTreeSet<String>) -> Result<HostedFile, Comp
         services,
         hooks,
     })
+}
+
+/// Refuses profiles that no service has.
+fn known(cx: &mut Cx, root: &At, profiles: &BTreeSet<String>) {
+    let Some(at) = root.get("services") else {
+        return;
+    };
+    let services = at.map();
+    let there: BTreeSet<String> = services
+        .iter()
+        .filter_map(|(_, service)| service.get("profiles"))
+        .flat_map(|named| named.list())
+        .filter_map(|item| item.plain_text())
+        .collect();
+    let unknown: Vec<_> = profiles.difference(&there).collect();
+    if unknown.is_empty() {
+        return;
+    }
+    let advice = if there.is_empty() {
+        "leave --profile out: the file has no profiles".to_owned()
+    } else {
+        format!("the file has {}", few(there.iter()))
+    };
+    let message = format!("no service has the profile {}", few(unknown.into_iter()));
+    cx.wrong(&at, message, &advice);
+}
+
+/// The first of some names, as many as fit into a message.
+fn few<'n>(names: impl ExactSizeIterator<Item = &'n String>) -> String {
+    const SHOWN: usize = 10;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown: Vec<_> = names.take(SHOWN).map(|name| quoted(name)).collect();
+    let rest = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    shown.join(", ") + &rest
 }
 
 /// The top-level `x-sealift`, which Compose passes over.
@@ -172,27 +225,7 @@ fn read(cx: &mut Cx, root: &At, profiles: &BTreeSet<String>) -> BTreeMap<Service
             "name one with --profile",
         );
     }
-    known(cx, &at, &all, profiles);
     services
-}
-
-/// Compose passes over a profile that no service has, and so would switch on nothing where its name was misspelt.
-fn known(cx: &mut Cx, at: &At, all: &[(ServiceName, At)], profiles: &BTreeSet<String>) {
-    let there: BTreeSet<String> = all
-        .iter()
-        .filter_map(|(_, service)| service.get("profiles"))
-        .flat_map(|named| named.list())
-        .filter_map(|item| item.plain_text())
-        .collect();
-    for unknown in profiles.difference(&there) {
-        let advice = if there.is_empty() {
-            "leave --profile out: the file has no profiles".to_owned()
-        } else {
-            let there: Vec<_> = there.iter().map(String::as_str).collect();
-            format!("the file has {}", there.join(", "))
-        };
-        cx.wrong(at, format!("no service has the profile {unknown}"), &advice);
-    }
 }
 
 /// Services whose completion others wait for.

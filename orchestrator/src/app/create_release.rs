@@ -68,7 +68,7 @@ pub async fn prepare(
             (manifest.into(), images.platforms)
         }
         Reading::ComposeHost(profiles) => {
-            let file = hosted::parse(text, profiles).map_err(|errors| refused(&errors))?;
+            let file = hosted::parse_new(text, profiles).map_err(|errors| refused(&errors))?;
             let images = resolve(registry, &file.images(), &file.hook_images()).await?;
             let manifest = file
                 .pin(&images.services, &images.hooks)

@@ -154,15 +154,28 @@ fn profiles_decide_what_runs() {
 }
 
 #[test]
-fn a_profile_that_no_service_has_is_refused() {
-    let told = |text: &str| read_with(text, &["bakcup"]).unwrap_err().to_string();
-    let some = told("services: {a: {image: a}, b: {image: b, profiles: [backup, debug]}}");
+fn a_profile_that_no_service_has_is_refused_when_a_release_is_made() {
+    let profiles = BTreeSet::from(["bakcup".to_owned()]);
+    let told = |text: &str| parse_new(text, &profiles).unwrap_err().to_string();
+    let text = "services: {a: {image: a}, b: {image: b, profiles: [backup, debug]}}";
+    let some = told(text);
     assert!(
-        some.contains("bakcup") && some.contains("backup, debug"),
+        some.contains("bakcup") && some.contains(r#""backup", "debug""#),
         "{some}"
     );
     let none = told("services: {a: {image: a}}");
     assert!(none.contains("the file has no profiles"), "{none}");
+    // It is told first where nothing runs because of it.
+    let idle = told("services: {b: {image: b, profiles: [backup]}}");
+    assert!(idle.contains("bakcup"), "{idle}");
+    let many: Vec<_> = (0..40).map(|number| format!("p{number}")).collect();
+    let many = told(&format!(
+        "services: {{b: {{image: b, profiles: [{}]}}}}",
+        many.join(", ")
+    ));
+    assert!(many.contains("and 30 more"), "{many}");
+    // Whoever reads a release takes it as it is.
+    assert!(parse(text, &profiles).is_ok());
 }
 
 #[test]
