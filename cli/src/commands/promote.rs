@@ -159,7 +159,7 @@ pub async fn see_through(
         anstream::eprintln!("{}", failure_text(failure));
         anstream::eprintln!("look:    {}", where_to_look(&newest, &failed));
         anstream::eprintln!(
-            "now:     sealift status {} says what its targets run",
+            "now:     sealift status {} says what is recorded on its targets",
             leaf(&newest.environment)
         );
     }

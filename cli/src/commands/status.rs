@@ -47,9 +47,15 @@ pub async fn run(global: &Global, args: StatusArgs) -> Result<Exit, CliError> {
         .get_board(unary(GetBoardRequest { environment }))
         .await?
         .into_inner();
-    match global.output {
-        Format::Table => output::line(&tables(&board))?,
-        Format::Json | Format::Yaml => output::write(global.output, &board, || environments(&board))?,
+    if global.output == Format::Table {
+        for (place, table) in tables(&board).iter().enumerate() {
+            if place > 0 {
+                output::line("")?;
+            }
+            output::write_rows(table)?;
+        }
+    } else {
+        output::write_message(global.output, &board)?;
     }
     let info = server.get_server_info(unary(GetServerInfoRequest {})).await?;
     for (name, error) in info.into_inner().troubles {
@@ -103,20 +109,20 @@ async fn watch(
 }
 
 fn picture(board: &GetBoardResponse) -> String {
+    let tables: Vec<_> = tables(board).iter().map(Rows::table).collect();
     format!(
-        "{}\n{}\n\nCtrl-C ends watching, never the work\n",
+        "{}\n{}\nCtrl-C ends watching, never the work\n",
         stamp(board.time.as_ref()),
-        tables(board)
+        tables.join("\n")
     )
 }
 
-/// Environments and components, and what else runs where something does.
-fn tables(board: &GetBoardResponse) -> String {
-    let mut tables = vec![environments(board).table(), components(board).table()];
-    if board.environments.iter().any(|one| !one.others.is_empty()) {
-        tables.push(others(board).table());
-    }
-    tables.join("\n\n")
+/// Environments, and, where there are any, components and what else is recorded.
+fn tables(board: &GetBoardResponse) -> Vec<Rows> {
+    let mut tables = vec![environments(board)];
+    let more = [components(board), others(board)];
+    tables.extend(more.into_iter().filter(|rows| !rows.is_empty()));
+    tables
 }
 
 /// One line for each environment that is not as it was last said.
@@ -229,7 +235,7 @@ fn short_component(name: &str) -> String {
     clean(name.strip_prefix("components/").unwrap_or(name))
 }
 
-/// On how many of the targets that run its project the active release is: `3`, or `2 of 3`.
+/// On how many targets the active release is recorded, of so many on which its project is: `3`, or `2 of 3`.
 fn spread(component: &BoardComponent) -> String {
     if component.targets == component.targets_of_project {
         component.targets.to_string()
@@ -242,9 +248,9 @@ fn other(release: &BoardRelease) -> String {
     format!("also {} on {}", clean(&release.release_display), release.targets)
 }
 
-/// What runs beside the active releases.
+/// What is recorded beside the active releases.
 fn others(board: &GetBoardResponse) -> Rows {
-    Rows::new(&["ENVIRONMENT", "ALSO RUNS", "TARGETS"]).with(board.environments.iter().flat_map(
+    Rows::new(&["ENVIRONMENT", "ALSO RECORDED", "ON"]).with(board.environments.iter().flat_map(
         |environment| {
             environment.others.iter().map(|release| {
                 vec![
@@ -263,7 +269,7 @@ fn components(board: &GetBoardResponse) -> Rows {
         "COMPONENT",
         "RELEASE",
         "DIGEST",
-        "TARGETS",
+        "ON",
         "SINCE",
         "DRIFT",
     ];
@@ -287,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_runs_beside_the_active_release_is_shown() {
+    fn what_is_recorded_beside_the_active_release_is_shown() {
         let mut board = GetBoardResponse {
             environments: vec![BoardEnvironment {
                 environment: "environments/prod".to_owned(),
@@ -302,7 +308,7 @@ mod tests {
             }],
             time: None,
         };
-        assert!(!tables(&board).contains("ALSO RUNS"));
+        assert!(!picture(&board).contains("ALSO RECORDED"));
         let environment = &mut board.environments[0];
         environment.components[0].targets = 2;
         environment.others.push(BoardRelease {
@@ -310,8 +316,12 @@ mod tests {
             targets: 1,
             ..BoardRelease::default()
         });
-        let shown = tables(&board);
-        assert!(shown.contains("2 of 3") && shown.contains("ALSO RUNS"), "{shown}");
+        let shown = picture(&board);
+        assert!(
+            shown.contains("2 of 3") && shown.contains("ALSO RECORDED"),
+            "{shown}"
+        );
+        assert!(!shown.contains("\n\n\n"), "{shown}");
         let said = news(&mut BTreeMap::new(), &board).concat();
         assert!(
             said.contains("acme/shop#1 on 2 of 3, also acme/shop#2 on 1"),

@@ -71,6 +71,11 @@ impl Rows {
         self
     }
 
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// The table as text, one line per row and a header.
     pub fn table(&self) -> String {
         let mut table = Table::new();
@@ -184,7 +189,7 @@ pub fn line(text: &str) -> Result<(), CliError> {
 
 /// Writes a table.
 pub fn write_rows(rows: &Rows) -> Result<(), CliError> {
-    if rows.rows.is_empty() {
+    if rows.is_empty() {
         anstream::eprintln!("nothing to show");
         return Ok(());
     }

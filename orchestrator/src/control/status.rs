@@ -109,6 +109,12 @@ fn environment_of(
         .filter(|one| one.environment == id)
         .collect();
     let others = others(&recorded, &components);
+    let (mut of_release, mut of_project) = (HashMap::new(), HashMap::<_, i32>::new());
+    for one in recorded {
+        of_release.insert(one.release, int32(one.targets));
+        let sum = of_project.entry(&one.project).or_default();
+        *sum = sum.saturating_add(int32(one.targets));
+    }
     let jobs: Vec<_> = found
         .jobs
         .iter()
@@ -125,8 +131,8 @@ fn environment_of(
         since: timestamp(active.since),
         drift: sum(&drift),
         drift_count: Some(drift),
-        targets: targets(&recorded, |one| one.release == active.release),
-        targets_of_project: targets(&recorded, |one| one.project == active.project),
+        targets: of_release.get(&active.release).copied().unwrap_or_default(),
+        targets_of_project: of_project.get(&active.project).copied().unwrap_or_default(),
     });
     BoardEnvironment {
         environment: names::of_environment(&environment.name),
@@ -150,15 +156,6 @@ fn environment_of(
             .collect(),
         others,
     }
-}
-
-/// On how many targets such a release of an environment is recorded.
-fn targets(
-    recorded: &[&sealift_store::BoardRelease],
-    wanted: impl Fn(&sealift_store::BoardRelease) -> bool,
-) -> i32 {
-    let found = recorded.iter().filter(|one| wanted(one));
-    found.fold(0, |sum, one| sum.saturating_add(int32(one.targets)))
 }
 
 /// What is recorded on targets of an environment beside what is active there.

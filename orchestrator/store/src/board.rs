@@ -45,11 +45,11 @@ statements! {
         "WHERE e.tenant_id = $1 AND e.archived_at IS NULL AND a.superseded_at IS NULL"
     };
     RELEASES = {
-        "SELECT t.environment_id, c.release_id, c.repository, c.project, r.number, COUNT(*) AS targets FROM target_current c ",
-        "JOIN targets t ON t.id = c.target_id JOIN releases r ON r.id = c.release_id ",
-        "WHERE t.tenant_id = $1 AND t.archived_at IS NULL ",
-        "GROUP BY t.environment_id, c.release_id, c.repository, c.project, r.number ",
-        "ORDER BY c.repository, c.project, r.number DESC"
+        "SELECT o.environment_id, o.release_id, r.repository, r.project, r.number, o.targets FROM (",
+        "SELECT t.environment_id, c.release_id, COUNT(*) AS targets FROM target_current c ",
+        "JOIN targets t ON t.id = c.target_id WHERE t.tenant_id = $1 AND t.archived_at IS NULL ",
+        "GROUP BY t.environment_id, c.release_id) o JOIN releases r ON r.id = o.release_id ",
+        "ORDER BY r.repository, r.project, r.number DESC, o.environment_id"
     };
     JOBS = {
         "SELECT j.environment_id, j.id, j.promotion_id, j.state, j.pause_reason, j.pause_gate, j.started_at, r.repository, r.project, r.number, ",

@@ -121,6 +121,53 @@ async fn a_board_says_what_runs_and_what_is_under_way_and_its_watch_follows() {
 }
 
 #[tokio::test]
+async fn a_board_says_on_how_many_targets_a_release_is_and_what_else_is_recorded() {
+    let world = World::start().await;
+    let ada = world.user("default", "ada", Role::Admin).await;
+    let class = EnvironmentClass::NonProduction;
+    let first = Host::new(&world, "default", &ada, "prod", "web-1", class).await;
+    let second = Host::new(&world, "default", &ada, "prod", "web-2", class).await;
+    let client = StatusServiceClient::new(ada.clone());
+    let board = async || {
+        let board = client
+            .clone()
+            .get_board(GetBoardRequest::default())
+            .await
+            .unwrap();
+        let environment = board.into_inner().environments.remove(0);
+        let component = &environment.components[0];
+        let others: Vec<_> = environment
+            .others
+            .iter()
+            .map(|one| (one.release_display.clone(), one.targets))
+            .collect();
+        let active = component.release_display.clone();
+        (active, component.targets, component.targets_of_project, others)
+    };
+    let (one, two) = (format!("{PROJECT}#1"), format!("{PROJECT}#2"));
+
+    let release = first.release("one").await;
+    let promotion = first.promote(&release).await;
+    for host in [&first, &second] {
+        let task = host.take().await;
+        host.carry_out(&task, &release).await;
+    }
+    first.ended(&promotion).await;
+    assert_eq!(board().await, (one.clone(), 2, 2, vec![]));
+
+    let release = first.release("two").await;
+    let promotion = first.promote(&release).await;
+    let task = first.take().await;
+    first.carry_out(&task, &release).await;
+    assert_eq!(board().await, (one, 1, 2, vec![(two.clone(), 1)]));
+    let task = second.take().await;
+    second.carry_out(&task, &release).await;
+    first.ended(&promotion).await;
+    assert_eq!(board().await, (two, 2, 2, vec![]));
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_history_tells_what_became_of_each_promotion() {
     let world = World::start().await;
     let ada = world.user("default", "ada", Role::Admin).await;

@@ -12,6 +12,7 @@ use sealift_common::{
     job::{JobEvent, JobPhase},
     order::Fence,
     outcome::Outcome,
+    release::Release,
     sticker::Link,
 };
 use sealift_store::{BoardDrift, BoardRelease, BoardService, Db, HistoryRow, HistoryScope, PageRequest, Tx};
@@ -23,7 +24,7 @@ use tracing::{
 use crate::{
     drift::found,
     harness::{World, at, conformance, on_sqlite},
-    seed::{Deployment, Seed, digest, project, target},
+    seed::{Deployment, Seed, digest, environment, project, target},
 };
 
 conformance![
@@ -139,15 +140,50 @@ async fn the_board_counts_on_how_many_targets_each_release_is(world: World) {
         .await
         .unwrap();
     }
+    // In another environment, and of another project whose name sorts in another way where case is folded.
+    let other = environment(&seed.tenant, "elsewhere", 9);
+    tx.insert_environment(&other).await.unwrap();
+    let away = target(&other, "away-1");
+    tx.insert_target(&away).await.unwrap();
+    let zoo = seed
+        .release(&mut tx, "github.com/acme/shop/Zoo", at(2))
+        .await
+        .unwrap();
+    for (place, release, project) in [
+        (away.id, old.release.id, &shop),
+        (seed.targets[0].id, zoo.id, &zoo.source.project),
+    ] {
+        tx.set_current(
+            place,
+            project,
+            old.job.id,
+            old.tasks[0].id,
+            release,
+            Fence(7),
+            digest("inputs"),
+            digest("sticker"),
+            at(2),
+        )
+        .await
+        .unwrap();
+    }
     let found = tx.board(seed.tenant.id).await.unwrap().releases;
-    let release = |made: &Deployment, targets| BoardRelease {
-        environment: seed.environment.id,
-        release: made.release.id,
-        project: shop.clone(),
-        number: made.release.number,
+    let here = seed.environment.id;
+    let release = |environment, release: &Release, targets| BoardRelease {
+        environment,
+        release: release.id,
+        project: release.source.project.clone(),
+        number: release.number,
         targets,
     };
-    assert_eq!(found, [release(&new, 1), release(&old, 2)]);
+    let (old, new) = (&old.release, &new.release);
+    assert_eq!(found[..2], [release(here, &zoo, 1), release(here, new, 1)]);
+    let mut last = found[2..].to_vec();
+    last.sort_by_key(|one| one.targets);
+    assert_eq!(last, [release(other.id, old, 1), release(here, old, 2)]);
+    tx.archive_target(&seed.targets[2], at(3)).await.unwrap();
+    let found = tx.board(seed.tenant.id).await.unwrap().releases;
+    assert!(found.contains(&release(here, old, 1)), "{found:?}");
     // R12
     tx.commit().await.unwrap();
     let other = Seed::sow(&world.db, "bolt", 1).await;
