@@ -1,8 +1,8 @@
 //! Session: one connection of one agent, from Hello to Goodbye. One loop, one `select!`; at most one thing of the agent is worked
 //! on at a time, which is the back-pressure; what goes out is in `outgoing`.
 //!
-//! Whatever may hold a connection to the store is a branch of the `select!` of its own. In the handler of another branch it would
-//! stand still while that waits for a connection: sessions that do both wait for each other.
+//! Whatever may hold a connection to the store is a branch of the `select!` of its own, and handlers wait for nothing. What holds a
+//! connection would stand still while a handler waits for one: sessions that do both wait for each other.
 
 use std::{
     collections::HashMap,
@@ -76,6 +76,26 @@ pub struct Peer {
 enum Ended {
     ByAgent,
     Told(Farewell),
+}
+
+/// What cuts a session.
+enum Cut {
+    /// The agent said what is refused.
+    Refused(Refusal),
+    /// Nobody is to blame, or nobody knows who is.
+    Lost(Status),
+}
+
+impl From<Refusal> for Cut {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Status> for Cut {
+    fn from(status: Status) -> Self {
+        Self::Lost(status)
+    }
 }
 
 /// When a session has to do something by itself.
@@ -172,11 +192,17 @@ impl Session {
             () = revoked.cancelled() => return Ok(no_longer_welcome()),
             opened = Box::pin(self.open(inbound)) => opened,
         };
-        let (mut seat, key) = match opened {
-            Ok(opened) => opened,
-            Err(refusal) => return Err(self.blame(refusal).await),
+        let cut = match opened {
+            Err(refusal) => Cut::Refused(refusal),
+            Ok((mut seat, key)) => match self.converse(inbound, &mut seat, key).await {
+                Ok(ended) => return Ok(ended),
+                Err(cut) => cut,
+            },
         };
-        self.converse(inbound, &mut seat, key).await
+        Err(match cut {
+            Cut::Refused(refusal) => self.blame(refusal).await,
+            Cut::Lost(status) => status,
+        })
     }
 
     /// Hello, Welcome and the first full set.
@@ -201,7 +227,7 @@ impl Session {
         inbound: &mut Streaming<ConnectRequest>,
         seat: &mut Seat,
         key: PublicKey,
-    ) -> Result<Ended, Status> {
+    ) -> Result<Ended, Cut> {
         let shutdown = self.app.shutdown.clone();
         let revoked = self.revoked.clone();
         let mut work: Option<Work> = None;
@@ -238,7 +264,7 @@ impl Session {
                         return Ok(Ended::Told(Farewell { reason: Reason::CertificateRefused, is_final: false }));
                     }
                     if times.silent <= now && work.is_none() {
-                        return Err(silent());
+                        return Err(silent().into());
                     }
                     alarm.as_mut().reset(times.next(work.is_some(), reading.is_some()));
                 }
@@ -261,45 +287,32 @@ impl Session {
                 done = next(&mut work), if work.is_some() => {
                     work = None;
                     times.silent = self.silent_at();
-                    match done {
-                        Ok(done) => self.finish(done)?,
-                        Err(refusal) => {
-                            drop(reading);
-                            return Err(self.blame(refusal).await);
-                        }
-                    }
+                    self.finish(done?)?;
                 }
                 flushed = self.out.flush(), if self.out.is_waiting() => flushed?,
                 message = inbound.message(), if work.is_none() => {
                     let message = match message {
                         Ok(Some(message)) => message,
                         Ok(None) => return Ok(Ended::ByAgent),
-                        Err(status) => {
-                            drop(reading);
-                            return Err(self.unheard(status).await);
-                        }
+                        Err(status) => return Err(unheard(status)),
                     };
                     times.silent = self.silent_at();
                     seat.heard();
-                    match inbound::take(self, message, &key) {
-                        Ok(inbound::Taken::Work(next)) => work = Some(next),
-                        Ok(inbound::Taken::Heartbeat { wants_time }) => {
+                    match inbound::take(self, message, &key)? {
+                        inbound::Taken::Work(next) => work = Some(next),
+                        inbound::Taken::Heartbeat { wants_time } => {
                             self.tell_time(wants_time)?;
                             self.tell_schedule()?;
                         }
-                        Ok(inbound::Taken::News { wants_time, work: next }) => {
+                        inbound::Taken::News { wants_time, work: next } => {
                             self.tell_time(wants_time)?;
                             work = Some(next);
                         }
-                        Ok(inbound::Taken::Resync) => {
+                        inbound::Taken::Resync => {
                             full = true;
                             times.refresh = Some(Instant::now());
                         }
-                        Ok(inbound::Taken::Nothing) => {}
-                        Err(refusal) => {
-                            drop(reading);
-                            return Err(self.blame(refusal).await);
-                        }
+                        inbound::Taken::Nothing => {}
                     }
                 }
             }
@@ -376,21 +389,6 @@ impl Session {
         Ok(())
     }
 
-    /// What cannot be read is a breach of the protocol; what did not arrive is nobody's fault.
-    async fn unheard(&self, status: Status) -> Status {
-        match status.code() {
-            Code::OutOfRange => {
-                self.blame(Refusal::violation("a message that is too large"))
-                    .await
-            }
-            Code::Internal if status.message().starts_with("failed to decode") => {
-                self.blame(Refusal::violation("a message that cannot be read"))
-                    .await
-            }
-            _ => status,
-        }
-    }
-
     /// Turns a refusal into the status that ends the session; a breach of the protocol is audited first (R12, R13).
     async fn blame(&self, refusal: Refusal) -> Status {
         if let Refusal::Violation(what) = &refusal {
@@ -410,6 +408,17 @@ async fn next<T>(under_way: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>
     match under_way {
         Some(future) => future.await,
         None => std::future::pending().await,
+    }
+}
+
+/// What cannot be read is a breach of the protocol; what did not arrive is nobody's fault.
+fn unheard(status: Status) -> Cut {
+    match status.code() {
+        Code::OutOfRange => Refusal::violation("a message that is too large").into(),
+        Code::Internal if status.message().starts_with("failed to decode") => {
+            Refusal::violation("a message that cannot be read").into()
+        }
+        _ => status.into(),
     }
 }
 

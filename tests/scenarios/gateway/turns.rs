@@ -8,7 +8,7 @@ use super::{PATIENCE, Raw, Up, stop};
 /// Each observation is read and judged while the session is told again and again that its assignments changed, and there is one
 /// connection to the store for both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f19_a_session_that_reads_its_assignments_goes_on_with_what_its_agent_said() {
+async fn a_session_that_reads_its_assignments_goes_on_with_what_its_agent_said() {
     let fleet = Fleet::start_with(|config| {
         config.database.max_connections = 1;
         // Longer than the test waits: nothing here is helped by a wait that ends.
