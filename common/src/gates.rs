@@ -7,7 +7,7 @@ use crate::{
     gate_reason::GateReason,
     inventory::{AgentIntent, AgentStatus},
     lane::LanePolicy,
-    name::{Name, ProjectRef},
+    name::{Name, ProjectRef, few},
     promotion::PromotionKind,
     recipe::OfflinePolicy,
     release::ReleaseState,
@@ -512,11 +512,5 @@ fn plural<'a>(count: usize, one: &'a str, many: &'a str) -> &'a str {
 }
 
 fn names(group: &TargetGroup) -> String {
-    let shown: Vec<_> = group.targets.iter().take(NAMES_SHOWN).map(Name::as_str).collect();
-    let rest = group.targets.len().saturating_sub(shown.len());
-    if rest == 0 {
-        shown.join(", ")
-    } else {
-        format!("{} and {rest} more", shown.join(", "))
-    }
+    few(group.targets.iter().map(Name::as_str), NAMES_SHOWN)
 }

@@ -27,6 +27,18 @@ fn invalid(kind: &'static str, text: &str, rule: &'static str) -> InvalidName {
     }
 }
 
+/// The first of some names, as many as a message has room for.
+pub(crate) fn few<N: Into<String>>(names: impl ExactSizeIterator<Item = N>, most: usize) -> String {
+    let more = names.len().saturating_sub(most);
+    let shown: Vec<String> = names.take(most).map(Into::into).collect();
+    let shown = shown.join(", ");
+    if more == 0 {
+        shown
+    } else {
+        format!("{shown} and {more} more")
+    }
+}
+
 macro_rules! text_type {
     ($name:ident) => {
         impl $name {

@@ -17,9 +17,11 @@ use crate::{
     compose_manifest::{ComposeKind, ComposeManifest, ComposeServicePin, Lifetime},
     hook::HookSpec,
     manifest::{PinnedImage, Probe},
-    name::ServiceName,
+    name::{ServiceName, few},
 };
 
+/// How many profiles a message names.
+const SHOWN: usize = 10;
 /// How many bases a service may have.
 const EXTENDS: usize = 8;
 
@@ -146,23 +148,16 @@ fn known(cx: &mut Cx, root: &At, profiles: &BTreeSet<String>) {
     let advice = if there.is_empty() {
         "leave --profile out: the file has no profiles".to_owned()
     } else {
-        format!("the file has {}", few(there.iter()))
+        format!(
+            "the file has {}",
+            few(there.iter().map(|name| quoted(name)), SHOWN)
+        )
     };
-    let message = format!("no service has the profile {}", few(unknown.into_iter()));
+    let message = format!(
+        "no service has the profile {}",
+        few(unknown.iter().map(|name| quoted(name)), SHOWN)
+    );
     cx.wrong(&at, message, &advice);
-}
-
-/// The first of some names, as many as fit into a message.
-fn few<'n>(names: impl ExactSizeIterator<Item = &'n String>) -> String {
-    const SHOWN: usize = 10;
-    let more = names.len().saturating_sub(SHOWN);
-    let shown: Vec<_> = names.take(SHOWN).map(|name| quoted(name)).collect();
-    let rest = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    shown.join(", ") + &rest
 }
 
 /// The top-level `x-sealift`, which Compose passes over.
